@@ -1,0 +1,86 @@
+"""The DiT family as diffusers stores it: load a base, tie its repeated conditioning, give it a new label space."""
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DiTTransformer2DModel
+from torch import Tensor, nn
+
+from difffit_core.errors import ModelError
+
+
+def load_transformer(base: Path) -> DiTTransformer2DModel:
+    """The transformer of a diffusers folder in fp32, its conditioning tied; raises ModelError if it cannot be read."""
+    try:
+        model = DiTTransformer2DModel.from_pretrained(
+            base, subfolder="transformer", torch_dtype=torch.float32, use_safetensors=True
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(f"The transformer of {base.name} cannot be loaded: {error}") from error
+    tie_conditioning(model)
+    return model
+
+
+def load_autoencoder(base: Path) -> AutoencoderKL:
+    """The frozen autoencoder of a diffusers folder in fp32; raises ModelError if it cannot be read."""
+    try:
+        model = AutoencoderKL.from_pretrained(base, subfolder="vae", torch_dtype=torch.float32, use_safetensors=True)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"The autoencoder of {base.name} cannot be loaded: {error}") from error
+    return model.requires_grad_(False).eval()
+
+
+def tie_conditioning(model: DiTTransformer2DModel) -> None:
+    """Let every block use the first block's timestep MLP and class table.
+
+    diffusers keeps a copy of both in each block, although DiT has one of each; a DiffFit adapter must train one.
+    Raises ModelError where the copies differ, since tying would then change the model.
+    """
+    first = model.transformer_blocks[0].norm1.emb
+    for index, block in enumerate(model.transformer_blocks[1:], start=1):
+        copies = zip(first.parameters(), block.norm1.emb.parameters(), strict=True)
+        if any(not a.is_meta and not torch.equal(a, b) for a, b in copies):
+            raise ModelError(f"Block {index} embeds timesteps or classes differently from block 0; this is not a DiT.")
+        block.norm1.emb = first
+    class_embedder(model).dropout_prob = 0.0  # labels are dropped by the trainer, from its own random numbers
+
+
+def untie_conditioning(model: DiTTransformer2DModel) -> None:
+    """Give each block a copy of the conditioning again: what stock diffusers saves and loads."""
+    first = model.transformer_blocks[0].norm1.emb
+    for block in model.transformer_blocks[1:]:
+        block.norm1.emb = copy.deepcopy(first)
+
+
+def class_embedder(model: DiTTransformer2DModel) -> Any:
+    """The tied label embedding; its `embedding_table` is `[classes + 1, D]`, the last row is the null class."""
+    return model.transformer_blocks[0].norm1.emb.class_embedder
+
+
+def null_label(model: DiTTransformer2DModel) -> int:
+    """The label that means "no class", which guidance and label dropout use."""
+    return int(class_embedder(model).embedding_table.num_embeddings) - 1
+
+
+def replace_class_table(model: DiTTransformer2DModel, base_names: Sequence[str], new_names: Sequence[str]) -> int:
+    """Give the model the label space `new_names`; return how many classes the base knew by name.
+
+    A class of the same name keeps the base's row, any other starts from the mean of the base's rows; the null class stays.
+    """
+    embedder = class_embedder(model)
+    old: Tensor = embedder.embedding_table.weight.data  # [base classes + 1, D]
+    rows = {name: old[index] for index, name in enumerate(base_names)}
+    mean = old[:-1].mean(dim=0)
+    table = torch.stack([*(rows.get(name, mean) for name in new_names), old[-1]])  # [new classes + 1, D]
+    embedder.embedding_table = nn.Embedding(len(table), table.shape[1], _weight=table)
+    embedder.num_classes = len(new_names)
+    model.register_to_config(num_embeds_ada_norm=len(new_names))
+    return sum(name in rows for name in new_names)
+
+
+def learns_variance(model: DiTTransformer2DModel) -> bool:
+    """Whether the model predicts a variance beside each channel, as the published DiT does."""
+    return bool(model.config.out_channels == 2 * model.config.in_channels)

@@ -1,0 +1,28 @@
+"""The fine-tuning methods: each chooses what is trained and may put new parameters into the model."""
+
+from diffusers import DiTTransformer2DModel
+from torch import nn
+
+from difffit_core.methods.difffit import prepare_difffit
+from difffit_core.methods.full import prepare_full
+from difffit_core.spec import DiffFitConfig, FullConfig, MethodConfig
+
+
+def prepare(model: DiTTransformer2DModel, config: MethodConfig) -> None:
+    """Put the method's parameters into `model`; afterwards exactly what it trains has `requires_grad`."""
+    match config:
+        case DiffFitConfig():
+            prepare_difffit(model, config)
+        case FullConfig():
+            prepare_full(model)
+
+
+def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """What is trained, by name; a tied parameter stands once, under its first name."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def count_parameters(model: nn.Module) -> tuple[int, int]:
+    """(trained, total) numbers of parameters; tied ones are counted once."""
+    parameters = list(model.parameters())
+    return sum(p.numel() for p in parameters if p.requires_grad), sum(p.numel() for p in parameters)

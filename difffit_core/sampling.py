@@ -1,0 +1,99 @@
+"""Turn noise into pictures: the denoising loop with classifier-free guidance, one seed for each image."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, DiTTransformer2DModel, DPMSolverMultistepScheduler
+from PIL import Image
+from torch import Tensor
+
+from difffit_core.dit import learns_variance, null_label
+from difffit_core.spec import GenerationSpec, Scheduler
+
+# Below this log signal-to-noise ratio DPM-Solver++ overflows on cosine schedules, whose last step is almost pure noise.
+LAMBDA_MIN = -5.1
+DECODE_BATCH = 32
+
+
+def make_scheduler(base: Path, name: Scheduler, learned_variance: bool) -> Any:
+    """A fresh diffusers scheduler of the base's noise schedule."""
+    config = dict(DDPMScheduler.load_config(base, subfolder="scheduler"))
+    for ours in ("variance_type", "clip_sample", "thresholding", "algorithm_type", "timestep_spacing"):
+        config.pop(ours, None)
+    if name == "ddpm":
+        variance = "learned_range" if learned_variance else "fixed_small"
+        return DDPMScheduler.from_config(config, clip_sample=False, variance_type=variance)
+    if name == "ddim":
+        return DDIMScheduler.from_config(config, clip_sample=False, timestep_spacing="trailing")
+    cosine = config["beta_schedule"] == "squaredcos_cap_v2"
+    return DPMSolverMultistepScheduler.from_config(
+        config, algorithm_type="dpmsolver++", lambda_min_clipped=LAMBDA_MIN if cosine else -float("inf")
+    )
+
+
+@torch.no_grad()
+def sample_latents(
+    model: DiTTransformer2DModel,
+    base: Path,
+    spec: GenerationSpec,
+) -> Tensor:
+    """Denoise one latent `[C, H, W]` for each label of `spec`; returns `[N, C, H, W]`.
+
+    Guidance follows Ho & Salimans 2022: `uncond + scale * (cond - uncond)`; at scale 1 or 0 only one branch is run.
+    Noise is drawn on the CPU from each image's own seed, so that a picture does not depend on the device's generator.
+    """
+    learned = learns_variance(model)
+    scheduler = make_scheduler(base, spec.scheduler, learned)
+    channels, side = model.config.in_channels, model.config.sample_size
+    generators = [torch.Generator().manual_seed(spec.seed + i) for i in range(len(spec.labels))]
+    latents: Tensor = torch.stack([torch.randn(channels, side, side, generator=g) for g in generators]).to(model.device)
+    labels = torch.tensor(spec.labels, device=model.device)
+    nulls = torch.full_like(labels, null_label(model))
+    scheduler.set_timesteps(spec.steps)
+    latents = latents * scheduler.init_noise_sigma
+    extra = {} if spec.scheduler == "dpmsolver++" else {"generator": generators}
+    for timestep in scheduler.timesteps:
+        if spec.guidance_scale == 1:
+            output = _predict(model, latents, timestep, labels)
+        elif spec.guidance_scale == 0:
+            output = _predict(model, latents, timestep, nulls)
+        else:
+            both = _predict(model, latents.repeat(2, 1, 1, 1), timestep, torch.cat([labels, nulls]))
+            conditional, unconditional = both.chunk(2)
+            output = conditional.clone()  # a learned variance is the conditional branch's
+            guided = unconditional + spec.guidance_scale * (conditional - unconditional)
+            output[:, :channels] = guided[:, :channels]
+        if learned and spec.scheduler != "ddpm":
+            output = output[:, :channels]
+        latents = scheduler.step(output, timestep, latents, **extra)[0]
+    return latents
+
+
+def _predict(model: DiTTransformer2DModel, latents: Tensor, timestep: Tensor, labels: Tensor) -> Tensor:
+    timesteps = timestep.to(latents.device).expand(len(latents))
+    output: Tensor = model(latents, timestep=timesteps, class_labels=labels).sample
+    return output.float()
+
+
+@torch.no_grad()
+def decode(vae: AutoencoderKL, latents: Tensor) -> list[Image.Image]:
+    """RGB pictures of scaled latents `[N, C, H, W]`."""
+    pictures = []
+    for chunk in (latents / vae.config.scaling_factor).split(DECODE_BATCH):
+        pixels = vae.decode(chunk.to(vae.device)).sample  # [B, 3, S, S] in [-1, 1]
+        array = ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+        pictures += [Image.fromarray(np.ascontiguousarray(picture)) for picture in array]
+    return pictures
+
+
+def grid(pictures: list[Image.Image], columns: int) -> Image.Image:
+    """Lay equal pictures out in rows of `columns`, on white with a margin of 2 pixels."""
+    width, height = pictures[0].size
+    rows = -(-len(pictures) // columns)
+    sheet = Image.new("RGB", (columns * (width + 2) + 2, rows * (height + 2) + 2), "white")
+    for index, picture in enumerate(pictures):
+        row, column = divmod(index, columns)
+        sheet.paste(picture, (2 + column * (width + 2), 2 + row * (height + 2)))
+    return sheet

@@ -1,0 +1,185 @@
+"""The job spec: what a user asks for, and the resolved plan the trainer runs. Torch-free; API, client and trainer share it."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from difffit_core.base_models import BaseModelEntry, TrainingDefaults
+from difffit_core.errors import SpecError
+
+Auto = Literal["auto"]
+Scheduler = Literal["ddpm", "ddim", "dpmsolver++"]
+
+PositiveInt = Annotated[int, Field(strict=True, ge=1)]
+Seed = Annotated[int, Field(strict=True, ge=0, lt=2**53)]  # the integers that survive JSON in every language
+
+
+class Strict(BaseModel):
+    """A model that refuses unknown fields, infinities and NaN."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class DiffFitConfig(Strict):
+    """DiffFit (METHOD: arXiv 2304.06648): biases, norms, class table and scale factors γ."""
+
+    type: Literal["difffit"]
+    scale_blocks: Annotated[int, Field(strict=True, ge=0)] | Auto = Field(
+        "auto", description="How many blocks, counted from the first, carry scale factors; auto is the first half."
+    )
+
+
+class FullConfig(Strict):
+    """Full fine-tuning: every weight of the transformer is trained."""
+
+    type: Literal["full"]
+
+
+MethodConfig = Annotated[DiffFitConfig | FullConfig, Field(discriminator="type")]
+
+
+class Hyperparameters(Strict):
+    """What a user may set; every field may be left out or "auto"."""
+
+    steps: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] | Auto = "auto"
+    batch_size: Annotated[int, Field(strict=True, ge=1, le=4096)] | Auto = "auto"
+    learning_rate: Annotated[float, Field(strict=True, gt=0, le=1)] | Auto = "auto"
+    lr_schedule: Literal["constant", "cosine", "warmup-stable-decay"] | Auto = "auto"
+    warmup_steps: Annotated[int, Field(strict=True, ge=0)] | Auto = "auto"
+    weight_decay: Annotated[float, Field(strict=True, ge=0, le=1)] | Auto = "auto"
+    ema_decay: Annotated[float, Field(strict=True, ge=0, lt=1)] | Auto = "auto"
+    label_dropout: Annotated[float, Field(strict=True, ge=0, lt=1)] | Auto = "auto"
+    max_grad_norm: Annotated[float, Field(strict=True, gt=0)] | Auto = "auto"
+    horizontal_flip: Annotated[bool, Field(strict=True)] | Auto = "auto"
+    validation_fraction: Annotated[float, Field(strict=True, ge=0, le=0.5)] | Auto = "auto"
+    validate_every: PositiveInt | Auto = "auto"
+    sample_every: PositiveInt | Auto = "auto"
+    checkpoint_every: PositiveInt | Auto = "auto"
+    guidance_scale: Annotated[float, Field(strict=True, ge=0, le=30)] | Auto = "auto"
+    sample_steps: Annotated[int, Field(strict=True, ge=1, le=1000)] | Auto = "auto"
+
+
+class JobSpec(Strict):
+    """The body of `POST /jobs`."""
+
+    base_model: Annotated[str, Field(min_length=1, max_length=200)]
+    dataset: Annotated[str, Field(min_length=1, max_length=200)]
+    method: MethodConfig = DiffFitConfig(type="difffit")
+    hyperparameters: Hyperparameters = Hyperparameters()
+    seed: Seed = 0
+    name: Annotated[str, Field(max_length=200)] | None = None
+
+
+class DatasetSummary(Strict):
+    """What the resolver and the trainer need to know of a checked dataset: one count per class, and its content hash."""
+
+    sha256: str
+    classes: dict[str, int]
+
+    @property
+    def images(self) -> int:
+        return sum(self.classes.values())
+
+
+class ResolvedHyperparameters(Strict):
+    """The same fields with every "auto" replaced by a number."""
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    lr_schedule: Literal["constant", "cosine", "warmup-stable-decay"]
+    warmup_steps: int
+    weight_decay: float
+    ema_decay: float
+    label_dropout: float
+    max_grad_norm: float
+    horizontal_flip: bool
+    validation_fraction: float
+    validate_every: int
+    sample_every: int
+    checkpoint_every: int
+    guidance_scale: float
+    sample_steps: int
+
+
+class TrainingSpec(Strict):
+    """`spec.json` in a SPEC_DIR: everything the trainer needs, with nothing left to decide."""
+
+    format_version: Literal[1] = 1
+    base_model: str
+    base_model_path: str
+    method: MethodConfig
+    hyperparameters: ResolvedHyperparameters
+    dataset: DatasetSummary
+    seed: int
+    defaults: TrainingDefaults  # of the base: its loss weighting, and its scheduler for sample grids
+
+    @model_validator(mode="after")
+    def _steps_cover_warmup(self) -> Self:
+        if self.hyperparameters.warmup_steps >= self.hyperparameters.steps:
+            raise ValueError("hyperparameters.warmup_steps must be below hyperparameters.steps")
+        return self
+
+
+def resolve(spec: JobSpec, base: BaseModelEntry, dataset: DatasetSummary) -> TrainingSpec:
+    """Replace every "auto" by the value the base model, the method and the dataset call for.
+
+    The learning rate of DiffFit is ten times the base's pre-training rate (paper, section 4.1); full fine-tuning
+    keeps the pre-training rate. Raises SpecError where a combination cannot be trained.
+    """
+    if len(dataset.classes) < 2:
+        raise SpecError(
+            "A class-conditional job needs images of at least two classes; this dataset has one. "
+            "Add a second class folder, or labels in metadata.jsonl.",
+            code="one_class_only",
+            param="dataset",
+        )
+    asked = {k: v for k, v in spec.hyperparameters.model_dump().items() if v != "auto"}
+    steps = int(asked.get("steps", base.defaults.steps))
+    ten_times = 10.0 if spec.method.type == "difffit" else 1.0
+    automatic = {
+        "steps": steps,
+        "batch_size": min(base.defaults.batch_size, max(1, dataset.images)),
+        "learning_rate": base.defaults.pretraining_learning_rate * ten_times,
+        "lr_schedule": "constant",
+        "warmup_steps": 0,
+        "weight_decay": 0.0,
+        "ema_decay": 0.9999,
+        "label_dropout": 0.1,
+        "max_grad_norm": 1.0,
+        "horizontal_flip": True,
+        "validation_fraction": 0.1,
+        "validate_every": max(1, steps // 6),
+        "sample_every": max(1, steps // 3),
+        "checkpoint_every": max(1, steps // 6),
+        "guidance_scale": base.defaults.guidance_scale,
+        "sample_steps": base.defaults.sample_steps,
+    }
+    resolved = ResolvedHyperparameters.model_validate(automatic | asked)
+    if resolved.warmup_steps >= resolved.steps:
+        raise SpecError(
+            f"warmup_steps is {resolved.warmup_steps} but the job has only {resolved.steps} steps; make it smaller.",
+            param="hyperparameters.warmup_steps",
+        )
+    return TrainingSpec(
+        base_model=spec.base_model,
+        base_model_path=str(base.path),
+        method=spec.method,
+        hyperparameters=resolved,
+        dataset=dataset,
+        seed=spec.seed,
+        defaults=base.defaults,
+    )
+
+
+class GenerationSpec(Strict):
+    """What the sampler runs: class indices of the adapter's (or the base's) label space and every setting resolved.
+
+    Image `i` is of class `labels[i]` and starts from noise of its own seed, `seed + i`.
+    """
+
+    labels: Annotated[list[int], Field(min_length=1)]
+    steps: Annotated[int, Field(strict=True, ge=1, le=1000)]
+    guidance_scale: Annotated[float, Field(strict=True, ge=0, le=30)]
+    seed: Seed
+    scheduler: Scheduler

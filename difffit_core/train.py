@@ -1,0 +1,71 @@
+"""The command-line trainer: `python -m difffit_core.train SPEC_DIR`, or `-` to wait, already warm, for a folder on stdin."""
+
+import argparse
+import ctypes
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+
+PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
+
+
+def main() -> int:
+    """Run one training; returns the exit code: 0 ended or was stopped, 1 failed with an event that says why."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("spec_dir", help="a folder with spec.json and dataset/; or - to read its name from standard input")
+    parser.add_argument("--die-with-parent", action="store_true", help="end when the process that started this one does")
+    arguments = parser.parse_args()
+    if arguments.die_with_parent:
+        die_with_parent()
+    if arguments.spec_dir != "-":
+        return train(Path(arguments.spec_dir))
+    import difffit_core.trainer  # noqa: F401  (torch and diffusers are loaded while there is nothing to do)
+
+    print("ready", flush=True)  # noqa: T201 (the protocol of a standby trainer)
+    line = sys.stdin.readline().rstrip("\n")
+    return train(Path(line)) if line else 0
+
+
+def die_with_parent() -> None:
+    """Ask Linux to kill this process when its parent dies, however that happens."""
+    parent = os.getppid()
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died in between
+        os._exit(1)
+
+
+def train(folder: Path) -> int:
+    """Train the SPEC_DIR `folder` and say how it went in its `events.jsonl`."""
+    from pydantic import ValidationError
+
+    from difffit_core.devices import pick_device
+    from difffit_core.errors import DiffFitError
+    from difffit_core.events import EventLog
+    from difffit_core.spec import TrainingSpec
+    from difffit_core.trainer import Trainer
+
+    events = EventLog(folder / "events.jsonl")
+    try:
+        spec = TrainingSpec.model_validate_json((folder / "spec.json").read_text())
+        trainer = Trainer(spec, folder, pick_device(os.environ.get("DIFFFIT_DEVICE", "auto")), events)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: trainer.stop())
+        trainer.run()
+    except DiffFitError as error:
+        events.emit("failed", code=error.code, message=error.message, param=error.param)
+        return 1
+    except (OSError, ValidationError) as error:
+        events.emit("failed", code="invalid_spec", message=f"spec.json cannot be used: {error}", param=None)
+        return 1
+    except Exception as error:
+        traceback.print_exc()
+        events.emit("failed", code="internal_error", message=f"The trainer failed: {type(error).__name__}: {error}", param=None)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,120 @@
+"""Everything that belongs to one adapter while it trains: parameters, optimiser, EMA, step and random numbers."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from difffit_core.errors import ModelError
+from difffit_core.spec import ResolvedHyperparameters
+
+DECAY_SHARE = 0.2  # of the steps: the last part of "warmup-stable-decay"
+
+
+def random_generator(seed: int, stream: str, step: int) -> torch.Generator:
+    """Random numbers that depend on (seed, stream, step) alone, so that a resumed run draws what it would have drawn."""
+    digest = hashlib.blake2b(f"{seed}/{stream}/{step}".encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest) >> 1)
+
+
+def learning_rate(h: ResolvedHyperparameters, step: int) -> float:
+    """The learning rate of step `step` (counted from 1): a linear warm-up, then the schedule's shape."""
+    if step <= h.warmup_steps:
+        return h.learning_rate * step / h.warmup_steps
+    if h.lr_schedule == "cosine":
+        done = (step - h.warmup_steps) / max(1, h.steps - h.warmup_steps)
+        return h.learning_rate * 0.5 * float(1 + torch.cos(torch.tensor(done * torch.pi)))
+    if h.lr_schedule == "warmup-stable-decay":
+        return h.learning_rate * min(1.0, (h.steps - step + 1) / max(1.0, DECAY_SHARE * h.steps))
+    return h.learning_rate
+
+
+class TrainingState:
+    """One adapter in training. Holds no reference to the base, so that several can share one."""
+
+    def __init__(self, parameters: dict[str, nn.Parameter], hyperparameters: ResolvedHyperparameters, seed: int) -> None:
+        self.parameters = parameters
+        self.hyperparameters = hyperparameters
+        self.seed = seed
+        self.step = 0
+        self.optimizer = torch.optim.AdamW(
+            list(parameters.values()),
+            lr=hyperparameters.learning_rate,
+            betas=(0.9, 0.999),
+            weight_decay=hyperparameters.weight_decay,
+        )
+        self.ema = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+
+    def batch_indices(self, images: int) -> Tensor:
+        """The images `[B]` of the next step: epochs of shuffled data, run together without a gap."""
+        batch = self.hyperparameters.batch_size
+        start = self.step * batch
+        positions = torch.arange(start, start + batch)
+        orders = {
+            int(epoch): torch.randperm(images, generator=random_generator(self.seed, "order", int(epoch)))
+            for epoch in (positions // images).unique()
+        }
+        return torch.stack([orders[int(p // images)][p % images] for p in positions])
+
+    def update(self) -> None:
+        """One optimiser step from the gradients that lie in the parameters, then the EMA's."""
+        self.step += 1
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.hyperparameters, self.step)
+        torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.hyperparameters.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        # A decay of 0.9999 would keep a short run at its start; early steps average over what there is.
+        decay = min(self.hyperparameters.ema_decay, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.ema.values()), list(self.parameters.values()), 1 - decay)
+
+    def swap_ema(self) -> None:
+        """Exchange the trained values and their EMA; calling it twice restores both."""
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                value = parameter.clone()
+                parameter.copy_(self.ema[name])
+                self.ema[name].copy_(value)
+
+    def save(self, folder: Path) -> int:
+        """Write a checkpoint folder in one move; returns its bytes."""
+        tensors = {f"parameter/{name}": parameter.detach() for name, parameter in self.parameters.items()}
+        tensors |= {f"ema/{name}": value for name, value in self.ema.items()}
+        for name, parameter in self.parameters.items():
+            moments = self.optimizer.state.get(parameter, {})
+            tensors |= {f"{key}/{name}": moments[key] for key in ("exp_avg", "exp_avg_sq") if key in moments}
+        part = folder.with_suffix(".part")
+        part.mkdir(parents=True, exist_ok=True)
+        save_file({name: value.contiguous().cpu() for name, value in tensors.items()}, part / "state.safetensors")
+        (part / "state.json").write_text(json.dumps({"step": self.step, "seed": self.seed}))
+        part.rename(folder)
+        return sum(file.stat().st_size for file in folder.iterdir())
+
+    def load(self, folder: Path) -> None:
+        """Go on from a checkpoint folder, exactly; raises ModelError where it is damaged or of another job."""
+        try:
+            tensors = load_file(folder / "state.safetensors")
+            self.step = json.loads((folder / "state.json").read_text())["step"]
+            with torch.no_grad():
+                for name, parameter in self.parameters.items():
+                    parameter.copy_(tensors[f"parameter/{name}"])
+                    self.ema[name].copy_(tensors[f"ema/{name}"])
+                    if f"exp_avg/{name}" in tensors:
+                        self.optimizer.state[parameter] = {
+                            "step": torch.tensor(float(self.step)),
+                            "exp_avg": tensors[f"exp_avg/{name}"].to(parameter.device),
+                            "exp_avg_sq": tensors[f"exp_avg_sq/{name}"].to(parameter.device),
+                        }
+        except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
+            raise ModelError(f"The checkpoint {folder.name} cannot be read: {error}", code="invalid_checkpoint") from error
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint folder of the highest step, or none."""
+    found = sorted(p for p in folder.glob("step-*") if p.suffix != ".part")
+    return found[-1] if found else None

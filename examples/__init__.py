@@ -1,0 +1,1 @@
+"""Runnable examples: the demo, and how the starter model was made."""

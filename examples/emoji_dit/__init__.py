@@ -1,0 +1,1 @@
+"""How the starter model `emoji-dit` and the demo's dataset were made."""

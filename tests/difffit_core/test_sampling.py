@@ -1,0 +1,55 @@
+"""Sampling: seeds, guidance, schedulers, and that a picture depends on its own seed alone."""
+
+from typing import get_args
+
+import pytest
+import torch
+
+from difffit_core.base_models import BaseModelEntry
+from difffit_core.dit import load_transformer
+from difffit_core.generate import Generator
+from difffit_core.sampling import grid, sample_latents
+from difffit_core.spec import GenerationSpec, Scheduler
+
+
+def spec(scheduler: Scheduler = "dpmsolver++", **changes: object) -> GenerationSpec:
+    values = {"labels": [0, 1, 2], "steps": 4, "guidance_scale": 3.0, "seed": 7, "scheduler": scheduler}
+    return GenerationSpec.model_validate(values | changes)
+
+
+@pytest.mark.parametrize("scheduler", get_args(Scheduler))
+def test_the_same_request_gives_the_same_bytes(tiny_base: BaseModelEntry, scheduler: Scheduler) -> None:
+    one = Generator(tiny_base, device="cpu").images(spec(scheduler))
+    two = Generator(tiny_base, device="cpu").images(spec(scheduler))
+    assert [picture.tobytes() for picture in one] == [picture.tobytes() for picture in two]
+    other = Generator(tiny_base, device="cpu").images(spec(scheduler, seed=8))
+    assert one[0].tobytes() != other[0].tobytes()
+
+
+@pytest.mark.parametrize("scheduler", get_args(Scheduler))
+def test_bases_with_learned_variance_sample_with_every_scheduler(
+    tiny_learned_base: BaseModelEntry, scheduler: Scheduler
+) -> None:
+    latents = sample_latents(load_transformer(tiny_learned_base.path), tiny_learned_base.path, spec(scheduler))
+    assert latents.shape == (3, 4, 8, 8)
+    assert latents.isfinite().all()
+
+
+@pytest.mark.parametrize("scheduler", get_args(Scheduler))
+def test_an_image_depends_on_its_own_seed_and_label_only(tiny_base: BaseModelEntry, scheduler: Scheduler) -> None:
+    model = load_transformer(tiny_base.path)
+    together = sample_latents(model, tiny_base.path, spec(scheduler))
+    alone = sample_latents(model, tiny_base.path, spec(scheduler, labels=[1], seed=8))
+    torch.testing.assert_close(together[1], alone[0], atol=1e-4, rtol=1e-4)
+
+
+def test_guidance_moves_from_unconditional_through_conditional(tiny_base: BaseModelEntry) -> None:
+    model = load_transformer(tiny_base.path)
+    at = {scale: sample_latents(model, tiny_base.path, spec(guidance_scale=scale, steps=1)) for scale in (0.0, 1.0, 2.0)}
+    torch.testing.assert_close(at[2.0] - at[1.0], at[1.0] - at[0.0], atol=1e-4, rtol=1e-3)
+    assert not torch.equal(at[0.0], at[1.0])
+
+
+def test_grid_lays_pictures_out_in_rows(tiny_base: BaseModelEntry) -> None:
+    sheet = grid(Generator(tiny_base, device="cpu").images(spec()), columns=2)
+    assert sheet.size == (2 * 18 + 2, 2 * 18 + 2)

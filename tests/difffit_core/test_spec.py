@@ -1,0 +1,59 @@
+"""What a job spec may say, and what "auto" resolves to."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from difffit_core.base_models import BaseModelEntry, get_base_model, load_catalog
+from difffit_core.errors import ModelError, SpecError
+from difffit_core.spec import DatasetSummary, JobSpec, resolve
+
+TWO_CLASSES = DatasetSummary(sha256="0" * 64, classes={"cat": 10, "dog": 10})
+
+
+def job(method: str = "difffit", **hyperparameters: Any) -> JobSpec:
+    body = {"base_model": "tiny", "dataset": "ds_1", "method": {"type": method}, "hyperparameters": hyperparameters}
+    return JobSpec.model_validate(body)
+
+
+def test_difffit_learns_at_ten_times_the_pretraining_rate(tiny_base: BaseModelEntry) -> None:
+    assert resolve(job(), tiny_base, TWO_CLASSES).hyperparameters.learning_rate == pytest.approx(1e-2)
+    assert resolve(job("full"), tiny_base, TWO_CLASSES).hyperparameters.learning_rate == pytest.approx(1e-3)
+
+
+def test_what_is_asked_for_wins_over_auto(tiny_base: BaseModelEntry) -> None:
+    resolved = resolve(job(learning_rate=5e-4, steps=77, batch_size="auto"), tiny_base, TWO_CLASSES).hyperparameters
+    assert (resolved.learning_rate, resolved.steps, resolved.batch_size) == (5e-4, 77, 4)
+
+
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), "fast", True, None, [1]])
+def test_impossible_learning_rates_are_refused(value: object) -> None:
+    with pytest.raises(ValidationError) as caught:
+        job(learning_rate=value)
+    assert caught.value.errors()[0]["loc"][:2] == ("hyperparameters", "learning_rate")
+
+
+@pytest.mark.parametrize(
+    "field", [{"learning_rat": 1e-3}, {"steps": 1.5}, {"steps": 0}, {"batch_size": 0}, {"label_dropout": 1}]
+)
+def test_unknown_or_impossible_hyperparameters_are_refused(field: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        job(**field)
+
+
+def test_one_class_is_refused_with_advice(tiny_base: BaseModelEntry) -> None:
+    with pytest.raises(SpecError, match="second class") as caught:
+        resolve(job(), tiny_base, DatasetSummary(sha256="0" * 64, classes={"cat": 10}))
+    assert (caught.value.code, caught.value.param) == ("one_class_only", "dataset")
+
+
+def test_warmup_longer_than_the_job_is_refused(tiny_base: BaseModelEntry) -> None:
+    with pytest.raises(SpecError) as caught:
+        resolve(job(steps=5, warmup_steps=5), tiny_base, TWO_CLASSES)
+    assert caught.value.param == "hyperparameters.warmup_steps"
+
+
+def test_unknown_base_model_names_the_known_ones() -> None:
+    with pytest.raises(ModelError, match="emoji-dit"):
+        get_base_model(load_catalog(), "emoji-dot")

@@ -1,0 +1,227 @@
+"""The trainer on a tiny base: it learns, stops, resumes exactly, says what happened, and writes an adapter that works."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from difffit_core.adapter_file import read_adapter
+from difffit_core.base_models import BaseModelEntry
+from difffit_core.events import EventLog
+from difffit_core.generate import Generator
+from difffit_core.spec import GenerationSpec, TrainingSpec
+from difffit_core.train import train
+from difffit_core.trainer import Trainer
+from difffit_core.training_state import TrainingState, learning_rate
+from tests.difffit_core.conftest import write_spec_dir
+
+CPU = torch.device("cpu")
+ADAPTER = "adapter/adapter.safetensors"
+
+
+def events_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+
+
+def run_here(folder: Path, spec: TrainingSpec, stop_at: int | None = None) -> list[dict[str, Any]]:
+    """Train in this process, stopping as SIGTERM would once `stop_at` steps are done."""
+    trainer = Trainer(spec, folder, CPU, EventLog(folder / "events.jsonl"))
+    if stop_at is not None:
+        update = trainer.state.update
+
+        def update_then_stop() -> None:
+            update()
+            if trainer.state.step == stop_at:
+                trainer.stop()
+
+        trainer.state.update = update_then_stop  # type: ignore[method-assign]
+    trainer.run()
+    return events_of(folder)
+
+
+@pytest.mark.parametrize("method", ["difffit", "full"])
+def test_validation_loss_falls_below_the_base(tmp_path: Path, tiny_base: BaseModelEntry, method: str) -> None:
+    spec = write_spec_dir(tmp_path, tiny_base, method, steps=60, batch_size=8, learning_rate=1e-2)
+    events = run_here(tmp_path, spec)
+    losses = {event["base"]: event["loss"] for event in events if event["type"] == "validation"}
+    assert losses[False] < 0.8 * losses[True]
+    assert events[-1]["type"] == "succeeded"
+
+
+def test_a_base_that_learns_its_variance_trains_too(tmp_path: Path, tiny_learned_base: BaseModelEntry) -> None:
+    spec = write_spec_dir(tmp_path, tiny_learned_base, steps=60, batch_size=8, learning_rate=1e-2)
+    losses = [event["loss"] for event in run_here(tmp_path, spec) if event["type"] == "validation"]
+    assert losses[-1] < losses[0]
+
+
+def test_events_tell_the_whole_story(tmp_path: Path, tiny_base: BaseModelEntry) -> None:
+    events = run_here(tmp_path, write_spec_dir(tmp_path, tiny_base, steps=6))
+    assert [event["type"] for event in events if event["type"] in {"started", "adapter", "succeeded"}] == [
+        "started",
+        "adapter",
+        "succeeded",
+    ]
+    started, last_progress = events[0], [event for event in events if event["type"] == "progress"][-1]
+    assert (started["total_steps"], started["resumed_from"]) == (6, None)
+    assert last_progress["step"] == 6
+    assert last_progress["seconds_remaining"] == 0
+    for event in events:
+        if "path" in event:
+            assert (tmp_path / event["path"]).exists()
+    adapter = next(event for event in events if event["type"] == "adapter")
+    assert adapter["class_names"] == ["star", "tree"]
+    assert adapter["bytes"] == (tmp_path / ADAPTER).stat().st_size
+
+
+@pytest.mark.parametrize("method", ["difffit", "full"])
+def test_a_stopped_run_goes_on_exactly(tmp_path: Path, tiny_base: BaseModelEntry, method: str) -> None:
+    """Parameters, optimiser, EMA, data order and random numbers: the adapters are the same to the bit."""
+    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
+    spec = write_spec_dir(straight, tiny_base, method, steps=9)
+    shutil.copytree(straight, stopped)
+    run_here(straight, spec)
+    assert run_here(stopped, spec, stop_at=4)[-1]["type"] == "stopped"
+    assert not (stopped / ADAPTER).exists()
+    resumed = run_here(stopped, spec)
+    assert [event["resumed_from"] for event in resumed if event["type"] == "started"] == [None, 4]
+    assert (straight / ADAPTER).read_bytes() == (stopped / ADAPTER).read_bytes()
+
+
+def test_different_seeds_train_different_adapters(tmp_path: Path, tiny_base: BaseModelEntry) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    spec = write_spec_dir(one, tiny_base, steps=3)
+    shutil.copytree(one, two)
+    run_here(one, spec)
+    run_here(two, spec.model_copy(update={"seed": 2}))
+    assert (one / ADAPTER).read_bytes() != (two / ADAPTER).read_bytes()
+
+
+def test_every_trained_tensor_moves_and_is_in_the_adapter(tmp_path: Path, tiny_base: BaseModelEntry) -> None:
+    spec = write_spec_dir(tmp_path, tiny_base, steps=5, learning_rate=1e-2)
+    trainer = Trainer(spec, tmp_path, CPU, EventLog(tmp_path / "events.jsonl"))
+    before = {name: parameter.detach().clone() for name, parameter in trainer.state.parameters.items()}
+    frozen = {name: p.detach().clone() for name, p in trainer.model.named_parameters() if not p.requires_grad}
+    trainer.run()
+    _, tensors = read_adapter(tmp_path / ADAPTER)
+    assert tensors.keys() == before.keys()
+    # A key bias shifts every attention score of a query alike, so that softmax takes it away: its gradient is zero.
+    still = {name for name, tensor in tensors.items() if torch.equal(tensor, before[name])}
+    assert all("to_k.bias" in name for name in still)
+    after = dict(trainer.model.named_parameters())
+    assert all(torch.equal(after[name], value) for name, value in frozen.items())
+
+
+def test_adapter_generates_its_own_classes(tmp_path: Path, tiny_base: BaseModelEntry) -> None:
+    run_here(tmp_path, write_spec_dir(tmp_path, tiny_base, steps=2))
+    generator = Generator(tiny_base, tmp_path / ADAPTER, "cpu")
+    assert generator.class_names == ["star", "tree"]
+    spec = GenerationSpec(labels=[0, 1], steps=2, guidance_scale=2.0, seed=3, scheduler="ddim")
+    assert [picture.size for picture in generator.images(spec)] == [(16, 16), (16, 16)]
+
+
+def test_sigterm_checkpoints_and_ends_cleanly(tmp_path: Path, tiny_base: BaseModelEntry) -> None:
+    write_spec_dir(tmp_path, tiny_base, steps=100_000, validation_fraction=0.0, sample_every=100_000, checkpoint_every=100_000)
+    environment = os.environ | {"DIFFFIT_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        [sys.executable, "-m", "difffit_core.train", "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+    ) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"ready\n"
+        child.stdin.write(f"{tmp_path}\n".encode())
+        child.stdin.flush()
+        while not any(event["type"] == "progress" for event in _events_so_far(tmp_path)):
+            assert child.poll() is None
+        child.send_signal(signal.SIGTERM)
+        assert child.wait() == 0
+    last = events_of(tmp_path)[-1]
+    assert last["type"] == "stopped"
+    assert (tmp_path / "checkpoints" / f"step-{last['step']:06d}" / "state.safetensors").exists()
+
+
+def _events_so_far(folder: Path) -> list[dict[str, Any]]:
+    path = folder / "events.jsonl"
+    text = path.read_text() if path.exists() else ""
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
+def test_a_standby_trainer_ends_when_nobody_needs_it() -> None:
+    done = subprocess.run([sys.executable, "-m", "difffit_core.train", "-"], input=b"", capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (0, b"ready\n")
+
+
+def test_a_loss_that_is_no_number_fails_with_advice(tmp_path: Path, tiny_base: BaseModelEntry) -> None:
+    spec = write_spec_dir(tmp_path, tiny_base, steps=50)
+    broken = tmp_path / "base"
+    shutil.copytree(tiny_base.path, broken)
+    config = broken / "vae" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"scaling_factor": float("inf")}))
+    (tmp_path / "spec.json").write_text(spec.model_copy(update={"base_model_path": str(broken)}).model_dump_json())
+    assert train(tmp_path) == 1
+    failed = events_of(tmp_path)[-1]
+    assert (failed["type"], failed["code"], failed["param"]) == ("failed", "diverged", "hyperparameters.learning_rate")
+
+
+def test_a_spec_that_cannot_be_read_fails_with_an_event(tmp_path: Path) -> None:
+    (tmp_path / "spec.json").write_text("{}")
+    assert train(tmp_path) == 1
+    assert events_of(tmp_path)[-1]["code"] == "invalid_spec"
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path, tiny_base: BaseModelEntry) -> None:
+    spec = write_spec_dir(tmp_path, tiny_base, steps=6)
+    run_here(tmp_path, spec, stop_at=2)
+    state = tmp_path / "checkpoints" / "step-000002" / "state.safetensors"
+    state.write_bytes(state.read_bytes()[:-100])
+    assert train(tmp_path) == 1
+    assert events_of(tmp_path)[-1]["code"] == "invalid_checkpoint"
+
+
+def test_ema_follows_short_runs(tmp_path: Path, tiny_base: BaseModelEntry) -> None:
+    """A decay of 0.9999 alone would leave a run of a few steps at its first values."""
+    spec = write_spec_dir(tmp_path, tiny_base, steps=5)
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    state = TrainingState({"w": parameter}, spec.hyperparameters, seed=0)
+    for _ in range(50):
+        parameter.grad = -torch.ones(1)
+        state.update()
+    assert 0.5 * parameter.item() < state.ema["w"].item() < parameter.item()
+
+
+def test_batches_run_through_every_image_before_any_comes_again(tmp_path: Path, tiny_base: BaseModelEntry) -> None:
+    spec = write_spec_dir(tmp_path, tiny_base, batch_size=4)
+    state = TrainingState({"w": torch.nn.Parameter(torch.zeros(1))}, spec.hyperparameters, seed=5)
+    seen = []
+    for step in range(5):
+        state.step = step
+        seen += state.batch_indices(10).tolist()
+    assert sorted(seen[:10]) == list(range(10))
+    assert sorted(seen[10:]) == list(range(10))
+    assert seen[:10] != seen[10:]
+
+
+def test_learning_rate_warms_up_holds_and_decays(tmp_path: Path, tiny_base: BaseModelEntry) -> None:
+    h = write_spec_dir(
+        tmp_path, tiny_base, steps=100, warmup_steps=10, learning_rate=1e-3, lr_schedule="warmup-stable-decay"
+    ).hyperparameters
+    rates = [learning_rate(h, step) for step in range(1, 101)]
+    assert rates[0] == pytest.approx(1e-4)
+    assert rates[9:80] == [pytest.approx(1e-3)] * 71
+    assert rates[-1] == pytest.approx(1e-3 / 20)
+    assert rates[80:] == sorted(rates[80:], reverse=True)
+
+
+def test_checkpoints_hold_tensors_only(tmp_path: Path, tiny_base: BaseModelEntry) -> None:
+    run_here(tmp_path, write_spec_dir(tmp_path, tiny_base, steps=6), stop_at=2)
+    files = sorted(file.name for file in (tmp_path / "checkpoints" / "step-000002").iterdir())
+    assert files == ["state.json", "state.safetensors"]
+    kinds = {name.split("/")[0] for name in load_file(tmp_path / "checkpoints" / "step-000002" / "state.safetensors")}
+    assert kinds == {"parameter", "ema", "exp_avg", "exp_avg_sq"}
