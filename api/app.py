@@ -1,0 +1,65 @@
+"""The application factory: `uvicorn api.app:create_app --factory`."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from importlib.metadata import version
+
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+
+from api.dependencies import Resources
+from api.errors import install_error_handlers
+from api.limits import BodyLimits
+from api.notifications import Notifications
+from api.request_ids import RequestIds
+from api.routes import adapters, datasets, generate, health, images, job_outputs, jobs, models
+from difffit_core.base_models import load_catalog
+from jobstore.database import make_engine, session_factory
+from jobstore.objects import ObjectStore
+from jobstore.settings import Settings, get_settings
+
+DESCRIPTION = "Fine-tune generative models with DiffFit: upload a dataset, post a job, download an adapter, ask for images."
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The API with the settings given, or those of the environment."""
+    settings = settings or get_settings()
+    app = FastAPI(
+        title="DiffFit",
+        version=version("difffit"),
+        description=DESCRIPTION,
+        lifespan=lambda app: _resources(app, settings),
+        redirect_slashes=False,
+        redoc_url=None,
+        middleware=[
+            Middleware(RequestIds),
+            Middleware(BodyLimits, max_bytes=settings.max_json_bytes, streamed=frozenset({("POST", "/datasets")})),
+        ],
+    )
+    install_error_handlers(app)
+    for module in (datasets, models, jobs, job_outputs, adapters, generate, images, health):
+        app.include_router(module.router)
+    return app
+
+
+@asynccontextmanager
+async def _resources(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
+    """What lives as long as the process. Servers that are away keep nothing from starting: /readyz tells."""
+    engine = make_engine(settings.database_url.get_secret_value())
+    notifications = Notifications(settings.database_url.get_secret_value())
+    app.state.resources = Resources(
+        settings=settings,
+        sessions=session_factory(engine),
+        store=ObjectStore(settings.storage_url),
+        catalog=load_catalog(settings.models),
+        notifications=notifications,
+    )
+    listening = asyncio.create_task(notifications.run())
+    try:
+        yield
+    finally:
+        listening.cancel()
+        with suppress(asyncio.CancelledError):
+            await listening
+        engine.dispose()

@@ -1,0 +1,72 @@
+"""What the routes are given: the process's resources and a transaction; and the one place that filters rows by tenant."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Annotated, TypeVar
+
+from fastapi import Depends, Request
+from sqlalchemy import Select, select
+from sqlalchemy.orm import Session, sessionmaker
+
+from api.notifications import Notifications
+from difffit_core.base_models import BaseModelEntry
+from jobstore.errors import NotFoundError
+from jobstore.objects import ObjectStore
+from jobstore.settings import Settings
+from jobstore.tables import Adapter, Dataset, Generation, Image, Job
+
+Owned = TypeVar("Owned", Dataset, Job, Adapter, Generation, Image)
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What lives as long as the process."""
+
+    settings: Settings
+    sessions: sessionmaker[Session]
+    store: ObjectStore
+    catalog: dict[str, BaseModelEntry]
+    notifications: Notifications
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """The request boundary: commits, then does what `after_commit` noted, such as waking a worker."""
+        with self.sessions.begin() as session:
+            yield session
+        for action in session.info.pop("after_commit", []):
+            action()
+
+
+def after_commit(session: Session, action: Callable[[], object]) -> None:
+    """Do this once the transaction is committed; not at all if it is rolled back."""
+    session.info.setdefault("after_commit", []).append(action)
+
+
+def get_resources(request: Request) -> Resources:
+    resources: Resources = request.app.state.resources
+    return resources
+
+
+def get_transaction(resources: Annotated[Resources, Depends(get_resources)]) -> Iterator[Session]:
+    with resources.transaction() as session:
+        yield session
+
+
+ResourcesDep = Annotated[Resources, Depends(get_resources)]
+# "function": the commit comes before the answer is sent, so that a 202 is never a promise that was rolled back.
+Transaction = Annotated[Session, Depends(get_transaction, scope="function")]
+
+
+def owned_rows(model: type[Owned], tenant: str) -> Select[Owned]:
+    """The rows of the tenant: every query for such rows begins here."""
+    return select(model).where(model.tenant_id == tenant)
+
+
+def owned(session: Session, model: type[Owned], row_id: str, tenant: str, param: str | None = None) -> Owned:
+    """The row; raises NotFoundError where there is none or it belongs to another tenant."""
+    found = session.scalar(owned_rows(model, tenant).where(model.id == row_id)) if "\0" not in row_id else None
+    if found is None:
+        noun = model.__name__.lower()
+        raise NotFoundError(f"There is no {noun} {row_id[:80]!r}.", code=f"{noun}_not_found", param=param)
+    return found

@@ -1,0 +1,147 @@
+"""The one error shape of the API, and the one place that decides which status a failure answers with."""
+
+import logging
+from typing import Literal
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from sqlalchemy.exc import DataError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import Scope
+
+from api.validation import explain
+from difffit_core.errors import AdapterError, DatasetError, DiffFitError, ModelError, SpecError
+from jobstore.errors import ConflictError, NotFoundError, StorageError
+
+logger = logging.getLogger(__name__)
+
+ErrorType = Literal[
+    "invalid_request", "authentication", "not_found", "conflict", "too_large", "rate_limited", "unavailable", "internal"
+]
+
+
+class BadRequestError(DiffFitError):
+    """The request cannot be read at all."""
+
+    code = "invalid_request"
+
+
+class AuthenticationError(DiffFitError):
+    """No key, or one that opens nothing."""
+
+    code = "invalid_key"
+
+
+class NotAcceptableError(DiffFitError):
+    """The answer cannot take the form that `Accept` asks for."""
+
+    code = "not_acceptable"
+
+
+class MediaTypeError(DiffFitError):
+    """The body is of a kind that the route does not read."""
+
+    code = "unsupported_media_type"
+
+
+class TooLargeError(DiffFitError):
+    """The body is larger than this server takes."""
+
+    code = "body_too_large"
+
+
+class UnavailableError(DiffFitError):
+    """A server that this one needs is away."""
+
+    code = "not_ready"
+
+
+class GenerationFailedError(DiffFitError):
+    """A worker could not make the picture that the request waits for."""
+
+    code = "generation_failed"
+
+
+STATUS: dict[type[DiffFitError], tuple[int, ErrorType]] = {
+    BadRequestError: (400, "invalid_request"),
+    AuthenticationError: (401, "authentication"),
+    NotFoundError: (404, "not_found"),
+    NotAcceptableError: (406, "invalid_request"),
+    ConflictError: (409, "conflict"),
+    TooLargeError: (413, "too_large"),
+    MediaTypeError: (415, "invalid_request"),
+    SpecError: (422, "invalid_request"),
+    DatasetError: (422, "invalid_request"),
+    AdapterError: (422, "invalid_request"),
+    StorageError: (503, "unavailable"),
+    UnavailableError: (503, "unavailable"),
+    DiffFitError: (500, "internal"),
+}
+HTTP_CODES: dict[int, tuple[str, str]] = {
+    400: ("invalid_json", "The body cannot be read as JSON in UTF-8."),
+    404: ("route_not_found", "There is no such route. The routes are listed at /docs."),
+    405: ("method_not_allowed", "This route does not take this method. The routes are listed at /docs."),
+}
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Every exception of every kind ends in `answer`."""
+    for kind in (DiffFitError, RequestValidationError, HTTPException, DataError, ClientDisconnect, Exception):
+        app.add_exception_handler(kind, answer)
+
+
+async def answer(request: Request, error: Exception) -> JSONResponse:
+    """The response to any exception that a route, a dependency or the framework raises."""
+    if isinstance(error, HTTPException):
+        code, message = HTTP_CODES.get(error.status_code, ("http_error", str(error.detail)))
+        kind: ErrorType = "not_found" if error.status_code == 404 else "invalid_request"
+        response = error_response(request.scope, error.status_code, kind, DiffFitError(message, code=code))
+        response.headers.update(error.headers or {})
+        return response
+    return respond(request.scope, _as_difffit_error(request, error))
+
+
+def respond(scope: Scope, error: DiffFitError) -> JSONResponse:
+    """The response to a failure of our own tree; middleware calls it too."""
+    status, kind = status_of(error)
+    response = error_response(scope, status, kind, error)
+    if status == 401:
+        response.headers["www-authenticate"] = "Bearer"
+    return response
+
+
+def status_of(error: DiffFitError) -> tuple[int, ErrorType]:
+    if isinstance(error, ModelError) and error.code == "unknown_base_model":
+        return 422, "invalid_request"  # the user's mistake; every other ModelError is the operator's
+    return next(STATUS[cls] for cls in type(error).__mro__ if cls in STATUS)
+
+
+def error_response(scope: Scope, status: int, kind: ErrorType, error: DiffFitError) -> JSONResponse:
+    content = {"type": kind, "code": error.code, "message": _printable(error.message), "param": _printable(error.param)}
+    # Set here and not only by the middleware: the answer to an unforeseen exception is sent outside of it.
+    return JSONResponse({"error": content}, status, {"x-request-id": scope["state"]["request_id"]})
+
+
+def _as_difffit_error(request: Request, error: Exception) -> DiffFitError:
+    if isinstance(error, DiffFitError):
+        return error
+    if isinstance(error, RequestValidationError):
+        if isinstance(error.body, bytes):
+            return MediaTypeError("Send the body as JSON, with the header `content-type: application/json`.")
+        if error.errors()[0]["type"] == "json_invalid":
+            return BadRequestError(f"The body is not JSON: {error.errors()[0]['ctx']['error']}.", code="invalid_json")
+        return explain(error, request.scope.get("route"))
+    if isinstance(error, DataError):
+        return SpecError("A text in the request has a character that cannot be stored, such as NUL.", code="invalid_value")
+    if isinstance(error, ClientDisconnect):
+        return BadRequestError("The client went away before the whole body had arrived.", code="client_disconnected")
+    request_id = request.scope["state"]["request_id"]
+    logger.error("Request %s failed: %s %s", request_id, request.method, request.url.path)
+    return DiffFitError(f"The server failed. Its log has the reason under the request id {request_id}.")
+
+
+def _printable(text: str | None) -> str | None:
+    """Half surrogate pairs, which JSON can carry, cannot be sent as UTF-8."""
+    return text and text.encode("utf-8", "replace").decode()

@@ -1,0 +1,78 @@
+"""One LISTEN connection a process: wakes every stream and every waiting request whose row has changed."""
+
+import asyncio
+import json
+import logging
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import psycopg
+
+from jobstore.events import CHANNEL
+
+logger = logging.getLogger(__name__)
+
+FIRST_RETRY, LAST_RETRY = 0.1, 5.0  # seconds between attempts to connect; doubled after each
+CONNECT_TIMEOUT = 5  # seconds
+
+Kind = Literal["job", "generation"]
+
+
+class Notifications:
+    """`run` listens for as long as the process lives; `subscribe` gives an event that is set at every change of a row.
+
+    What was notified while the connection was down is lost, so every event is set when it is back: waiters look again.
+    """
+
+    def __init__(self, database_url: str) -> None:
+        self._conninfo = database_url.replace("postgresql+psycopg://", "postgresql://", 1)
+        self._waiting: defaultdict[tuple[str, str], set[asyncio.Event]] = defaultdict(set)
+
+    async def run(self) -> None:
+        delay = FIRST_RETRY
+        while True:
+            try:
+                async with await psycopg.AsyncConnection.connect(
+                    self._conninfo, autocommit=True, connect_timeout=CONNECT_TIMEOUT
+                ) as connection:
+                    await connection.execute(f"LISTEN {CHANNEL}")
+                    delay = FIRST_RETRY
+                    self._wake_all()
+                    async for notification in connection.notifies():
+                        self._wake(notification.payload)
+            except psycopg.OperationalError as error:
+                logger.warning("Not listening to the database, trying again in %.1f s: %s", delay, error)
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, LAST_RETRY)
+
+    @contextmanager
+    def subscribe(self, kind: Kind, row_id: str) -> Iterator[asyncio.Event]:
+        changed, waiting = asyncio.Event(), self._waiting[kind, row_id]
+        waiting.add(changed)
+        try:
+            yield changed
+        finally:
+            waiting.discard(changed)
+            if not waiting and self._waiting.get((kind, row_id)) is waiting:
+                del self._waiting[kind, row_id]
+
+    def _wake(self, payload: str) -> None:
+        for kind_and_id in json.loads(payload).items():
+            for changed in self._waiting.get(kind_and_id, ()):
+                changed.set()
+
+    def _wake_all(self) -> None:
+        for waiting in self._waiting.values():
+            for changed in waiting:
+                changed.set()
+
+
+async def wait(changed: asyncio.Event, seconds: float) -> None:
+    """Until the row has changed, or so many seconds have passed."""
+    try:
+        async with asyncio.timeout(seconds):
+            await changed.wait()
+    except TimeoutError:
+        return

@@ -1,0 +1,36 @@
+"""Cursor pages: `after` is the id of the last item seen, `has_more` says whether another page follows."""
+
+from typing import Annotated, Any, TypeVar
+
+from fastapi import Query
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import Select
+from sqlalchemy.orm import Session
+
+from jobstore.tables import Adapter, Checkpoint, Dataset, Generation, Image, Job
+
+Row = TypeVar("Row", Dataset, Job, Adapter, Generation, Image, Checkpoint)
+
+Limit = Annotated[int, Field(ge=1, le=100, description="Most items in the page")]
+
+
+class PageParams(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    after: str | None = Field(None, pattern=r"^[a-z]+_[0-9a-z]+$", description="The id of the last item of the page before")
+    limit: Limit = 20
+
+
+PageQuery = Annotated[PageParams, Query()]
+
+
+def page_of(session: Session, rows: Select[Row], model: type[Row], page: PageParams) -> tuple[list[Row], bool]:
+    """One page, newest first, and whether there is another."""
+    if page.after is not None:
+        rows = rows.where(model.id < page.after)
+    return cut(list(session.scalars(rows.order_by(model.id.desc()).limit(page.limit + 1))), page.limit)
+
+
+def cut(rows: list[Any], limit: int) -> tuple[list[Any], bool]:
+    """`limit` rows of a query that asked for one more."""
+    return rows[:limit], len(rows) > limit

@@ -1,0 +1,128 @@
+"""Datasets: upload, list, look at, delete."""
+
+from functools import partial
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request, Response
+from sqlalchemy import select
+from starlette.concurrency import run_in_threadpool
+
+from api.auth import TenantId
+from api.dependencies import Resources, ResourcesDep, Transaction, after_commit, owned, owned_rows
+from api.pagination import PageQuery, page_of
+from api.schemas import DatasetView, Listing, errors, file_answer
+from api.uploads import DatasetUpload
+from jobstore.dispatch import wake
+from jobstore.errors import ConflictError, NotFoundError
+from jobstore.ids import new_id
+from jobstore.lifecycle import TERMINAL
+from jobstore.tables import Dataset, Job
+
+router = APIRouter(prefix="/datasets", tags=["datasets"])
+
+UPLOAD_FORM = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {
+                        "name": {"type": "string", "maxLength": 200},
+                        "label": {
+                            "type": "array",
+                            "items": {"type": "string"},
+                            "description": "The class of the loose images that follow it: one for all, or one for each",
+                        },
+                        "file": {
+                            "type": "array",
+                            "items": {"type": "string", "format": "binary"},
+                            "description": "One .zip, .tar, .tar.gz or .tgz; or several loose images",
+                        },
+                    },
+                }
+            }
+        },
+    }
+}
+
+
+@router.post("", status_code=202, responses=errors(400, 413, 415), openapi_extra=UPLOAD_FORM)
+async def upload_dataset(request: Request, response: Response, tenant: TenantId, resources: ResourcesDep) -> DatasetView:
+    """Upload an archive of class folders (or with a metadata.jsonl), or loose images with their `label`.
+
+    The answer comes when the upload is stored; the images are checked in the background, see `status` and `report`.
+    """
+    settings, dataset_id = resources.settings, new_id("ds")
+    key = f"datasets/{dataset_id}/upload"
+    upload = DatasetUpload(request, settings.max_upload_bytes, settings.max_archive_files)
+    size = await resources.store.put_stream(key, upload.content())
+    dataset = Dataset(
+        id=dataset_id, tenant_id=tenant, name=upload.name, status="checking", upload_key=key, upload_bytes=size, attempt=0
+    )
+    view = await run_in_threadpool(_record, resources, dataset)
+    response.headers["location"] = f"/datasets/{dataset_id}"
+    return view
+
+
+def _record(resources: Resources, dataset: Dataset) -> DatasetView:
+    try:
+        with resources.transaction() as session:
+            session.add(dataset)
+            session.flush()
+            after_commit(session, partial(wake, "check_dataset", dataset.id))
+            return DatasetView.of(dataset)
+    except Exception:
+        resources.store.delete(dataset.upload_key)
+        raise
+
+
+@router.get("", responses=errors())
+def list_datasets(page: PageQuery, tenant: TenantId, session: Transaction) -> Listing[DatasetView]:
+    """The datasets that are not deleted, newest first."""
+    rows, more = page_of(session, owned_rows(Dataset, tenant).where(Dataset.status != "deleted"), Dataset, page)
+    return Listing(data=[DatasetView.of(row) for row in rows], has_more=more)
+
+
+def find_dataset(dataset_id: str, tenant: TenantId, session: Transaction) -> Dataset:
+    return owned(session, Dataset, dataset_id, tenant)
+
+
+FoundDataset = Annotated[Dataset, Depends(find_dataset)]
+
+
+@router.get("/{dataset_id}", responses=errors(404))
+def get_dataset(dataset: FoundDataset) -> DatasetView:
+    """One dataset; a deleted one answers with its status."""
+    return DatasetView.of(dataset)
+
+
+@router.get(
+    "/{dataset_id}/preview",
+    response_class=Response,
+    responses=file_answer("image/png", "A grid of images") | errors(404, 409, 503),
+)
+def get_preview(dataset: FoundDataset, resources: ResourcesDep) -> Response:
+    """A contact sheet of the kept images."""
+    if dataset.status == "checking":
+        raise ConflictError(
+            "The dataset is still being checked. Try again when its status is `ready`.", code="dataset_not_ready"
+        )
+    if dataset.preview_key is None or dataset.status != "ready":
+        raise NotFoundError(f"A dataset that is {dataset.status} has no preview.", code="no_preview")
+    return Response(resources.store.get_bytes(dataset.preview_key), media_type="image/png")
+
+
+@router.delete("/{dataset_id}", status_code=204, responses=errors(404, 409))
+def delete_dataset(dataset: FoundDataset, session: Transaction, resources: ResourcesDep) -> None:
+    """Delete the files and keep the row, so that finished jobs still say what they were trained on."""
+    session.refresh(dataset, with_for_update=True)  # a job that is being created holds the row until it is visible below
+    waiting = session.scalar(select(Job.id).where(Job.dataset_id == dataset.id, Job.status.not_in(TERMINAL)).limit(1))
+    if waiting is not None:
+        raise ConflictError(f"The job {waiting} needs this dataset. Cancel it, or wait for its end.", code="dataset_in_use")
+    dataset.status = "deleted"
+    dataset.lease_token = dataset.lease_expires_at = None
+    for key in (dataset.upload_key, dataset.content_key, dataset.preview_key):
+        if key is not None:
+            after_commit(session, partial(resources.store.delete, key))

@@ -1,0 +1,131 @@
+"""Images on request: the row is written and a worker woken; the request waits for it as long as it says."""
+
+import re
+import time
+from functools import partial
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Response
+from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
+
+from api.auth import TenantId
+from api.dependencies import Resources, ResourcesDep, Transaction, after_commit, owned, owned_rows
+from api.errors import GenerationFailedError, NotAcceptableError
+from api.labels import generation_spec, label_space
+from api.notifications import wait
+from api.schemas import Answers, GenerateRequest, GenerationView, errors
+from difffit_core.base_models import BaseModelEntry, get_base_model
+from difffit_core.errors import SpecError
+from jobstore.dispatch import wake
+from jobstore.ids import new_id
+from jobstore.tables import Adapter, Generation, Image
+
+router = APIRouter(prefix="/generate", tags=["images"])
+
+MAX_WAIT = 60  # seconds
+RECHECK_SECONDS = 5.0  # a notification is lost where the listening connection breaks; then this finds the change
+WAIT = re.compile(r"(?:^|[,;\s])wait=(\d{1,9})(?:$|[,;\s])")
+PNG = "image/png"
+ENDED = {"succeeded", "failed"}
+ANSWERED: Answers = {
+    201: {"model": GenerationView, "content": {PNG: {}}, "description": "The images are made, or have failed"},
+    202: {"model": GenerationView, "description": "Not made yet: look at `Location`"},
+}
+
+
+@router.post(
+    "",
+    status_code=201,
+    response_model=GenerationView,
+    responses=ANSWERED | errors(400, 404, 406, 413, 415, 503),
+)
+async def generate(
+    request: GenerateRequest,
+    tenant: TenantId,
+    resources: ResourcesDep,
+    response: Response,
+    prefer: Annotated[str, Header(description="`wait=N`: answer when the images are made, after N seconds at most")] = "",
+    accept: Annotated[str, Header(description="`image/png` answers the one image itself")] = "",
+) -> GenerationView | Response:
+    """Images from an adapter or from a base model, `n` of each label. The same request and seed give the same bytes."""
+    as_png = PNG in accept
+    if as_png and len(request.labels) * request.n > 1:
+        raise NotAcceptableError(
+            "`Accept: image/png` answers one image: ask for one label and n=1, or accept JSON.", code="one_image_only"
+        )
+    asked = WAIT.search(prefer)
+    seconds = min(int(asked[1]), MAX_WAIT) if asked else MAX_WAIT if as_png else 0
+    generation_id = await run_in_threadpool(_queue, resources, request, tenant)
+    view = await _wait_for(resources, generation_id, tenant, seconds)
+    if as_png and view.status in ENDED:
+        return await run_in_threadpool(_only_image, resources, view, tenant)
+    response.status_code = 201 if view.status in ENDED else 202
+    response.headers["location"] = f"/generate/{generation_id}"
+    return view
+
+
+def _queue(resources: Resources, request: GenerateRequest, tenant: str) -> str:
+    with resources.transaction() as session:
+        base, adapter = _model(session, resources, request, tenant)
+        spec = generation_spec(request, base, label_space(base, adapter))
+        generation = Generation(
+            id=new_id("gen"),
+            tenant_id=tenant,
+            adapter_id=adapter and adapter.id,
+            base_model=base.id,
+            status="queued",
+            parameters=spec.model_dump(mode="json"),
+        )
+        session.add(generation)
+        after_commit(session, partial(wake, "generate", generation.id))
+        return generation.id
+
+
+def _model(
+    session: Session, resources: Resources, request: GenerateRequest, tenant: str
+) -> tuple[BaseModelEntry, Adapter | None]:
+    if (request.adapter is None) == (request.base_model is None):
+        raise SpecError("Name either an `adapter` or a `base_model`.", code="one_model_only", param="adapter")
+    if request.adapter is None:
+        return get_base_model(resources.catalog, str(request.base_model)), None
+    adapter = owned(session, Adapter, request.adapter, tenant, param="adapter")
+    return get_base_model(resources.catalog, adapter.base_model), adapter
+
+
+async def _wait_for(resources: Resources, generation_id: str, tenant: str, seconds: float) -> GenerationView:
+    deadline = time.monotonic() + seconds
+    with resources.notifications.subscribe("generation", generation_id) as changed:
+        while True:
+            changed.clear()
+            view = await run_in_threadpool(_read, resources, generation_id, tenant)
+            left = deadline - time.monotonic()
+            if view.status in ENDED or left <= 0:
+                return view
+            await wait(changed, min(left, RECHECK_SECONDS))
+
+
+def _read(resources: Resources, generation_id: str, tenant: str) -> GenerationView:
+    with resources.sessions() as session:
+        return _view(session, resources, owned(session, Generation, generation_id, tenant), tenant)
+
+
+def _view(session: Session, resources: Resources, row: Generation, tenant: str) -> GenerationView:
+    adapter = owned(session, Adapter, row.adapter_id, tenant) if row.adapter_id else None
+    names = label_space(get_base_model(resources.catalog, row.base_model), adapter)
+    images = owned_rows(Image, tenant).where(Image.generation_id == row.id).order_by(Image.position)
+    return GenerationView.of(row, names, list(session.scalars(images)))
+
+
+def _only_image(resources: Resources, view: GenerationView, tenant: str) -> Response:
+    if view.error is not None:
+        raise GenerationFailedError(view.error.message, code=view.error.code, param=view.error.param)
+    with resources.sessions() as session:
+        image = owned(session, Image, view.images[0].id, tenant)
+    return Response(resources.store.get_bytes(image.object_key), 201, {"location": f"/generate/{view.id}"}, media_type=PNG)
+
+
+@router.get("/{generation_id}", responses=errors(404))
+def get_generation(generation_id: str, tenant: TenantId, session: Transaction, resources: ResourcesDep) -> GenerationView:
+    """One generation: its resolved parameters, and its images when they are made."""
+    return _view(session, resources, owned(session, Generation, generation_id, tenant), tenant)

@@ -1,0 +1,112 @@
+"""What a job leaves behind while it runs and when it ends: events, metrics, samples, checkpoints, the adapter."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query, Response
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from api.auth import TenantId
+from api.dependencies import ResourcesDep, Transaction, owned_rows
+from api.pagination import Limit, PageQuery, cut, page_of
+from api.routes.adapters import ADAPTER_FILE, adapter_file
+from api.routes.jobs import FoundJob
+from api.schemas import CheckpointView, EventView, Listing, Metric, Metrics, SampleView, errors, file_answer, url_of
+from api.streams import events_after, stream_events
+from jobstore.errors import ConflictError, NotFoundError
+from jobstore.lifecycle import TERMINAL
+from jobstore.tables import Adapter, Checkpoint, Image, Job, JobEvent
+
+router = APIRouter(prefix="/jobs/{job_id}", tags=["jobs"])
+
+EVENT_STREAM = "text/event-stream"
+
+
+class EventPage(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    after: str | None = Field(None, pattern=r"^(evt_[0-9a-z]+|[0-9]{1,18})$", description="An event's id or its sequence")
+    limit: Limit = 20
+
+
+@router.get(
+    "/events",
+    response_model=Listing[EventView],
+    responses=file_answer(EVENT_STREAM, "Oldest first") | errors(404),
+)
+def list_events(
+    job: FoundJob,
+    page: Annotated[EventPage, Query()],
+    session: Transaction,
+    resources: ResourcesDep,
+    accept: Annotated[str, Header()] = "",
+    last_event_id: Annotated[int | None, Header(ge=0)] = None,
+) -> Listing[EventView] | Response:
+    """The events as a list, or with `Accept: text/event-stream` as a stream that ends with the job.
+
+    A stream goes on after `Last-Event-ID`, which is the sequence of the last event seen.
+    """
+    sequence = _sequence(session, job, page.after)
+    if EVENT_STREAM in accept:
+        stream = stream_events(resources, job.id, sequence if last_event_id is None else last_event_id)
+        # "no" keeps nginx from holding events back until its buffer is full.
+        return StreamingResponse(
+            stream, media_type=EVENT_STREAM, headers={"cache-control": "no-cache", "x-accel-buffering": "no"}
+        )
+    rows, more = cut(list(session.scalars(events_after(job.id, sequence).limit(page.limit + 1))), page.limit)
+    return Listing(data=[EventView.of(row) for row in rows], has_more=more)
+
+
+def _sequence(session: Session, job: Job, after: str | None) -> int:
+    if after is None or after.isdecimal():
+        return int(after or 0)
+    found = session.scalar(select(JobEvent.sequence).where(JobEvent.job_id == job.id, JobEvent.id == after))
+    if found is None:
+        raise NotFoundError(f"The job has no event {after!r}.", code="event_not_found", param="after")
+    return found
+
+
+@router.get("/metrics", response_model_exclude_none=True, responses=errors(404))
+def list_metrics(job: FoundJob, session: Transaction) -> Metrics:
+    """Every loss that was measured, in the order it was."""
+    measured = (
+        select(JobEvent.type, JobEvent.data)
+        .where(JobEvent.job_id == job.id, JobEvent.type.in_(("progress", "validation")))
+        .order_by(JobEvent.sequence)
+    )
+    return Metrics(
+        data=[
+            Metric(step=data["step"], train_loss=data["train_loss"])
+            if kind == "progress"
+            else Metric(step=data["step"], validation_loss=data["loss"], base=data.get("base", False))
+            for kind, data in session.execute(measured)
+        ]
+    )
+
+
+@router.get("/samples", responses=errors(404))
+def list_samples(job: FoundJob, page: PageQuery, tenant: TenantId, session: Transaction) -> Listing[SampleView]:
+    """The sample grids, newest first."""
+    rows, more = page_of(session, owned_rows(Image, tenant).where(Image.job_id == job.id), Image, page)
+    return Listing(data=[SampleView(id=row.id, step=row.position, url=url_of(row)) for row in rows], has_more=more)
+
+
+@router.get("/checkpoints", responses=errors(404))
+def list_checkpoints(job: FoundJob, page: PageQuery, session: Transaction) -> Listing[CheckpointView]:
+    """The training states that are kept, newest first."""
+    rows, more = page_of(session, select(Checkpoint).where(Checkpoint.job_id == job.id), Checkpoint, page)
+    views = [CheckpointView(id=row.id, step=row.step, bytes=row.bytes, created_at=row.created_at) for row in rows]
+    return Listing(data=views, has_more=more)
+
+
+@router.get("/adapter", response_class=Response, responses=ADAPTER_FILE | errors(404, 409, 503))
+def download_job_adapter(job: FoundJob, tenant: TenantId, session: Transaction, resources: ResourcesDep) -> Response:
+    """The adapter of a finished job, as a file."""
+    adapter = session.scalar(owned_rows(Adapter, tenant).where(Adapter.job_id == job.id))
+    if adapter is not None:
+        return adapter_file(adapter, resources.store)
+    if job.status not in TERMINAL:
+        raise ConflictError(f"The job is {job.status}; its adapter is there when it has succeeded.", code="job_not_finished")
+    raise NotFoundError(f"The job {job.status} and left no adapter.", code="no_adapter")

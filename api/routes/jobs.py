@@ -1,0 +1,120 @@
+"""Jobs: create or plan, list, look at, cancel."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Response
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from api.auth import TenantId
+from api.dependencies import ResourcesDep, Transaction, after_commit, owned, owned_rows
+from api.pagination import PageQuery, page_of
+from api.schemas import Answers, JobView, Listing, Plan, errors
+from difffit_core.base_models import get_base_model
+from difffit_core.errors import DatasetError
+from difffit_core.spec import DatasetSummary, JobSpec, TrainingSpec, resolve
+from jobstore import events
+from jobstore.dispatch import wake
+from jobstore.errors import ConflictError
+from jobstore.ids import new_id
+from jobstore.lifecycle import JobStatus, request_cancel
+from jobstore.tables import Adapter, Dataset, Job
+
+router = APIRouter(prefix="/jobs", tags=["jobs"])
+
+PLANNED: Answers = {200: {"model": Plan, "description": "The plan"}}
+DryRun = Annotated[bool, Query(description="Answer the plan with status 200 and start nothing")]
+
+
+@router.post("", status_code=202, responses=PLANNED | errors(400, 404, 409, 413, 415))
+def create_job(
+    spec: JobSpec, tenant: TenantId, session: Transaction, resources: ResourcesDep, response: Response, dry_run: DryRun = False
+) -> JobView | Plan:
+    """Queue a fine-tuning job. Fields that are left out or "auto" are chosen for the base model and the dataset."""
+    base = get_base_model(resources.catalog, spec.base_model)
+    dataset = owned(session, Dataset, spec.dataset, tenant, param="dataset")
+    session.refresh(dataset, with_for_update={"read": True})  # until the commit nobody deletes it
+    training_spec = resolve(spec, base, _summary(dataset))
+    if dry_run:
+        response.status_code = 200
+        return Plan.of(training_spec)
+    job = _queue(session, spec, training_spec, tenant)
+    response.headers["location"] = f"/jobs/{job.id}"
+    return job_views(session, [job])[0]
+
+
+def _summary(dataset: Dataset) -> DatasetSummary:
+    """What training needs of a dataset; raises where it is not ready."""
+    if dataset.status == "checking":
+        raise ConflictError(
+            f"The dataset is still being checked. Post the job again when GET /datasets/{dataset.id} says `ready`.",
+            code="dataset_not_ready",
+            param="dataset",
+        )
+    if dataset.status != "ready" or dataset.sha256 is None or dataset.classes is None:
+        reason = dataset.error["message"] if dataset.error else "Upload it again."
+        raise DatasetError(f"The dataset is {dataset.status}. {reason}", code=f"dataset_{dataset.status}", param="dataset")
+    return DatasetSummary(sha256=dataset.sha256, classes=dataset.classes)
+
+
+def _queue(session: Session, spec: JobSpec, training_spec: TrainingSpec, tenant: str) -> Job:
+    job = Job(
+        id=new_id("job"),
+        tenant_id=tenant,
+        dataset_id=spec.dataset,
+        name=spec.name,
+        status=JobStatus.QUEUED,
+        base_model=spec.base_model,
+        spec=spec.model_dump(mode="json"),
+        training_spec=training_spec.model_dump(mode="json"),
+        total_steps=training_spec.hyperparameters.steps,
+    )
+    session.add(job)
+    session.flush()
+    events.append(session, job.id, "queued", {})
+    after_commit(session, partial(wake, "train", job.id))
+    return job
+
+
+@router.get("", responses=errors())
+def list_jobs(page: PageQuery, tenant: TenantId, session: Transaction) -> Listing[JobView]:
+    """Jobs, newest first."""
+    rows, more = page_of(session, owned_rows(Job, tenant), Job, page)
+    return Listing(data=job_views(session, rows), has_more=more)
+
+
+def find_job(job_id: str, tenant: TenantId, session: Transaction) -> Job:
+    return owned(session, Job, job_id, tenant)
+
+
+FoundJob = Annotated[Job, Depends(find_job)]
+
+
+@router.get("/{job_id}", responses=errors(404))
+def get_job(job: FoundJob, session: Transaction) -> JobView:
+    """One job with its progress and losses."""
+    return job_views(session, [job])[0]
+
+
+@router.post("/{job_id}/cancel", responses=errors(404, 409))
+def cancel_job(job: FoundJob, session: Transaction) -> JobView:
+    """Cancel a waiting job at once; a running one finishes its step and writes a checkpoint first (`cancelling`)."""
+    request_cancel(session, job)
+    return job_views(session, [job])[0]
+
+
+def job_views(session: Session, jobs: Sequence[Job]) -> list[JobView]:
+    """The jobs as the API shows them, with their adapters and places in the queue in one query each."""
+    ids = [job.id for job in jobs]
+    found = session.execute(select(Adapter.job_id, Adapter.id).where(Adapter.job_id.in_(ids)))
+    adapters = dict(found.all())
+    positions: dict[str, int] = {}
+    if any(job.status == JobStatus.QUEUED for job in jobs):
+        # The workers serve every tenant's jobs in the order they came.
+        place = func.row_number().over(order_by=Job.id).label("place")
+        queue = select(Job.id, place).where(Job.status == JobStatus.QUEUED).subquery()
+        places = session.execute(select(queue.c.id, queue.c.place).where(queue.c.id.in_(ids)))
+        positions = dict(places.all())
+    return [JobView.of(job, positions.get(job.id), adapters.get(job.id)) for job in jobs]

@@ -1,0 +1,15 @@
+"""The base models that the operator offers."""
+
+from fastapi import APIRouter
+
+from api.auth import TenantId
+from api.dependencies import ResourcesDep
+from api.schemas import Listing, ModelView, errors
+
+router = APIRouter(prefix="/models", tags=["models"])
+
+
+@router.get("", responses=errors())
+def list_models(_tenant: TenantId, resources: ResourcesDep) -> Listing[ModelView]:
+    """Every base model, on one page."""
+    return Listing(data=[ModelView.of(entry) for entry in resources.catalog.values()], has_more=False)

@@ -1,0 +1,262 @@
+"""What the API answers: one model a noun, and how a row becomes one. What it is asked is in `difffit_core.spec` and here."""
+
+from datetime import datetime
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, Field
+
+from api.errors import ErrorType
+from difffit_core.base_models import BaseModelEntry, TrainingDefaults
+from difffit_core.spec import MethodConfig, PositiveInt, ResolvedHyperparameters, Scheduler, Seed, Strict, TrainingSpec
+from jobstore import tables
+
+Item = TypeVar("Item")
+
+
+class ErrorDetail(BaseModel):
+    type: ErrorType
+    code: str = Field(description="Stable: programs may compare it")
+    message: str = Field(description="What happened and what to do")
+    param: str | None = Field(description="The field it is about, as a dotted path")
+
+
+class ErrorAnswer(BaseModel):
+    error: ErrorDetail
+
+
+ERRORS = {
+    400: "The body cannot be read",
+    401: "No key, or an unknown one",
+    404: "There is no such thing for this key",
+    406: "The answer cannot take the form asked for",
+    409: "The state of the thing forbids it",
+    413: "The body is too large",
+    415: "The body is of an unknown kind",
+    422: "A field is wrong; `param` names it",
+    500: "The server failed",
+    503: "A part of the server is away",
+}
+
+
+Answers = dict[int | str, dict[str, Any]]  # of a route in OpenAPI, by status
+
+
+def file_answer(media_type: str, description: str) -> Answers:
+    return {200: {"content": {media_type: {}}, "description": description}}
+
+
+def errors(*statuses: int) -> Answers:
+    """The error statuses of a route; 401, 422 and 500 are every route's."""
+    return {status: {"model": ErrorAnswer, "description": ERRORS[status]} for status in sorted({401, 422, 500, *statuses})}
+
+
+class Listing(BaseModel, Generic[Item]):
+    data: list[Item]
+    has_more: bool
+
+
+class RowError(BaseModel):
+    """Why a dataset, a job or a generation failed."""
+
+    code: str
+    message: str
+    param: str | None = None
+
+
+class DatasetView(BaseModel):
+    id: str
+    name: str
+    status: Literal["checking", "ready", "failed", "deleted"]
+    bytes: int = Field(description="Of the upload")
+    images: int | None = Field(description="Kept; null until the dataset is checked")
+    classes: dict[str, int] | None = Field(description="Images of each class")
+    sha256: str | None = Field(description="Of the checked content: equal content, equal hash")
+    report: dict[str, Any] | None = Field(description="What was kept, what was refused and why, duplicates, sizes")
+    error: RowError | None
+    created_at: datetime
+    finished_at: datetime | None
+
+    @classmethod
+    def of(cls, row: tables.Dataset) -> "DatasetView":
+        return cls.model_validate(
+            _columns(row, "id name status classes sha256 report error created_at finished_at")
+            | {"bytes": row.upload_bytes, "images": None if row.classes is None else sum(row.classes.values())}
+        )
+
+
+class ModelView(BaseModel):
+    id: str
+    family: str
+    task: str
+    description: str
+    license: str
+    bytes: int
+    image_size: int
+    classes: list[str]
+    defaults: TrainingDefaults
+
+    @classmethod
+    def of(cls, entry: BaseModelEntry) -> "ModelView":
+        return cls(
+            **entry.model_dump(include={"id", "family", "task", "description", "license"}),
+            bytes=entry.size_bytes(),
+            image_size=entry.image_size(),
+            classes=entry.class_names(),
+            defaults=entry.defaults,
+        )
+
+
+class Progress(BaseModel):
+    step: int
+    total_steps: int
+    samples_per_second: float | None
+    seconds_remaining: float | None
+    queue_position: int | None = Field(description="1 is next; null unless the job is queued")
+
+
+class Losses(BaseModel):
+    train: float | None = None
+    validation_base: float | None = Field(None, description="Of the untouched base model")
+    validation: float | None = Field(None, description="Of the model as it is trained now")
+
+
+class JobView(BaseModel):
+    id: str
+    name: str | None
+    status: Literal["validating", "queued", "running", "pausing", "paused", "cancelling", "succeeded", "failed", "cancelled"]
+    base_model: str
+    dataset: str
+    method: MethodConfig
+    hyperparameters: ResolvedHyperparameters = Field(description='With a number for every "auto"')
+    seed: int
+    progress: Progress
+    losses: Losses
+    trained_parameters: int | None
+    total_parameters: int | None
+    adapter: str | None
+    attempt: int
+    error: RowError | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+    @classmethod
+    def of(cls, row: tables.Job, queue_position: int | None, adapter: str | None) -> "JobView":
+        return cls.model_validate(
+            _columns(row, "id name status base_model losses trained_parameters total_parameters attempt error")
+            | _columns(row, "created_at started_at finished_at")
+            | {key: row.training_spec[key] for key in ("method", "hyperparameters", "seed")}
+            | {
+                "dataset": row.dataset_id,
+                "adapter": adapter,
+                "progress": _columns(row, "step total_steps samples_per_second seconds_remaining")
+                | {"queue_position": queue_position},
+            }
+        )
+
+
+class Plan(BaseModel):
+    plan: dict[str, Any] = Field(description="The job as it would be trained, every value resolved")
+
+    @classmethod
+    def of(cls, spec: TrainingSpec) -> "Plan":
+        return cls(plan=spec.model_dump(mode="json", exclude={"base_model_path"}))
+
+
+class EventView(BaseModel):
+    id: str
+    sequence: int = Field(description="Counts from 1 within a job")
+    type: str
+    data: dict[str, Any]
+    created_at: datetime
+
+    @classmethod
+    def of(cls, row: tables.JobEvent) -> "EventView":
+        return cls.model_validate(_columns(row, "id sequence type data created_at"))
+
+
+class Metric(BaseModel):
+    step: int
+    train_loss: float | None = None
+    validation_loss: float | None = None
+    base: bool | None = Field(None, description="True: the validation loss is of the untouched base model")
+
+
+class Metrics(BaseModel):
+    data: list[Metric]
+
+
+class SampleView(BaseModel):
+    id: str
+    step: int
+    url: str
+
+
+class CheckpointView(BaseModel):
+    id: str
+    step: int
+    bytes: int
+    created_at: datetime
+
+
+class GenerateRequest(Strict):
+    """Exactly one of `adapter` and `base_model`."""
+
+    adapter: str | None = Field(None, max_length=200)
+    base_model: str | None = Field(None, max_length=200)
+    labels: list[Annotated[str, Field(strict=True, max_length=200)] | Annotated[int, Field(strict=True)]] = Field(
+        min_length=1, max_length=64, description="Classes by name or by index"
+    )
+    n: PositiveInt = Field(1, description="Images of each label; 64 in all at most")
+    steps: Annotated[int, Field(strict=True, ge=1, le=1000)] | None = None
+    guidance_scale: Annotated[float, Field(ge=0, le=30)] | None = None
+    seed: Seed | None = Field(None, description="Absent: a random one, which the answer tells")
+    scheduler: Scheduler | None = None
+
+
+class GenerationParameters(BaseModel):
+    labels: list[str] = Field(description="The class of each image")
+    steps: int
+    guidance_scale: float
+    seed: int = Field(description="Of the first image; the next has the next number")
+    scheduler: Scheduler
+
+
+class ImageView(BaseModel):
+    id: str
+    url: str
+    label: str
+    seed: int
+    width: int
+    height: int
+
+
+class GenerationView(BaseModel):
+    id: str
+    status: Literal["queued", "running", "succeeded", "failed"]
+    adapter: str | None
+    base_model: str
+    parameters: GenerationParameters
+    images: list[ImageView]
+    error: RowError | None
+    created_at: datetime
+    finished_at: datetime | None
+
+    @classmethod
+    def of(cls, row: tables.Generation, class_names: list[str], images: list[tables.Image]) -> "GenerationView":
+        return cls.model_validate(
+            _columns(row, "id status base_model error created_at finished_at")
+            | {
+                "adapter": row.adapter_id,
+                "parameters": row.parameters | {"labels": [class_names[index] for index in row.parameters["labels"]]},
+                "images": [image.details | _columns(image, "id width height") | {"url": url_of(image)} for image in images],
+            }
+        )
+
+
+def url_of(image: tables.Image) -> str:
+    return f"/images/{image.id}"
+
+
+def _columns(row: object, names: str) -> dict[str, Any]:
+    return {name: getattr(row, name) for name in names.split()}

@@ -1,0 +1,49 @@
+"""A job's events as Server-Sent Events: what was missed first, then each as it happens, until the job has ended."""
+
+import json
+from collections.abc import AsyncIterator, Sequence
+
+from sqlalchemy import Select, select
+from starlette.concurrency import run_in_threadpool
+
+from api.dependencies import Resources
+from api.notifications import wait
+from jobstore.lifecycle import TERMINAL
+from jobstore.tables import Job, JobEvent
+
+BATCH = 500  # events read at once
+PING_SECONDS = 15.0  # proxies close a connection that is silent for a minute
+PING = b": ping\n\n"
+
+
+def events_after(job_id: str, sequence: int) -> Select[JobEvent]:
+    return select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.sequence > sequence).order_by(JobEvent.sequence)
+
+
+async def stream_events(resources: Resources, job_id: str, sequence: int) -> AsyncIterator[bytes]:
+    """Every event after `sequence`; ends after the last event of a job that has ended."""
+    with resources.notifications.subscribe("job", job_id) as changed:
+        while True:
+            changed.clear()
+            ended, events = await run_in_threadpool(_read, resources, job_id, sequence)
+            for event in events:
+                yield _format(event)
+                sequence = event.sequence
+            if len(events) == BATCH:
+                continue
+            if ended:
+                return
+            await wait(changed, PING_SECONDS)
+            if not changed.is_set():
+                yield PING
+
+
+def _read(resources: Resources, job_id: str, sequence: int) -> tuple[bool, Sequence[JobEvent]]:
+    """Whether the job has ended, read before the events: so the events of its end are never missed."""
+    with resources.sessions() as session:
+        ended = session.scalar(select(Job.status).where(Job.id == job_id)) in TERMINAL
+        return ended, session.scalars(events_after(job_id, sequence).limit(BATCH)).all()
+
+
+def _format(event: JobEvent) -> bytes:
+    return f"id: {event.sequence}\nevent: {event.type}\ndata: {json.dumps(event.data)}\n\n".encode()

@@ -1,0 +1,164 @@
+"""A dataset upload as one stream of bytes: an archive as it was sent, or loose images packed into a tar on the way."""
+
+import re
+import tarfile
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from pathlib import PurePosixPath
+from tempfile import SpooledTemporaryFile
+
+from fastapi import Request
+
+from api.errors import TooLargeError
+from api.multipart import PartBegins, PartEnds, read_multipart
+from difffit_core.errors import DatasetError
+
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
+KNOWN_FIELDS = ("file", "label", "name")
+MAX_FIELD_BYTES = 1024  # of a name or a label; both are at most 200 characters
+MAX_TEXT = 200  # characters
+SPOOL_BYTES = 1024**2  # a loose image above this waits in a temporary file: a tar wants its size before its bytes
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+class DatasetUpload:
+    """Reads one request. `content` is what to store; after it, `name` is what to call the dataset. Raises DatasetError."""
+
+    def __init__(self, request: Request, max_bytes: int, max_files: int) -> None:
+        self._request = request
+        self._max_bytes = max_bytes
+        self._max_files = max_files
+        self._bytes = 0
+        self._archive: str | None = None  # its file name
+        self._loose: set[str] = set()  # the tar's member names
+        self._labels: deque[str] = deque()  # those that no file has taken yet
+        self._label: str | None = None  # that of the file before
+        self._labels_in_advance = False  # several labels came before their files: then each file needs its own
+        self._name: str | None = None
+
+    @property
+    def name(self) -> str:
+        if self._name or not self._archive:
+            return self._name or "images"
+        suffix = next(suffix for suffix in ARCHIVES if self._archive.lower().endswith(suffix))
+        return self._archive[: -len(suffix)][:MAX_TEXT] or "dataset"
+
+    async def content(self) -> AsyncIterator[bytes]:
+        part, field, member = PartBegins("", None), bytearray(), ""
+        with SpooledTemporaryFile(SPOOL_BYTES) as spool:
+            async for event in read_multipart(self._request):
+                match event:
+                    case PartBegins():
+                        part, member = event, self._begin(event)
+                        field.clear()
+                    case bytes() if part.filename is None:
+                        field += event
+                        if len(field) > MAX_FIELD_BYTES:
+                            raise _invalid(f"The field `{part.name}` is too long.", part.name)
+                    case bytes():
+                        self._count(len(event))
+                        if member:
+                            spool.write(event)
+                        else:
+                            yield event
+                    case PartEnds() if part.filename is None:
+                        self._take_field(part.name, field.decode("utf-8", "replace"))
+                    case PartEnds() if member:
+                        for block in _tar_member(member, spool):
+                            yield block
+        self._check_end()
+        if self._loose:
+            yield bytes(2 * tarfile.BLOCKSIZE)  # the end of a tar
+
+    def _begin(self, part: PartBegins) -> str:
+        """Check a part that begins; the tar member's name of a loose image, or nothing."""
+        if part.name not in KNOWN_FIELDS or (part.name == "file") != (part.filename is not None):
+            raise DatasetError(
+                f"The form field `{part.name}` is not known here. Send `file` as a file, `label` and `name` as text.",
+                code="unknown_field",
+                param=part.name[:MAX_TEXT],
+            )
+        if part.filename is None:
+            return ""
+        filename = CONTROL.sub("", part.filename.replace("\\", "/").rpartition("/")[2])
+        if not filename or filename in {".", ".."}:
+            raise DatasetError("The part `file` has no file name. Choose a file.", code="missing_file", param="file")
+        if self._archive or (self._loose and filename.lower().endswith(ARCHIVES)):
+            raise _invalid("Send one archive, or loose images with labels, but not both.", "file")
+        if filename.lower().endswith(ARCHIVES):
+            if self._labels:
+                raise _invalid("An archive takes no `label`: its folders or its metadata.jsonl name the classes.", "label")
+            self._archive = filename
+            return ""
+        if len(self._loose) == self._max_files:
+            raise TooLargeError(f"More than {self._max_files} files.", code="too_many_files", param="file")
+        member = self._free_name(f"{self._label_of(filename)}/{filename}")
+        self._loose.add(member)
+        return member
+
+    def _label_of(self, filename: str) -> str:
+        """The next label; where there is none, the last one goes on, so that one label may serve several files."""
+        if self._labels:
+            self._label = self._labels.popleft()
+        elif self._label is None:
+            raise DatasetError(
+                f"{filename!r} is not an archive ({', '.join(ARCHIVES)}), so it needs its class: "
+                "send the field `label` before the file.",
+                code="missing_label",
+                param="label",
+            )
+        elif self._labels_in_advance:
+            raise _invalid("There are fewer labels than files. Send one label for all files, or one for each.", "label")
+        return self._label
+
+    def _free_name(self, member: str) -> str:
+        """Two files of one name in one class are both kept: cat/a.png, cat/a-2.png."""
+        path, count, free = PurePosixPath(member), 1, member
+        while free in self._loose:
+            count += 1
+            free = f"{path.parent}/{path.stem}-{count}{path.suffix}"
+        return free
+
+    def _count(self, size: int) -> None:
+        self._bytes += size
+        if self._bytes > self._max_bytes:
+            raise TooLargeError(
+                f"The upload is larger than {self._max_bytes} bytes. Split it, or ask the operator for a higher limit.",
+                code="upload_too_large",
+                param="file",
+            )
+
+    def _take_field(self, name: str, text: str) -> None:
+        text = text.strip()
+        if not text or len(text) > MAX_TEXT or CONTROL.search(text):
+            raise _invalid(f"`{name}` must be 1 to {MAX_TEXT} characters of plain text.", name)
+        if name == "name":
+            self._name = text
+            return
+        if "/" in text or "\\" in text or text in {".", ".."}:
+            raise _invalid(f"The label {text!r} cannot name a class: it must have no slash and not be only dots.", "label")
+        self._labels.append(text)
+        self._labels_in_advance |= len(self._labels) > 1
+
+    def _check_end(self) -> None:
+        if not self._archive and not self._loose:
+            raise DatasetError("No file was sent. Put it into the form field `file`.", code="missing_file", param="file")
+        if self._labels:
+            raise _invalid("There are more labels than files. Send each label before its file.", "label")
+
+
+def _invalid(message: str, param: str) -> DatasetError:
+    return DatasetError(message, code="invalid_value", param=param)
+
+
+def _tar_member(name: str, content: SpooledTemporaryFile[bytes]) -> Iterator[bytes]:
+    """Header, content and padding of one file in a tar; empties `content` for the next."""
+    header = tarfile.TarInfo(name)
+    header.size = content.tell()
+    yield header.tobuf(tarfile.PAX_FORMAT)
+    content.seek(0)
+    while chunk := content.read(SPOOL_BYTES):
+        yield chunk
+    yield bytes(-header.size % tarfile.BLOCKSIZE)
+    content.seek(0)
+    content.truncate()

@@ -1,0 +1,245 @@
+"""The service's HTTP interface as Python methods: one small method a route, one exception for every refusal."""
+
+import os
+import secrets
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from ipaddress import ip_address
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+import httpx
+from httpx_sse import EventSource, SSEError, connect_sse
+
+from client.errors import ApiError, ConfigError, UnreachableError, error_of
+from client.shapes import Dataset, Event, Generation, Job, Model, Page, Plan
+from client.upload import CHUNK, MultipartBody, ProgressCallback
+
+TIMEOUT = httpx.Timeout(30.0, connect=10.0)
+UPLOAD_TIMEOUT = httpx.Timeout(300.0, connect=10.0)  # after the last byte the server still moves the file into its store
+STREAM_TIMEOUT = httpx.Timeout(60.0, connect=10.0)  # a stream that is silent for longer is opened again
+GENERATE_WAIT = 60  # seconds; the longest the server holds an answer back
+SILENCE_LIMIT = 60.0  # seconds without any contact after which watching gives up
+ENDED = frozenset({"succeeded", "failed", "cancelled"})
+
+
+class Client:
+    """A connection to one server. Close it, or use it in a `with` block; one thread at a time."""
+
+    def __init__(self, url: str, api_key: str) -> None:
+        try:
+            base = httpx.URL(url)
+            headers = httpx.Headers({"authorization": f"Bearer {api_key}"}, encoding="ascii")
+        except (httpx.InvalidURL, UnicodeEncodeError) as error:
+            raise ConfigError(f"The server's address or key cannot be used: {error}") from error
+        # A server on this machine is never reached through a proxy.
+        self._http = httpx.Client(base_url=base, headers=headers, timeout=TIMEOUT, trust_env=not _is_local(base.host))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    def upload_dataset(
+        self,
+        files: Sequence[Path],
+        *,
+        name: str | None = None,
+        label: str | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> Dataset:
+        """Send one archive, or loose images that all show the class `label`, in constant memory."""
+        fields = {key: value for key, value in (("name", name), ("label", label)) if value is not None}
+        body = MultipartBody(fields, files, progress)
+        dataset: Dataset = self._json("POST", "/datasets", content=iter(body), headers=body.headers, timeout=UPLOAD_TIMEOUT)
+        return dataset
+
+    def dataset(self, dataset_id: str) -> Dataset:
+        dataset: Dataset = self._json("GET", f"/datasets/{quote(dataset_id, safe='')}")
+        return dataset
+
+    def datasets(self, *, limit: int = 20, after: str | None = None) -> Page[Dataset]:
+        page: Page[Dataset] = self._json("GET", "/datasets", params=_page_params(limit, after))
+        return page
+
+    def wait_dataset(self, dataset_id: str, *, timeout: float | None = None) -> Dataset:
+        """Wait until the server has checked the upload; the answer is `ready` or `failed`. Raises TimeoutError."""
+        for _ in _pauses(timeout):
+            dataset = self.dataset(dataset_id)
+            if dataset["status"] != "checking":
+                return dataset
+        raise TimeoutError(f"Dataset {dataset_id} is still being checked after {timeout:.0f} seconds.")
+
+    def models(self) -> Page[Model]:
+        page: Page[Model] = self._json("GET", "/models")
+        return page
+
+    def create_job(self, spec: Mapping[str, Any]) -> Job:
+        """Start a training job; `spec` is the body of `POST /jobs` (difffit_core.spec.JobSpec), checked by the server."""
+        job: Job = self._json("POST", "/jobs", json=dict(spec))
+        return job
+
+    def plan_job(self, spec: Mapping[str, Any]) -> Plan:
+        """What a job would do, every "auto" resolved; starts nothing."""
+        plan: Plan = self._json("POST", "/jobs", json=dict(spec), params={"dry_run": "true"})
+        return plan
+
+    def job(self, job_id: str) -> Job:
+        job: Job = self._json("GET", f"/jobs/{quote(job_id, safe='')}")
+        return job
+
+    def jobs(self, *, limit: int = 20, after: str | None = None) -> Page[Job]:
+        page: Page[Job] = self._json("GET", "/jobs", params=_page_params(limit, after))
+        return page
+
+    def cancel_job(self, job_id: str) -> Job:
+        job: Job = self._json("POST", f"/jobs/{quote(job_id, safe='')}/cancel")
+        return job
+
+    def watch_job(self, job_id: str, *, after: int = 0) -> Iterator[Event]:
+        """Every event of a job after sequence number `after`, as it happens, until the job has ended.
+
+        A broken connection is opened again where it broke off. Raises UnreachableError after a minute without contact.
+        """
+        last, heard = after, time.monotonic()
+        while True:
+            try:
+                # Asked before the stream is opened: of a job that had ended by then, the stream gives every event there is.
+                ended, resumed_from = self.job(job_id)["status"] in ENDED, last
+                heard = time.monotonic()
+                for event in self._event_stream(job_id, last):
+                    last, heard = event["sequence"], time.monotonic()
+                    yield event
+                if ended:
+                    return
+                if last == resumed_from:
+                    time.sleep(1.0)
+            except (UnreachableError, ApiError) as error:
+                refused = isinstance(error, ApiError) and error.status < 500
+                if refused or time.monotonic() - heard > SILENCE_LIMIT:
+                    raise
+                time.sleep(1.0)
+
+    def _event_stream(self, job_id: str, after: int) -> Iterator[Event]:
+        path, headers = f"/jobs/{quote(job_id, safe='')}/events", {"last-event-id": str(after)}
+        try:
+            with connect_sse(self._http, "GET", path, headers=headers, timeout=STREAM_TIMEOUT) as source:
+                _raise_for_refusal(source.response)
+                yield from _events(source)
+        except (httpx.TransportError, SSEError) as error:
+            raise self._unreachable(error) from error
+
+    def generate(
+        self,
+        labels: Sequence[str | int],
+        *,
+        adapter: str | None = None,
+        base_model: str | None = None,
+        n: int = 1,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        seed: int | None = None,
+        scheduler: str | None = None,
+    ) -> Generation:
+        """`n` images of each label from an adapter or a base model; waits until they are made or have failed."""
+        asked: dict[str, Any] = {"adapter": adapter, "base_model": base_model, "labels": list(labels), "n": n, "steps": steps}
+        asked |= {"guidance_scale": guidance_scale, "seed": seed, "scheduler": scheduler}
+        generation: Generation = self._json(
+            "POST",
+            "/generate",
+            json={key: value for key, value in asked.items() if value is not None},
+            headers={"prefer": f"wait={GENERATE_WAIT}"},
+            timeout=httpx.Timeout(GENERATE_WAIT + 30.0, connect=10.0),
+        )
+        for _ in _pauses(None):
+            if generation["status"] in ENDED:
+                break
+            generation = self.generation(generation["id"])
+        return generation
+
+    def generation(self, generation_id: str) -> Generation:
+        generation: Generation = self._json("GET", f"/generate/{quote(generation_id, safe='')}")
+        return generation
+
+    def image_bytes(self, url: str) -> bytes:
+        """The PNG behind an image's `url`, a path on this server."""
+        return self._request("GET", url).content
+
+    def download_adapter(self, source: str, target: Path, progress: ProgressCallback | None = None) -> int:
+        """Save an adapter, or that of a finished job, as `target`; return its size in bytes. Never leaves half a file there."""
+        identity = quote(source, safe="")
+        path = f"/jobs/{identity}/adapter" if source.startswith("job_") else f"/adapters/{identity}/download"
+        partial = target.with_name(f"{target.name}.part-{secrets.token_hex(4)}")
+        try:
+            with self._http.stream("GET", path) as response:
+                _raise_for_refusal(response)
+                total, received = int(response.headers.get("content-length", 0)), 0
+                with partial.open("xb") as file:
+                    for chunk in response.iter_bytes(CHUNK):
+                        received += file.write(chunk)
+                        if progress is not None:
+                            progress(received, max(total, received))
+            os.replace(partial, target)  # noqa: PTH105  # says what it is: an atomic replacement
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from error
+        finally:
+            partial.unlink(missing_ok=True)
+        return received
+
+    def _json(self, method: str, path: str, **options: Any) -> Any:
+        response = self._request(method, path, **options)
+        try:
+            return response.json()
+        except ValueError as error:
+            raise error_of(response) from error
+
+    def _request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        try:
+            response = self._http.request(method, path, **options)
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from error
+        _raise_for_refusal(response)
+        return response
+
+    def _unreachable(self, error: Exception) -> UnreachableError:
+        what = str(error) or type(error).__name__
+        return UnreachableError(f"No answer from {self._http.base_url}: {what}. Is the server running (`difffit up`)?")
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _raise_for_refusal(response: httpx.Response) -> None:
+    if not response.is_success:
+        response.read()
+        raise error_of(response)
+
+
+def _events(source: EventSource) -> Iterator[Event]:
+    for message in source.iter_sse():
+        if message.data:
+            yield Event(sequence=int(message.id), type=message.event, data=message.json())
+
+
+def _page_params(limit: int, after: str | None) -> dict[str, str | int]:
+    return {"limit": limit} if after is None else {"limit": limit, "after": after}
+
+
+def _pauses(timeout: float | None) -> Iterator[None]:
+    """Turns of a polling loop: at once, then after growing pauses of at most a second, until `timeout` seconds are over."""
+    deadline = None if timeout is None else time.monotonic() + timeout
+    pause = 0.05
+    while deadline is None or time.monotonic() < deadline:
+        yield
+        time.sleep(pause)
+        pause = min(1.0, pause * 1.5)

@@ -1,0 +1,136 @@
+"""`difffit datasets`: upload, list, show."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from client.console import (
+    After,
+    AsJson,
+    Limit,
+    connect,
+    err,
+    facts,
+    note,
+    out,
+    plain,
+    print_json,
+    problem_text,
+    size_text,
+    status_text,
+    table,
+    when,
+)
+from client.progress import transfer_bar
+from client.shapes import Dataset, DatasetReport
+from client.upload import prepare_upload
+
+SHOWN_FILES = 20  # lines of refused files and of duplicates; --json gives all
+
+app = typer.Typer(no_args_is_help=True, help="Upload images, and see what the server made of them.")
+
+
+@app.command("upload")
+def send(
+    context: typer.Context,
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="PATH...", help="A folder with one folder a class, an archive, or images.")
+    ],
+    name: Annotated[str | None, typer.Option(help="A name for people.")] = None,
+    label: Annotated[str | None, typer.Option(help="The class of loose images.")] = None,
+    wait: Annotated[bool, typer.Option(help="Wait for the server's check and show its report.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Upload a dataset and show what was kept and what was refused."""
+    with connect(context) as client, prepare_upload(paths) as upload:
+        if upload.left_out:
+            note(f"{upload.left_out} hidden files are not sent")
+        with transfer_bar(err, "uploading") as moved:
+            dataset = client.upload_dataset(upload.files, name=name or default_name(paths), label=label, progress=moved)
+        if wait:
+            with err.status("the server checks every image"):
+                dataset = client.wait_dataset(dataset["id"])
+    present(dataset, as_json)
+    if dataset["status"] == "failed":
+        raise typer.Exit(1)
+    if dataset["status"] == "ready":
+        note(f"Train on it:  difffit jobs create --base emoji-dit --dataset {dataset['id']}")
+
+
+def default_name(paths: list[Path]) -> str:
+    """A dataset is called like the first thing the user named, without the suffixes of an archive."""
+    name = paths[0].resolve().name
+    return name.split(".")[0] or name
+
+
+@app.command("list")
+def list_datasets(context: typer.Context, limit: Limit = 20, after: After = None, as_json: AsJson = False) -> None:
+    """List datasets, newest first."""
+    with connect(context) as client:
+        page = client.datasets(limit=limit, after=after)
+    if as_json:
+        print_json(page)
+        return
+    rows = [
+        (
+            d["id"],
+            plain(d["name"]),
+            status_text(d["status"]),
+            d["images"],
+            len(d["classes"] or {}) or None,
+            size_text(d["bytes"]),
+            when(d["created_at"]),
+        )
+        for d in page["data"]
+    ]
+    out.print(table(["id", "name", "status", "#images", "#classes", "#size", "created"], rows))
+    if page["has_more"]:
+        note(f"There are more: --after {page['data'][-1]['id']}")
+
+
+@app.command()
+def show(
+    context: typer.Context,
+    dataset_id: Annotated[str, typer.Argument(metavar="DATASET", help="An id such as ds_….")],
+    as_json: AsJson = False,
+) -> None:
+    """Show one dataset and the report of its check."""
+    with connect(context) as client:
+        present(client.dataset(dataset_id), as_json)
+
+
+def present(dataset: Dataset, as_json: bool) -> None:
+    if as_json:
+        print_json(dataset)
+        return
+    error = problem_text(dataset["error"]) if dataset["error"] else None
+    out.print(
+        facts(
+            [
+                ("dataset", f"[bold]{dataset['id']}[/]"),
+                ("name", plain(dataset["name"])),
+                ("status", status_text(dataset["status"])),
+                ("error", error),
+                ("images", dataset["images"]),
+                ("size", size_text(dataset["bytes"])),
+            ]
+        )
+    )
+    if dataset["report"] is not None:
+        present_report(dataset["report"])
+
+
+def present_report(report: DatasetReport) -> None:
+    """Counts per class, then every kind of file that a person should look at."""
+    if report.get("classes"):
+        out.print(table(["class", "#images"], [(plain(name), count) for name, count in sorted(report["classes"].items())]))
+    refused, duplicates = report.get("refused", []), report.get("duplicates", [])
+    if refused:
+        rows = [(plain(r["file"]), plain(r["message"])) for r in refused[:SHOWN_FILES]]
+        out.print(table(["file", "why"], rows, title=f"{len(refused)} refused"))
+    if duplicates:
+        rows = [(plain(d["file"]), plain(d["same_as"])) for d in duplicates[:SHOWN_FILES]]
+        out.print(table(["file", "same as"], rows, title=f"{len(duplicates)} duplicates, kept once"))
+    if max(len(refused), len(duplicates)) > SHOWN_FILES:
+        note(f"Only the first {SHOWN_FILES} of each are shown; --json gives all.")

@@ -1,0 +1,194 @@
+"""`difffit jobs`: create, watch, list, show, cancel."""
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from client.api import ENDED, Client
+from client.console import (
+    After,
+    AsJson,
+    Limit,
+    connect,
+    err,
+    facts,
+    note,
+    number_text,
+    out,
+    plain,
+    print_json,
+    problem_text,
+    status_text,
+    table,
+    when,
+)
+from client.progress import TrainingView
+from client.shapes import Job
+
+INTERRUPTED = 130  # the shell's code for a command that Ctrl-C ended
+
+app = typer.Typer(no_args_is_help=True, help="Train adapters.")
+
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="An id such as job_….")]
+
+
+@app.command()
+def create(
+    context: typer.Context,
+    dataset: Annotated[str, typer.Option(help="The dataset's id, ds_….")],
+    base: Annotated[str, typer.Option(help="The base model; see `difffit models list`.")] = "emoji-dit",
+    method: Annotated[str, typer.Option(help="How to fine-tune: difffit, or full.")] = "difffit",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="A hyperparameter, such as steps=300 or learning_rate=auto; repeatable."
+        ),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed, data and settings give the same adapter.")] = None,
+    name: Annotated[str | None, typer.Option(help="A name for people.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show every resolved value and start nothing.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Stay and watch the training.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Start a training job."""
+    spec: dict[str, Any] = {"base_model": base, "dataset": dataset, "method": {"type": method}}
+    spec |= {"hyperparameters": hyperparameters(settings or [])}
+    spec |= {key: value for key, value in (("seed", seed), ("name", name)) if value is not None}
+    with connect(context) as client:
+        if dry_run:
+            present_plan(client.plan_job(spec)["plan"], as_json)
+            return
+        job = client.create_job(spec)
+        if watch:
+            follow(client, job, as_json)
+            return
+    present(job, as_json)
+    note(f"Watch it:  difffit jobs watch {job['id']}")
+
+
+def hyperparameters(settings: list[str]) -> dict[str, Any]:
+    """`["steps=300", "lr_schedule=cosine"]` as a JSON object; whether a value fits is the server's to say."""
+    values: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not name or not equals:
+            raise typer.BadParameter(f"{setting!r} is not of the form NAME=VALUE, such as steps=300.", param_hint="--set")
+        values[name] = json_value(text)
+    return values
+
+
+def json_value(text: str) -> Any:
+    """A number, true or false where the text is one in JSON, otherwise the text."""
+    try:
+        return json.loads(text, parse_constant=str)  # NaN and Infinity are no JSON; the server refuses them by name
+    except ValueError:
+        return text
+
+
+def present_plan(plan: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json({"plan": plan})
+        return
+    dataset = plan["dataset"]
+    images = f"{sum(dataset['classes'].values())} images of {len(dataset['classes'])} classes"
+    out.print(
+        facts(
+            [
+                ("base model", plan["base_model"]),
+                ("method", plan["method"]["type"]),
+                ("dataset", images),
+                ("seed", plan["seed"]),
+            ]
+        )
+    )
+    out.print(table(["hyperparameter", "#value"], plan["hyperparameters"].items()))
+
+
+@app.command()
+def watch(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
+    """Watch a job until it ends. Ctrl-C stops the watching, not the job."""
+    with connect(context) as client:
+        follow(client, client.job(job_id), as_json)
+
+
+def follow(client: Client, job: Job, as_json: bool) -> None:
+    """Show a job's events as they happen, then its result; exits with 1 where the job has not succeeded."""
+    ahead = job["progress"]["queue_position"]
+    if job["status"] not in ENDED:
+        note(f"job [bold]{job['id']}[/]" + (f", place {ahead} in the queue" if ahead else ""))
+    try:
+        with TrainingView(err) as view:
+            for event in client.watch_job(job["id"]):
+                view.show(event)
+    except KeyboardInterrupt:
+        note(f"The job goes on. Watch it again:  difffit jobs watch {job['id']}\nCancel it:  difffit jobs cancel {job['id']}")
+        raise typer.Exit(INTERRUPTED) from None
+    job = client.job(job["id"])
+    present(job, as_json)
+    if job["status"] != "succeeded":
+        raise typer.Exit(1)
+    note(
+        f"Use it:  difffit generate --adapter {job['adapter']} --label …\nKeep it:  difffit adapters download {job['adapter']}"
+    )
+
+
+@app.command("list")
+def list_jobs(context: typer.Context, limit: Limit = 20, after: After = None, as_json: AsJson = False) -> None:
+    """List jobs, newest first."""
+    with connect(context) as client:
+        page = client.jobs(limit=limit, after=after)
+    if as_json:
+        print_json(page)
+        return
+    rows = []
+    for job in page["data"]:
+        progress, losses = job["progress"], job["losses"]
+        steps = f"{progress['step']}/{progress['total_steps']}"
+        name = plain(job["name"] or "")
+        row = (job["id"], name, status_text(job["status"]), plain(job["base_model"]), job["method"]["type"], steps)
+        rows.append((*row, number_text(losses["validation"]), when(job["created_at"])))
+    out.print(table(["id", "name", "status", "base", "method", "#steps", "#validation", "created"], rows))
+    if page["has_more"]:
+        note(f"There are more: --after {page['data'][-1]['id']}")
+
+
+@app.command()
+def show(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
+    """Show one job."""
+    with connect(context) as client:
+        present(client.job(job_id), as_json)
+
+
+@app.command()
+def cancel(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
+    """Cancel a job; a running one finishes its step and stops."""
+    with connect(context) as client:
+        present(client.cancel_job(job_id), as_json)
+
+
+def present(job: Job, as_json: bool) -> None:
+    if as_json:
+        print_json(job)
+        return
+    progress, losses = job["progress"], job["losses"]
+    trained = job["trained_parameters"]
+    base, tuned = number_text(losses["validation_base"]), number_text(losses["validation"])
+    out.print(
+        facts(
+            [
+                ("job", f"[bold]{job['id']}[/]"),
+                ("name", None if job["name"] is None else plain(job["name"])),
+                ("status", status_text(job["status"])),
+                ("error", problem_text(job["error"]) if job["error"] else None),
+                ("base model", plain(job["base_model"])),
+                ("dataset", job["dataset"]),
+                ("method", job["method"]["type"]),
+                ("steps", f"{progress['step']} of {progress['total_steps']}"),
+                ("place in queue", progress["queue_position"]),
+                ("trained parameters", f"{trained:,} of {job['total_parameters']:,}" if trained else None),
+                ("validation loss", f"{base} before, {tuned} now" if losses["validation"] is not None else None),
+                ("adapter", job["adapter"] and f"[bold]{job['adapter']}[/]"),
+            ]
+        )
+    )

@@ -1,0 +1,114 @@
+"""`difffit generate`, `difffit adapters download` and `difffit models list`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from client.console import (
+    AsJson,
+    connect,
+    err,
+    existing_folder,
+    file_part,
+    note,
+    out,
+    plain,
+    print_json,
+    problem_text,
+    size_text,
+    table,
+)
+from client.progress import transfer_bar
+
+models_app = typer.Typer(no_args_is_help=True, help="The base models this server offers.")
+adapters_app = typer.Typer(no_args_is_help=True, help="The results of jobs.")
+
+
+def generate(
+    context: typer.Context,
+    label: Annotated[list[str], typer.Option(help="A class, by name or index; repeatable.")],
+    adapter: Annotated[str | None, typer.Option(help="The adapter to draw with, ad_….")] = None,
+    base: Annotated[str | None, typer.Option(help="Or a base model as it is.")] = None,
+    n: Annotated[int, typer.Option("--n", "-n", min=1, help="Images of each label.")] = 1,
+    output: Annotated[Path, typer.Option("--out", "-o", help="The folder to write PNG files to.")] = Path("generated"),
+    steps: Annotated[int | None, typer.Option(help="Denoising steps; absent: the base's default.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Guidance scale; absent: the base's default.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The same request and seed give the same images; absent: random.")] = None,
+    scheduler: Annotated[str | None, typer.Option(help="ddpm, ddim or dpmsolver++.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make images with an adapter or a base model."""
+    if (adapter is None) == (base is None):
+        raise typer.BadParameter("Give exactly one of --adapter and --base.")
+    labels = [int(text) if text.isdecimal() else text for text in label]
+    with connect(context) as client:
+        with err.status("drawing"):
+            generation = client.generate(
+                labels,
+                adapter=adapter,
+                base_model=base,
+                n=n,
+                steps=steps,
+                guidance_scale=guidance,
+                seed=seed,
+                scheduler=scheduler,
+            )
+        files = []
+        for image in generation["images"]:
+            path = existing_folder(output) / f"{file_part(image['label'])}-{image['seed']}.png"
+            path.write_bytes(client.image_bytes(image["url"]))
+            files.append(str(path))
+    if as_json:
+        print_json({**generation, "files": files})
+    else:
+        for file in files:
+            out.print(plain(file), soft_wrap=True)
+    if generation["error"] is not None:
+        note(f"[red]failed[/] {problem_text(generation['error'])}")
+        raise typer.Exit(1)
+    note(f"[dim]seed {generation['parameters']['seed']} gives the same images again[/]")
+
+
+@adapters_app.command()
+def download(
+    context: typer.Context,
+    source: Annotated[str, typer.Argument(metavar="ADAPTER", help="An adapter's id, ad_…, or that of its job, job_….")],
+    output: Annotated[Path | None, typer.Option("--out", "-o", help="The file to write; absent: ADAPTER.safetensors.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Download an adapter: one safetensors file."""
+    target = output or Path(f"{file_part(source)}.safetensors")
+    if target.is_dir():
+        target /= f"{file_part(source)}.safetensors"
+    existing_folder(target.parent)
+    with connect(context) as client, transfer_bar(err, "downloading") as moved:
+        size = client.download_adapter(source, target, progress=moved)
+    if as_json:
+        print_json({"file": str(target), "bytes": size})
+    else:
+        out.print(f"{plain(target)}  {size_text(size)}", soft_wrap=True)
+
+
+@models_app.command("list")
+def list_models(context: typer.Context, as_json: AsJson = False) -> None:
+    """List base models."""
+    with connect(context) as client:
+        page = client.models()
+    if as_json:
+        print_json(page)
+        return
+    rows = [
+        (
+            m["id"],
+            m["family"],
+            m["task"],
+            m["image_size"],
+            len(m["classes"]),
+            size_text(m["bytes"]),
+            m["license"],
+            plain(m["description"]),
+        )
+        for m in page["data"]
+    ]
+    out.print(table(["id", "family", "task", "#pixels", "#classes", "#size", "licence", "description"], rows))

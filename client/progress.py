@@ -1,0 +1,89 @@
+"""Bars for uploads, downloads and training, on stderr; where that is no terminal, training tells a line at each tenth."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+from client.console import number_text, plain
+from client.shapes import Event
+from client.upload import ProgressCallback
+
+
+@contextmanager
+def transfer_bar(console: Console, what: str) -> Iterator[ProgressCallback]:
+    """A bar of bytes; yields the callback that moves it."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+class TrainingView:
+    """Shows a job's events: step, loss, rate and remaining time in a bar, and the rest as lines above it."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._tenth = -1
+        columns = (
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TextColumn("{task.fields[details]}"),
+        )
+        self._bar = Progress(*columns, console=console, disable=not console.is_terminal)
+        self._task = self._bar.add_task("waiting for a worker", total=0, details="")
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._bar.stop()
+
+    def show(self, event: Event) -> None:
+        """Show one event; types that are not known here are passed over."""
+        data = event["data"]
+        match event["type"]:
+            case "started":
+                self._bar.update(self._task, description="preparing")
+                resumed = f", resumed from step {data['resumed_from']}" if data.get("resumed_from") else ""
+                trained, total = data["trained_parameters"], data["total_parameters"]
+                self._line(f"training {trained:,} of {total:,} parameters ({trained / total:.2%}) on {data['device']}{resumed}")
+            case "encoding":
+                self._bar.update(
+                    self._task, description=f"encoding {data['part']}", completed=data["done"], total=data["total"]
+                )
+            case "progress":
+                self._progress(data)
+            case "validation":
+                which = "the untouched base" if data.get("base") else f"step {data['step']}"
+                self._line(f"validation loss of {which}: {number_text(data['loss'])}")
+            case "warning" | "requeued":
+                self._line(f"[yellow]{event['type']}[/] {plain(data.get('message', ''))}")
+            case _:
+                pass
+
+    def _progress(self, data: dict[str, Any]) -> None:
+        step, total = data["step"], data["total_steps"]
+        rate, remaining = data.get("samples_per_second"), data.get("seconds_remaining")
+        details = f"loss {number_text(data.get('train_loss'))}"
+        details += f" · {rate:.0f} images/s" if rate is not None else ""
+        details += f" · {_clock(remaining)} left" if remaining is not None else ""
+        self._bar.update(self._task, description="training", completed=step, total=total, details=details)
+        if not self._console.is_terminal and step * 10 // total > self._tenth:
+            self._tenth = step * 10 // total
+            self._line(f"step {step}/{total} · {details}")
+
+    def _line(self, text: str) -> None:
+        self._console.print(text, soft_wrap=True)
+
+
+def _clock(seconds: float) -> str:
+    """Seconds as `1:02:03` or `2:03`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,151 @@
+"""The JSON the server answers with, as types. The client passes it on unchanged, so nothing is checked or converted here."""
+
+from typing import Any, Generic, TypedDict, TypeVar
+
+Item = TypeVar("Item")
+
+
+class Page(TypedDict, Generic[Item]):
+    """One page of a list; the next one is `after` the last id."""
+
+    data: list[Item]
+    has_more: bool
+
+
+class Problem(TypedDict):
+    """Why something failed."""
+
+    code: str
+    message: str
+    param: str | None
+
+
+class RefusedFile(TypedDict):
+    """One file of an upload that was not kept."""
+
+    file: str
+    code: str
+    message: str
+
+
+class DatasetReport(TypedDict):
+    """What the check of an upload found."""
+
+    files: int
+    kept: int
+    layout: str
+    refused: list[RefusedFile]
+    duplicates: list[dict[str, Any]]
+    label_conflicts: list[Any]
+    classes: dict[str, int]
+    sizes: dict[str, list[int]]
+
+
+class Dataset(TypedDict):
+    """`GET /datasets/{id}`."""
+
+    id: str
+    name: str
+    status: str
+    bytes: int
+    images: int | None
+    classes: dict[str, int] | None
+    sha256: str | None
+    report: DatasetReport | None
+    error: Problem | None
+    created_at: str
+    finished_at: str | None
+
+
+class Model(TypedDict):
+    """One entry of `GET /models`."""
+
+    id: str
+    family: str
+    task: str
+    description: str
+    license: str
+    bytes: int
+    image_size: int
+    classes: list[str]
+    defaults: dict[str, Any]
+
+
+class Progress(TypedDict):
+    """How far a job is."""
+
+    step: int
+    total_steps: int
+    samples_per_second: float | None
+    seconds_remaining: float | None
+    queue_position: int | None
+
+
+class Losses(TypedDict):
+    """The newest losses of a job; `validation_base` is the untouched base's."""
+
+    train: float | None
+    validation_base: float | None
+    validation: float | None
+
+
+class Job(TypedDict):
+    """`GET /jobs/{id}`."""
+
+    id: str
+    name: str | None
+    status: str
+    base_model: str
+    dataset: str
+    method: dict[str, Any]
+    hyperparameters: dict[str, Any]
+    seed: int
+    progress: Progress
+    losses: Losses
+    trained_parameters: int | None
+    total_parameters: int | None
+    adapter: str | None
+    attempt: int
+    error: Problem | None
+    created_at: str
+    started_at: str | None
+    finished_at: str | None
+
+
+class Event(TypedDict):
+    """One event of a job, as the stream gives it."""
+
+    sequence: int
+    type: str
+    data: dict[str, Any]
+
+
+class GeneratedImage(TypedDict):
+    """One picture of a generation; `url` is a path on the server."""
+
+    id: str
+    url: str
+    label: str
+    seed: int
+    width: int
+    height: int
+
+
+class Generation(TypedDict):
+    """`GET /generate/{id}`."""
+
+    id: str
+    status: str
+    adapter: str | None
+    base_model: str
+    parameters: dict[str, Any]
+    images: list[GeneratedImage]
+    error: Problem | None
+    created_at: str
+    finished_at: str | None
+
+
+class Plan(TypedDict):
+    """`POST /jobs?dry_run=true`: every "auto" resolved, nothing started."""
+
+    plan: dict[str, Any]

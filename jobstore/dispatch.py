@@ -1,0 +1,68 @@
+"""The Celery application and the wake-up messages. A message carries a row's id only; the row is the truth."""
+
+import logging
+from typing import Any, Literal
+from urllib.parse import parse_qs, urlsplit
+
+from celery import Celery
+from kombu import Exchange, Queue
+from kombu.exceptions import OperationalError
+
+from jobstore.settings import get_settings
+
+logger = logging.getLogger(__name__)
+
+Kind = Literal["train", "generate", "check_dataset"]
+QUEUES: dict[Kind, str] = {"train": "train", "generate": "generate", "check_dataset": "default"}
+# Longer than any task is reserved: below a task's length Redis would deliver its message a second time.
+VISIBILITY_TIMEOUT = 86_400  # seconds
+CONNECT_TIMEOUT = 3.0  # seconds
+
+
+def broker_url(redis_url: str) -> str:
+    """REDIS_URL as Celery wants it: redis-py's `unix:///path?db=0` becomes `redis+socket:///path?virtual_host=0`."""
+    parts = urlsplit(redis_url)
+    if parts.scheme != "unix":
+        return redis_url
+    database = parse_qs(parts.query).get("db", ["0"])[0]
+    return f"redis+socket://{parts.path}?virtual_host={database}"
+
+
+def _configuration() -> dict[str, Any]:
+    return {
+        "broker_url": broker_url(get_settings().redis_url.get_secret_value()),
+        "broker_connection_retry_on_startup": True,
+        "broker_transport_options": {
+            "visibility_timeout": VISIBILITY_TIMEOUT,
+            "socket_connect_timeout": CONNECT_TIMEOUT,
+            # Of sending: no request waits for a broker that is away. A worker's own connection is tried for ever.
+            "max_retries": 0,
+        },
+        "broker_connection_max_retries": None,
+        "result_backend_transport_options": {"visibility_timeout": VISIBILITY_TIMEOUT},
+        "visibility_timeout": VISIBILITY_TIMEOUT,
+        "task_queues": [Queue(name, Exchange(name), routing_key=name) for name in QUEUES.values()],
+        "task_default_queue": QUEUES["check_dataset"],
+        "task_routes": {f"difffit.{kind}": {"queue": queue} for kind, queue in QUEUES.items()},
+        "task_ignore_result": True,
+        # Early acks: with late ones a message is delivered again while its task still runs.
+        "task_acks_late": False,
+        "task_serializer": "json",
+        "accept_content": ["json"],
+        "worker_prefetch_multiplier": 1,
+        "worker_disable_prefetch": True,
+        "worker_pool": "prefork",
+        "worker_concurrency": 1,
+    }
+
+
+celery_app = Celery("difffit")
+celery_app.add_defaults(_configuration)  # a function, so that importing this module reads no settings
+
+
+def wake(kind: Kind, row_id: str) -> None:
+    """Tell a worker that a row waits; call it after the commit. A broker that is away is logged: the sweeper sends again."""
+    try:
+        celery_app.send_task(f"difffit.{kind}", args=[row_id], retry=False)
+    except OperationalError as error:
+        logger.warning("The message for %s was not sent, the sweeper will send it again: %s", row_id, error)

@@ -1,0 +1,27 @@
+"""Failures that the job store adds to the one error tree."""
+
+from difffit_core.errors import DiffFitError
+
+
+class NotFoundError(DiffFitError):
+    """There is no such row for this tenant; rows of other tenants answer the same."""
+
+    code = "not_found"
+
+
+class ConflictError(DiffFitError):
+    """The row exists, but its state forbids what was asked."""
+
+    code = "conflict"
+
+
+class StorageError(DiffFitError):
+    """The object store does not have a file, or cannot be reached."""
+
+    code = "storage_error"
+
+
+class EmbeddedServerError(DiffFitError):
+    """An embedded server cannot be started; the message names the reason and the log."""
+
+    code = "embedded_server_failed"

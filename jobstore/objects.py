@@ -1,0 +1,76 @@
+"""The object store: files under keys such as `datasets/ds_…/upload`, in a local folder or a bucket, always streamed."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import obstore
+from obstore.store import from_url
+
+from jobstore.errors import StorageError
+
+CHUNK_BYTES = 5 * 1024**2  # the smallest part that S3 takes
+PARTS_IN_FLIGHT = 2  # an upload holds so many chunks in memory, however large it is
+
+
+class ObjectStore:
+    """Files under keys. A file appears whole or not at all. A key that is missing raises StorageError (`object_missing`)."""
+
+    def __init__(self, url: str) -> None:
+        """`url` is file:///a/folder (made where it is missing) or s3://bucket/prefix."""
+        self._store = from_url(url, mkdir=True) if url.startswith("file:") else from_url(url)
+
+    def put_file(self, key: str, path: Path) -> None:
+        obstore.put(self._store, key, path, chunk_size=CHUNK_BYTES, max_concurrency=PARTS_IN_FLIGHT)
+
+    def put_bytes(self, key: str, data: bytes) -> None:
+        obstore.put(self._store, key, data)
+
+    async def put_stream(self, key: str, chunks: AsyncIterator[bytes]) -> int:
+        """Store what the iterator gives, in constant memory; returns the bytes written. If it raises, nothing is stored."""
+        written = 0
+        async with obstore.open_writer_async(
+            self._store, key, buffer_size=CHUNK_BYTES, max_concurrency=PARTS_IN_FLIGHT
+        ) as writer:
+            async for chunk in chunks:
+                await writer.write(chunk)
+                written += len(chunk)
+        return written
+
+    def get_bytes(self, key: str) -> bytes:
+        with _missing(key):
+            return bytes(obstore.get(self._store, key).bytes())
+
+    def stream(self, key: str) -> Iterator[bytes]:
+        """The file in chunks of a few megabytes. A missing key raises here, not at the first chunk."""
+        with _missing(key):
+            found = obstore.get(self._store, key)
+        return (bytes(chunk) for chunk in found.stream(min_chunk_size=CHUNK_BYTES))
+
+    def get_to_file(self, key: str, path: Path) -> None:
+        chunks = self.stream(key)
+        with path.open("wb") as file:
+            for chunk in chunks:
+                file.write(chunk)
+
+    def exists(self, key: str) -> bool:
+        try:
+            obstore.head(self._store, key)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def delete(self, key: str) -> None:
+        """Deleting what is not there is no error."""
+        try:
+            obstore.delete(self._store, key)
+        except FileNotFoundError:
+            return
+
+
+@contextmanager
+def _missing(key: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise StorageError(f"The object store has no file {key!r}.", code="object_missing") from error

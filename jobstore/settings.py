@@ -1,0 +1,67 @@
+"""Every setting of the service, read from the environment; the README's table of settings is held against this file."""
+
+from functools import cache
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from difffit_core.base_models import PACKAGED_CATALOG
+
+MEBIBYTE = 1024**2
+MINIMUM_KEY_LENGTH = 24  # characters; shorter keys could be guessed
+
+
+class Settings(BaseSettings):
+    """Settings of one process. Names in the environment are upper case and begin with DIFFFIT_, except the two URLs."""
+
+    model_config = SettingsConfigDict(env_prefix="DIFFFIT_", extra="ignore")
+
+    database_url: SecretStr = Field(alias="DATABASE_URL", description="PostgreSQL, as postgresql://user:password@host/database")
+    redis_url: SecretStr = Field(alias="REDIS_URL", description="Valkey or Redis, as redis://host:6379/0")
+    storage_url: str = Field(description="Where files are kept: file:///a/folder")
+    models: Path = Field(PACKAGED_CATALOG, description="The catalog of base models (models.toml)")
+    work_dir: Path = Field(Path("/tmp/difffit"), description="Scratch space of workers; safe to delete when they are stopped")
+    api_key: SecretStr | None = Field(None, description="The key that migrations install for the tenant `default`")
+    device: str = Field("auto", description="Where workers compute: auto, cpu or cuda")
+    heartbeat_file: Path | None = Field(None, description="A worker touches this file while it is healthy")
+
+    lease_seconds: Annotated[float, Field(gt=0)] = Field(30.0, description="A worker silent for so long loses its job")
+    heartbeat_seconds: Annotated[float, Field(gt=0)] = Field(2.0, description="Between renewals of a lease")
+    sweep_seconds: Annotated[float, Field(gt=0)] = Field(5.0, description="Between searches for lost messages and leases")
+    stop_grace_seconds: Annotated[float, Field(gt=0)] = Field(60.0, description="From asking a trainer to stop to killing it")
+    max_attempts: Annotated[int, Field(ge=1)] = Field(3, description="After so many lost workers a job fails")
+
+    max_upload_bytes: Annotated[int, Field(gt=0)] = Field(8192 * MEBIBYTE, description="Largest dataset upload")
+    max_unpacked_bytes: Annotated[int, Field(gt=0)] = Field(32768 * MEBIBYTE, description="Largest unpacked dataset")
+    max_unpack_ratio: Annotated[float, Field(gt=1)] = Field(
+        50.0, description="Unpacked to packed size, above which it is refused"
+    )
+    max_archive_files: Annotated[int, Field(gt=0)] = Field(200_000, description="Most files in a dataset")
+    max_image_pixels: Annotated[int, Field(gt=0)] = Field(50_000_000, description="Largest image in a dataset, width x height")
+    max_json_bytes: Annotated[int, Field(gt=0)] = Field(1 * MEBIBYTE, description="Largest JSON body")
+
+    @field_validator("database_url")
+    @classmethod
+    def _psycopg(cls, url: SecretStr) -> SecretStr:
+        value = url.get_secret_value()
+        scheme, _, rest = value.partition("://")
+        if scheme not in {"postgres", "postgresql", "postgresql+psycopg"}:
+            raise ValueError("DATABASE_URL must begin with postgresql://; no other database is supported")
+        return SecretStr(f"postgresql+psycopg://{rest}")
+
+    @field_validator("api_key")
+    @classmethod
+    def _no_guessable_key(cls, key: SecretStr | None) -> SecretStr | None:
+        if key is not None and len(key.get_secret_value()) < MINIMUM_KEY_LENGTH:
+            raise ValueError(
+                f"DIFFFIT_API_KEY must have at least {MINIMUM_KEY_LENGTH} characters; `openssl rand -hex 24` makes one"
+            )
+        return key
+
+
+@cache
+def get_settings() -> Settings:
+    """The settings of this process. Raises pydantic's ValidationError that names each missing or wrong variable."""
+    return Settings()

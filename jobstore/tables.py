@@ -1,0 +1,174 @@
+"""The tables. Every row that belongs to somebody carries `tenant_id`; the database row is the truth about a job."""
+
+from datetime import datetime
+from typing import Any, ClassVar
+from uuid import UUID
+
+from sqlalchemy import BigInteger, ForeignKey, Index, MetaData, String, UniqueConstraint, func
+from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+Json = dict[str, Any]
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(column_0_label)s",
+            "uq": "uq_%(table_name)s_%(column_0_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map: ClassVar = {
+        datetime: TIMESTAMP(timezone=True),
+        Json: JSONB(none_as_null=True),
+        str: String,
+        int: BigInteger,
+    }
+
+
+class Leased:
+    """Columns of work that a worker claims, renews and finishes under a lease token."""
+
+    lease_token: Mapped[UUID | None]
+    lease_expires_at: Mapped[datetime | None]
+    attempt: Mapped[int] = mapped_column(default=0)
+    woken_at: Mapped[datetime | None]  # when the sweeper last sent a message for the waiting row
+
+
+class Tenant(Base):
+    __tablename__ = "tenants"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class ApiKey(Base):
+    """A key is stored as its SHA-256 only."""
+
+    __tablename__ = "api_keys"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    sha256: Mapped[str] = mapped_column(unique=True)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Dataset(Leased, Base):
+    """An upload and what the check found in it. Status: checking, ready, failed, deleted."""
+
+    __tablename__ = "datasets"
+    __table_args__ = (Index("ix_datasets_tenant_id_id", "tenant_id", "id"),)
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    name: Mapped[str]
+    status: Mapped[str]
+    upload_key: Mapped[str]  # the object exactly as the user sent it
+    upload_bytes: Mapped[int]
+    content_key: Mapped[str | None]  # the checked images as one tar, what a worker stages
+    preview_key: Mapped[str | None]
+    sha256: Mapped[str | None]  # of the checked content; equal content, equal hash
+    classes: Mapped[Json | None]  # {class name: number of images}
+    report: Mapped[Json | None]
+    error: Mapped[Json | None]  # {code, message, param}
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    finished_at: Mapped[datetime | None]
+
+
+class Job(Leased, Base):
+    """A fine-tuning job. Status: see `lifecycle`."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (Index("ix_jobs_tenant_id_id", "tenant_id", "id"), Index("ix_jobs_status", "status"))
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"))
+    name: Mapped[str | None]
+    status: Mapped[str]
+    base_model: Mapped[str]
+    spec: Mapped[Json]  # the JobSpec as it was posted
+    training_spec: Mapped[Json]  # the TrainingSpec it resolved to
+    cancel_requested: Mapped[bool] = mapped_column(default=False)
+    step: Mapped[int] = mapped_column(default=0)
+    total_steps: Mapped[int]
+    samples_per_second: Mapped[float | None]
+    seconds_remaining: Mapped[float | None]
+    losses: Mapped[Json] = mapped_column(default=dict)  # {train, validation_base, validation}
+    trained_parameters: Mapped[int | None]
+    total_parameters: Mapped[int | None]
+    error: Mapped[Json | None]  # {code, message, param}
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+
+class JobEvent(Base):
+    """Append-only; `sequence` counts from 1 within a job."""
+
+    __tablename__ = "job_events"
+    __table_args__ = (UniqueConstraint("job_id", "sequence"),)
+    id: Mapped[str] = mapped_column(primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    sequence: Mapped[int]
+    type: Mapped[str]
+    data: Mapped[Json]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Checkpoint(Base):
+    """A training state in the object store from which a job can go on."""
+
+    __tablename__ = "checkpoints"
+    __table_args__ = (UniqueConstraint("job_id", "step"),)
+    id: Mapped[str] = mapped_column(primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    step: Mapped[int]
+    object_key: Mapped[str]
+    bytes: Mapped[int]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Adapter(Base):
+    __tablename__ = "adapters"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), unique=True)
+    base_model: Mapped[str]
+    object_key: Mapped[str]
+    bytes: Mapped[int]
+    sha256: Mapped[str]
+    class_names: Mapped[list[str]] = mapped_column(JSONB)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Generation(Leased, Base):
+    """A request for images. Status: queued, running, succeeded, failed."""
+
+    __tablename__ = "generations"
+    __table_args__ = (Index("ix_generations_tenant_id_id", "tenant_id", "id"), Index("ix_generations_status", "status"))
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    adapter_id: Mapped[str | None] = mapped_column(ForeignKey("adapters.id"))
+    base_model: Mapped[str]
+    status: Mapped[str]
+    parameters: Mapped[Json]  # the GenerationSpec, every default resolved and the real seed in it
+    error: Mapped[Json | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    finished_at: Mapped[datetime | None]
+
+
+class Image(Base):
+    """A picture of a generation, or a sample grid that a job made while it trained."""
+
+    __tablename__ = "images"
+    __table_args__ = (Index("ix_images_generation_id", "generation_id"), Index("ix_images_job_id", "job_id"))
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    generation_id: Mapped[str | None] = mapped_column(ForeignKey("generations.id", ondelete="CASCADE"))
+    job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    position: Mapped[int]  # index in the generation, or the job's step
+    object_key: Mapped[str]
+    width: Mapped[int]
+    height: Mapped[int]
+    details: Mapped[Json]  # {label, seed} of a generated image; {labels} of a sample grid
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())

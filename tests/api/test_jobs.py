@@ -1,0 +1,170 @@
+"""Jobs: what is created, planned, listed and cancelled, and every spec that is refused."""
+
+import json
+from typing import Any
+
+from fastapi.testclient import TestClient
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session, sessionmaker
+
+from jobstore.tables import Job, JobEvent
+from tests.api.conftest import Rows
+
+WRONG_SPECS: list[tuple[dict[str, Any], int, str, str | None]] = [
+    ({"base_model": "dit-xxl"}, 422, "unknown_base_model", "base_model"),
+    ({"base_model": None}, 422, "invalid_value", "base_model"),
+    ({"method": {"type": "magic"}}, 422, "unknown_method", "method.type"),
+    ({"method": {}}, 422, "missing_field", "method.type"),
+    ({"method": {"type": "full", "scale_blocks": 3}}, 422, "unknown_field", "method.scale_blocks"),
+    ({"method": {"type": "difffit", "scale_blocks": -1}}, 422, "invalid_value", "method.scale_blocks"),
+    ({"method": "difffit"}, 422, "invalid_value", "method"),
+    ({"hyperparameters": {"lerning_rate": 1}}, 422, "unknown_field", "hyperparameters.lerning_rate"),
+    ({"hyperparameters": {"learning_rate": 0}}, 422, "invalid_value", "hyperparameters.learning_rate"),
+    ({"hyperparameters": {"learning_rate": -1}}, 422, "invalid_value", "hyperparameters.learning_rate"),
+    ({"hyperparameters": {"learning_rate": "fast"}}, 422, "invalid_value", "hyperparameters.learning_rate"),
+    ({"hyperparameters": {"learning_rate": [1]}}, 422, "invalid_value", "hyperparameters.learning_rate"),
+    ({"hyperparameters": {"steps": 1.5}}, 422, "invalid_value", "hyperparameters.steps"),
+    ({"hyperparameters": {"lr_schedule": "zigzag"}}, 422, "invalid_value", "hyperparameters.lr_schedule"),
+    ({"hyperparameters": {"steps": 10, "warmup_steps": 10}}, 422, "invalid_spec", "hyperparameters.warmup_steps"),
+    ({"hyperparameters": []}, 422, "invalid_value", "hyperparameters"),
+    ({"seed": -1}, 422, "invalid_value", "seed"),
+    ({"seed": 10**400}, 422, "invalid_value", "seed"),
+    ({"name": "\0"}, 422, "invalid_value", None),
+    ({"name": "\ud800"}, 422, "invalid_value", "name"),
+    ({"\ud800": 1}, 422, "invalid_value", None),
+    ({"dataset": "ds_unknown"}, 404, "dataset_not_found", "dataset"),
+    ({"dataset": "\0"}, 404, "dataset_not_found", "dataset"),
+]
+
+
+def test_a_job_is_queued_with_every_auto_resolved(client: TestClient, rows: Rows, sessions: sessionmaker[Session]) -> None:
+    dataset = rows.dataset()
+    spec = {"base_model": "emoji-dit", "dataset": dataset.id, "seed": 7, "name": "pets", "hyperparameters": {"steps": 50}}
+    answer = client.post("/jobs", json=spec)
+    assert answer.status_code == 202
+    job = answer.json()
+    assert answer.headers["location"] == f"/jobs/{job['id']}"
+    assert job["status"] == "queued"
+    assert job["dataset"] == dataset.id
+    assert job["method"] == {"type": "difffit", "scale_blocks": "auto"}
+    assert job["hyperparameters"]["steps"] == 50
+    assert "auto" not in job["hyperparameters"].values()
+    assert job["seed"] == 7
+    assert job["progress"] == {
+        "step": 0,
+        "total_steps": 50,
+        "samples_per_second": None,
+        "seconds_remaining": None,
+        "queue_position": 1,
+    }
+    assert job["losses"] == {"train": None, "validation_base": None, "validation": None}
+    assert job["adapter"] is None
+    assert client.get(f"/jobs/{job['id']}").json() == job
+    with sessions() as session:
+        assert session.scalars(select(JobEvent.type).where(JobEvent.job_id == job["id"])).all() == ["queued"]
+
+
+def test_a_dry_run_answers_the_plan_and_starts_nothing(client: TestClient, rows: Rows, sessions: sessionmaker[Session]) -> None:
+    answer = client.post("/jobs?dry_run=true", json={"base_model": "emoji-dit", "dataset": rows.dataset().id})
+    assert answer.status_code == 200
+    plan = answer.json()["plan"]
+    assert plan["dataset"]["classes"] == {"cat": 12, "dog": 8}
+    assert "base_model_path" not in plan
+    with sessions() as session:
+        assert session.scalar(select(func.count()).select_from(Job)) == 0
+
+
+def test_a_wrong_spec_names_its_field(client: TestClient, rows: Rows) -> None:
+    good = {"base_model": "emoji-dit", "dataset": rows.dataset().id}
+    for change, status, code, param in WRONG_SPECS:
+        answer = client.post("/jobs", content=json.dumps(good | change), headers={"content-type": "application/json"})
+        assert answer.status_code == status, answer.text
+        error = answer.json()["error"]
+        assert (error["code"], error["param"]) == (code, param)
+
+
+def test_a_learning_rate_that_is_no_number_is_refused(client: TestClient, rows: Rows) -> None:
+    for literal in ("NaN", "Infinity", "1e999"):
+        body = f'{{"base_model": "emoji-dit", "dataset": "ds_1", "hyperparameters": {{"learning_rate": {literal}}}}}'
+        answer = client.post("/jobs", content=body, headers={"content-type": "application/json"})
+        assert answer.status_code == 422
+        assert answer.json()["error"]["param"] == "hyperparameters.learning_rate"
+
+
+def test_messages_say_what_is_allowed(client: TestClient) -> None:
+    def message(**hyperparameters: object) -> str:
+        spec = {"base_model": "emoji-dit", "dataset": "ds_1", "hyperparameters": hyperparameters}
+        return str(client.post("/jobs", json=spec).json()["error"]["message"])
+
+    assert message(learning_rate=-1) == "`hyperparameters.learning_rate` must be above 0 or 'auto', not -1."
+    assert message(learning_rate="fast") == "`hyperparameters.learning_rate` must be a number or 'auto', not \"fast\"."
+    assert message(lerning_rate=1).startswith(
+        "`hyperparameters.lerning_rate` is not a known field. Did you mean `learning_rate`? Known here: batch_size,"
+    )
+    unknown_method = client.post("/jobs", json={"base_model": "b", "dataset": "d", "method": {"type": "magic"}}).json()["error"]
+    assert unknown_method["message"] == "`method.type` must be one of 'difffit', 'full', not \"magic\"."
+    assert "emoji-dit" in client.post("/jobs", json={"base_model": "b", "dataset": "d"}).json()["error"]["message"]
+
+
+def test_a_dataset_that_is_not_ready_is_refused(client: TestClient, rows: Rows) -> None:
+    for state, status in (("checking", 409), ("failed", 422), ("deleted", 422)):
+        answer = client.post("/jobs", json={"base_model": "emoji-dit", "dataset": rows.dataset(state).id})
+        assert answer.status_code == status
+        assert answer.json()["error"]["code"] == ("dataset_not_ready" if state == "checking" else f"dataset_{state}")
+        assert answer.json()["error"]["param"] == "dataset"
+
+
+def test_one_class_only_is_refused(client: TestClient, rows: Rows) -> None:
+    answer = client.post("/jobs", json={"base_model": "emoji-dit", "dataset": rows.dataset(classes={"cat": 5}).id})
+    assert answer.status_code == 422
+    assert answer.json()["error"]["code"] == "one_class_only"
+
+
+def test_jobs_come_in_pages_with_their_places_in_the_queue(client: TestClient, rows: Rows) -> None:
+    ids = [rows.job(client) for _ in range(5)]
+    rows.job(client, "running")
+    seen: dict[str, int | None] = {}
+    after: dict[str, str] = {}
+    more = True
+    while more:
+        page = client.get("/jobs", params={"limit": "2"} | after).json()
+        assert len(page["data"]) == 2
+        seen |= {job["id"]: job["progress"]["queue_position"] for job in page["data"]}
+        after, more = {"after": page["data"][-1]["id"]}, page["has_more"]
+    assert list(seen) == sorted(seen, reverse=True)
+    assert [seen[job_id] for job_id in sorted(ids)] == [1, 2, 3, 4, 5]
+    assert list(seen.values()).count(None) == 1
+
+
+def test_a_wrong_page_is_refused(client: TestClient) -> None:
+    for query, code in (
+        ("limit=0", "invalid_value"),
+        ("limit=101", "invalid_value"),
+        ("limit=many", "invalid_value"),
+        ("after=%00", "invalid_value"),
+        ("page=2", "unknown_field"),
+    ):
+        answer = client.get(f"/jobs?{query}")
+        assert answer.status_code == 422
+        error = answer.json()["error"]
+        assert (error["code"], error["param"]) == (code, query.partition("=")[0])
+
+
+def test_a_waiting_job_is_cancelled_at_once_and_a_running_one_is_asked(client: TestClient, rows: Rows) -> None:
+    waiting, running = rows.job(client), rows.job(client, "running")
+    assert client.post(f"/jobs/{waiting}/cancel").json()["status"] == "cancelled"
+    assert client.post(f"/jobs/{running}/cancel").json()["status"] == "cancelling"
+    again = client.post(f"/jobs/{waiting}/cancel")
+    assert again.status_code == 409
+    assert again.json()["error"]["code"] == "job_already_ended"
+
+
+def test_another_tenant_sees_nothing_of_a_job(client: TestClient, rows: Rows, stranger: dict[str, str]) -> None:
+    job_id = rows.job(client)
+    dataset_id = client.get(f"/jobs/{job_id}").json()["dataset"]
+    assert client.get("/jobs", headers=stranger).json() == {"data": [], "has_more": False}
+    assert client.post(f"/jobs/{job_id}/cancel", headers=stranger).status_code == 404
+    for outputs in ("", "/events", "/metrics", "/samples", "/checkpoints", "/adapter"):
+        assert client.get(f"/jobs/{job_id}{outputs}", headers=stranger).status_code == 404
+    answer = client.post("/jobs", json={"base_model": "emoji-dit", "dataset": dataset_id}, headers=stranger)
+    assert answer.json()["error"]["code"] == "dataset_not_found"

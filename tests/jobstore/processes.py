@@ -1,0 +1,41 @@
+"""Watching processes from outside: which descend from which, and whether they are gone."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+Identity = tuple[int, str]  # pid and start time, which no later process shares
+
+
+def descendants(pid: int) -> set[Identity]:
+    """The processes below `pid`, itself included. Read while the tree stands."""
+    parents = {identity: parent for identity, parent, _ in _processes()}
+    found = {identity for identity in parents if identity[0] == pid}
+    while more := {i for i, parent in parents.items() if i not in found and parent in {p for p, _ in found}}:
+        found |= more
+    return found
+
+
+def alive(processes: set[Identity]) -> set[Identity]:
+    """Those that still run; zombies, which wait for their parent's attention only, do not."""
+    return {identity for identity, _, state in _processes() if state != "Z"} & processes
+
+
+def wait_until(condition: Callable[[], bool], timeout_seconds: float = 60) -> None:
+    deadline = time.monotonic() + timeout_seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true in time"
+        time.sleep(0.02)
+
+
+def _processes() -> list[tuple[Identity, int, str]]:
+    """(identity, parent's pid, state) of everything that runs; see proc(5), `stat`."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            pid, rest = file.read_text().split(" ", 1)
+        except OSError:
+            continue  # it has ended since
+        state, parent, *fields = rest.rpartition(")")[2].split()
+        found.append(((int(pid), fields[17]), int(parent), state))
+    return found

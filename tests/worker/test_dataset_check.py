@@ -1,0 +1,175 @@
+"""What the check keeps of an upload, what it refuses and how it says so."""
+
+import json
+import os
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from jobstore.settings import Settings
+from tests.worker.pictures import huge_picture, picture, two_classes, zip_of
+from worker.dataset_check import CheckedDataset, content_sha256, examine, write_content, write_preview
+from worker.image_pool import ImagePool
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[ImagePool]:
+    with ImagePool(max_pixels=50_000_000) as pool:
+        yield pool
+
+
+@pytest.fixture
+def check(tmp_path: Path, settings: Settings, pool: ImagePool) -> "Checker":
+    return Checker(tmp_path, settings, pool)
+
+
+class Checker:
+    def __init__(self, folder: Path, settings: Settings, pool: ImagePool) -> None:
+        self.folder, self.settings, self.pool = folder, settings, pool
+
+    def __call__(self, files: dict[str, bytes]) -> CheckedDataset:
+        folder = self.folder / f"check-{len(list(self.folder.iterdir()))}"
+        folder.mkdir()
+        upload = zip_of(folder / "upload", files)
+        return examine(upload, folder, self.settings, lambda: None, self.pool)
+
+
+def codes(checked: CheckedDataset) -> dict[str, str]:
+    assert all(r["message"] for r in checked.report["refused"])
+    return {r["file"]: r["code"] for r in checked.report["refused"]}
+
+
+def test_class_folders(check: Checker) -> None:
+    files = {"animals/cats/a.png": picture("red", (10, 20)), "animals/cats/b.JPG": picture("blue", (30, 30), "JPEG")}
+    files |= {"animals/dogs/c.webp": picture("green", (90, 40), "WEBP"), "animals/d.png": picture("black")}
+    checked = check(files)
+    assert checked.report == {
+        "files": 4,
+        "kept": 3,
+        "layout": "folders",
+        "refused": [{"file": "animals/d.png", "code": "no_label", "message": checked.report["refused"][0]["message"]}],
+        "duplicates": [],
+        "label_conflicts": [],
+        "classes": {"cats": 2, "dogs": 1},
+        "sizes": {"smallest": (10, 20), "median": (30, 30), "largest": (90, 40)},
+    }
+
+
+def test_one_class_is_a_dataset(check: Checker) -> None:
+    checked = check({"cats/a.png": picture("red"), "cats/b.png": picture("blue")})
+    assert checked.report["classes"] == {"cats": 2}
+    assert codes(checked) == {}
+
+
+def test_files_that_cannot_be_used_are_refused_one_by_one(check: Checker) -> None:
+    files = {"cats/good.png": picture(), "cats/notes.txt": b"a text", "cats/empty.png": b""}
+    files |= {"cats/damaged.png": picture(size=(640, 640))[:300], "cats/huge.png": huge_picture()}
+    files |= {
+        "__MACOSX/cats/._good.png": b"x",
+        "cats/.DS_Store": b"x",
+        "cats/Thumbs.db": b"x",
+        "no-folder.png": picture("blue"),
+    }
+    files |= {"x" * 201 + "/a.png": picture("green"), "cats/vector.svg": b"<svg/>", "../climbs.png": picture("white")}
+    checked = check(files)
+    assert codes(checked) == {
+        "cats/notes.txt": "not_an_image",
+        "cats/empty.png": "not_an_image",
+        "cats/vector.svg": "not_an_image",
+        "cats/damaged.png": "damaged_image",
+        "cats/huge.png": "too_many_pixels",
+        "__MACOSX/cats/._good.png": "system_file",
+        "cats/.DS_Store": "system_file",
+        "cats/Thumbs.db": "system_file",
+        "no-folder.png": "no_label",
+        "x" * 201 + "/a.png": "invalid_label",
+        "../climbs.png": "path_outside_archive",
+    }
+    assert (checked.report["files"], checked.report["kept"]) == (len(files), 1)
+
+
+def test_without_an_image_nothing_is_kept(check: Checker) -> None:
+    checked = check({"cats/a.txt": b"a"})
+    assert checked.pictures == []
+    assert checked.report["sizes"] is None
+
+
+def test_exact_duplicates_are_kept_once_and_conflicts_twice(check: Checker) -> None:
+    same = picture("red")
+    checked = check({"cats/a.png": same, "cats/b.png": same, "dogs/c.png": same, "dogs/d.png": picture("blue")})
+    assert [p.file.name for p in checked.pictures] == ["cats/a.png", "dogs/c.png", "dogs/d.png"]
+    assert checked.report["duplicates"] == [{"file": "cats/b.png", "same_as": "cats/a.png"}]
+    assert checked.report["label_conflicts"] == [{"files": ["cats/a.png", "dogs/c.png"], "labels": ["cats", "dogs"]}]
+
+
+def test_metadata_rows(check: Checker) -> None:
+    rows: list[object] = [
+        {"file_name": "a.png", "label": "cat", "text": "a red cat"},
+        {"file_name": "deep/b.png", "label": 7},
+        {"file_name": "c.png", "text": "only a text"},
+        {"file_name": "d.png", "label": ["a", "list"]},
+        {"file_name": "e.png", "label": "half \ud800 of a pair"},
+        {"file_name": "a.png", "label": "dog"},
+        {"file_name": "gone.png", "label": "cat"},
+        {"file_name": "../outside.png", "label": "cat"},
+        "no row",
+    ]
+    lines = "\n".join([*map(json.dumps, rows), "", "{not json", "[" * 100_000]).encode()
+    names = ["a.png", "deep/b.png", "c.png", "d.png", "e.png", "no-row.png"]
+    files = {f"set/{name}": picture(f"rgb({i}, 0, 0)") for i, name in enumerate(names)}
+    checked = check({"set/metadata.jsonl": lines} | files)
+    assert checked.report["layout"] == "metadata"
+    assert checked.report["classes"] == {"7": 1, "cat": 1}
+    assert [p.caption.text for p in checked.pictures] == ["a red cat", None]
+    assert codes(checked) == {
+        "set/c.png": "text_only",
+        "set/d.png": "no_label",
+        "set/e.png": "invalid_label",
+        "set/no-row.png": "no_metadata_row",
+        "set/metadata.jsonl:6": "duplicate_row",
+        "set/metadata.jsonl:7": "missing_file",
+        "set/metadata.jsonl:8": "missing_file",
+        "set/metadata.jsonl:9": "invalid_metadata_row",
+        "set/metadata.jsonl:11": "invalid_metadata_row",
+        "set/metadata.jsonl:12": "invalid_metadata_row",
+    }
+
+
+def test_content_holds_the_users_bytes_and_an_index(check: Checker, tmp_path: Path) -> None:
+    files = two_classes(2) | {"red/odd name.jpe g": picture("pink", kind="JPEG")}
+    checked = check(files)
+    write_content(checked.pictures, tmp_path / "content.tar")
+    with tarfile.open(tmp_path / "content.tar") as tar:
+        tar.extractall(tmp_path / "content", filter="data")
+    rows = [json.loads(line) for line in (tmp_path / "content" / "index.jsonl").read_text().splitlines()]
+    assert [row["file"] for row in rows] == ["000000.png", "000001.png", "000002.png", "000003.png", "000004.jpeg"]
+    assert {row["source"]: (tmp_path / "content" / row["file"]).read_bytes() for row in rows} == files
+    assert set(rows[0]) == {"file", "label", "source", "sha256", "width", "height"}
+
+
+def test_the_hash_depends_on_labels_and_contents_alone(check: Checker) -> None:
+    first = check({"cats/a.png": picture("red"), "dogs/b.png": picture("blue")})
+    renamed = check({"pets/dogs/1.png": picture("blue"), "pets/cats/2.png": picture("red")})
+    relabelled = check({"cats/a.png": picture("red"), "cats/b.png": picture("blue")})
+    assert content_sha256(first.pictures) == content_sha256(renamed.pictures) != content_sha256(relabelled.pictures)
+
+
+def test_the_preview_shows_a_row_for_each_class(check: Checker, tmp_path: Path, pool: ImagePool) -> None:
+    checked = check(two_classes(3))
+    write_preview(checked.pictures, tmp_path, tmp_path / "preview.png", pool)
+    with Image.open(tmp_path / "preview.png") as preview:
+        blue, red = preview.getpixel((128 + 32, 36)), preview.getpixel((128 + 32, 68 + 36))
+    assert (blue, red) == ((0, 0, 255), (255, 0, 0))
+
+
+def test_an_image_that_takes_too_long_costs_its_decoder_only(tmp_path: Path) -> None:
+    """A pipe that nobody writes to stands for an image that never ends."""
+    (tmp_path / "good.png").write_bytes(picture())
+    os.mkfifo(tmp_path / "endless.png")
+    with ImagePool(max_pixels=10_000, seconds_per_image=1) as pool:
+        names = ["good.png", "endless.png", "good.png", "good.png"]
+        answers = list(pool.check((tmp_path / name, None) for name in names))
+    assert [getattr(answer, "code", "good") for answer in answers] == ["good", "too_slow", "good", "good"]

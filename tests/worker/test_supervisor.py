@@ -1,0 +1,210 @@
+"""One attempt at a job, in every way it can go. The trainer is a small real program that speaks the trainer's protocol."""
+
+import io
+import sys
+import tarfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session, sessionmaker
+
+from jobstore.lifecycle import request_cancel
+from jobstore.objects import ObjectStore
+from jobstore.settings import Settings
+from jobstore.tables import Adapter, Checkpoint, Dataset, Image, Job
+from tests.worker.conftest import Rows
+from tests.worker.waiting import wait_for
+from worker import runtime
+from worker.child import Standby
+from worker.dataset_check import check_dataset
+from worker.supervisor import run_job
+from worker.sweeper import sweep
+
+SMALL_TRAINER = [sys.executable, str(Path(__file__).with_name("small_trainer.py"))]
+ENDLESS = 1_000_000  # steps
+
+
+@pytest.fixture
+def dataset(rows: Rows) -> str:
+    dataset_id = rows.dataset()
+    check_dataset(dataset_id)
+    return dataset_id
+
+
+@pytest.fixture
+def run(fast_settings: Settings) -> Iterator[Callable[..., None]]:
+    """Runs one attempt; `meanwhile` is called in another thread."""
+    with ExitStack() as stack:
+
+        def run(job_id: str, *options: str, meanwhile: Callable[[], None] = lambda: None) -> None:
+            standby = Standby(SMALL_TRAINER + list(options))
+            stack.callback(standby.close)
+            thread = threading.Thread(target=meanwhile)
+            thread.start()
+            run_job(job_id, standby)
+            thread.join()
+
+        yield run
+        assert list(fast_settings.work_dir.iterdir()) == []
+
+
+def test_a_job_becomes_rows_events_and_objects(
+    rows: Rows, dataset: str, run: Callable[..., None], store: ObjectStore, sessions: sessionmaker[Session]
+) -> None:
+    job_id = rows.job(dataset, steps=30, checkpoint_every=10)
+    run(job_id)
+    job = rows.get(Job, job_id)
+    assert (job.status, job.error, job.attempt, job.step) == ("succeeded", None, 1, 30)
+    assert (job.trained_parameters, job.total_parameters) == (5, 50)
+    assert job.losses == {"train": 1 / 30, "validation_base": 2.0, "validation": 1.0}
+    assert (job.lease_token, job.seconds_remaining) == (None, None)
+    assert [event.type for event in rows.events(job_id) if event.type != "progress"] == [
+        *("started", "validation", "checkpoint", "checkpoint", "checkpoint", "sample", "validation", "adapter", "succeeded")
+    ]
+    steps = [event.data["step"] for event in rows.events(job_id, "progress")]
+    assert steps == sorted(steps)
+    assert steps[-1] == 30
+    assert all("path" not in event.data for event in rows.events(job_id))
+    with sessions() as session:
+        adapter = session.scalars(select(Adapter)).one()
+        sample = session.scalars(select(Image)).one()
+        checkpoints = session.scalars(select(Checkpoint).order_by(Checkpoint.step)).all()
+    assert store.get_bytes(adapter.object_key) == b"an adapter"
+    assert adapter.class_names == ["blue", "red"]
+    assert (sample.job_id, sample.position, sample.width, sample.details) == (job_id, 30, 8, {"labels": ["blue", "red"]})
+    assert store.exists(sample.object_key)
+    assert [checkpoint.step for checkpoint in checkpoints] == [10, 20, 30]
+    with tarfile.open(fileobj=io.BytesIO(store.get_bytes(checkpoints[0].object_key))) as tar:
+        assert tar.getnames() == ["state.json"]
+
+
+def test_a_job_that_another_worker_has_is_left_alone(rows: Rows, dataset: str, run: Callable[..., None]) -> None:
+    job_id = rows.job(dataset)
+    with rows.sessions.begin() as session:
+        session.execute(update(Job).values(status="running", lease_token=uuid4()))
+    run(job_id)
+    run("job_unknown")
+    assert rows.get(Job, job_id).attempt == 0
+
+
+@pytest.mark.parametrize("deaf", [False, True])
+def test_cancelling_stops_the_trainer_and_keeps_its_checkpoint(
+    rows: Rows, dataset: str, run: Callable[..., None], deaf: bool, monkeypatch: pytest.MonkeyPatch, fast_settings: Settings
+) -> None:
+    """A trainer that does not listen is killed after the grace period."""
+    if deaf:
+        monkeypatch.setattr(fast_settings, "stop_grace_seconds", 0.2)
+    job_id = rows.job(dataset, steps=ENDLESS, checkpoint_every=5)
+
+    def cancel() -> None:
+        wait_for(lambda: rows.events(job_id, "checkpoint"))
+        with rows.sessions.begin() as session:
+            job = session.get(Job, job_id)
+            assert job is not None
+            request_cancel(session, job)
+
+    run(job_id, "--step-seconds", "0.1", *(["--deaf"] if deaf else []), meanwhile=cancel)
+    job = rows.get(Job, job_id)
+    assert (job.status, job.error) == ("cancelled", None)
+    assert job.finished_at is not None
+    assert rows.events(job_id)[-1].type == "cancelled"
+
+
+def test_a_lost_lease_kills_the_trainer_and_nothing_more_is_written(rows: Rows, dataset: str, run: Callable[..., None]) -> None:
+    job_id = rows.job(dataset, steps=ENDLESS)
+    thief = uuid4()
+    seen: list[int] = []
+
+    def steal() -> None:
+        wait_for(lambda: rows.events(job_id, "progress"))
+        with rows.sessions.begin() as session:
+            session.execute(update(Job).values(lease_token=thief))
+        seen.append(len(rows.events(job_id)))
+
+    run(job_id, meanwhile=steal)
+    job = rows.get(Job, job_id)
+    assert (job.status, job.lease_token) == ("running", thief)
+    assert len(rows.events(job_id)) == seen[0]
+
+
+def test_a_stopped_worker_hands_the_job_back_and_the_next_goes_on(rows: Rows, dataset: str, run: Callable[..., None]) -> None:
+    job_id = rows.job(dataset, steps=60, checkpoint_every=10)
+
+    def shut_down() -> None:
+        wait_for(lambda: rows.events(job_id, "checkpoint"))
+        runtime.request_stop()
+
+    run(job_id, "--step-seconds", "0.05", meanwhile=shut_down)
+    job = rows.get(Job, job_id)
+    assert (job.status, job.attempt, job.lease_token) == ("queued", 0, None)
+    runtime.forget_stop()
+    stopped_at = rows.events(job_id, "checkpoint")[-1].data["step"]
+    run(job_id)
+    assert rows.get(Job, job_id).status == "succeeded"
+    assert [event.data["resumed_from"] for event in rows.events(job_id, "started")] == [None, stopped_at]
+
+
+def test_a_crash_is_tried_again_from_the_last_checkpoint(
+    rows: Rows, dataset: str, run: Callable[..., None], fast_settings: Settings, store: ObjectStore
+) -> None:
+    job_id = rows.job(dataset, steps=20, checkpoint_every=5)
+    run(job_id, "--crash-at", "12")
+    assert "SIGKILL" in rows.events(job_id, "warning")[0].data["message"]
+    sweep(rows.sessions, fast_settings)
+    assert rows.get(Job, job_id).status == "queued"
+    run(job_id, "--crash-at", "12")
+    job = rows.get(Job, job_id)
+    assert (job.status, job.attempt, job.error) == ("succeeded", 2, None)
+    assert rows.events(job_id, "started")[1].data["resumed_from"] == 10
+    log = store.get_bytes(f"jobs/{job_id}/log.txt").decode()
+    assert log.split("--- attempt ")[1:] == ["1\nabout to die\n", "2\n"]
+
+
+def test_after_the_last_crash_the_job_fails(
+    rows: Rows, dataset: str, run: Callable[..., None], fast_settings: Settings
+) -> None:
+    job_id = rows.job(dataset, steps=20)
+    for _ in range(fast_settings.max_attempts):
+        sweep(rows.sessions, fast_settings)
+        run(job_id, "--crash-at", "1", "--always")
+    job = rows.get(Job, job_id)
+    assert job.status == "failed"
+    assert job.error is not None
+    assert job.error["code"] == "trainer_crashed"
+    assert job.error["message"].endswith("about to die")
+    assert rows.events(job_id)[-1].data == job.error
+
+
+def test_a_failure_that_the_trainer_reports_is_the_jobs_error(rows: Rows, dataset: str, run: Callable[..., None]) -> None:
+    job_id = rows.job(dataset)
+    run(job_id, "--fail-at", "2")
+    job = rows.get(Job, job_id)
+    error = {"code": "diverged", "message": "The loss became nan.", "param": "hyperparameters.learning_rate"}
+    assert (job.status, job.error, job.step) == ("failed", error, 2)
+
+
+def test_a_job_without_its_dataset_or_base_fails_at_once(rows: Rows, dataset: str, run: Callable[..., None]) -> None:
+    jobs = [rows.job(dataset), rows.job(dataset)]
+    with rows.sessions.begin() as session:
+        session.execute(update(Job).where(Job.id == jobs[0]).values(base_model="gone"))
+    run(jobs[0])
+    with rows.sessions.begin() as session:
+        session.execute(update(Dataset).values(content_key=None))
+    run(jobs[1])
+    errors = [rows.get(Job, job_id).error for job_id in jobs]
+    assert [error and error["code"] for error in errors] == ["unknown_base_model", "dataset_missing"]
+
+
+def test_a_waiting_trainer_that_died_is_replaced(rows: Rows, dataset: str, fast_settings: Settings) -> None:
+    job_id = rows.job(dataset)
+    standby = Standby(SMALL_TRAINER)
+    standby.prepare()
+    assert standby._waiting is not None
+    standby._waiting.kill()
+    run_job(job_id, standby)
+    assert rows.get(Job, job_id).status == "succeeded"

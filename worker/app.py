@@ -1,0 +1,62 @@
+"""The workers' Celery application: `celery -A worker.app worker -Q train`, `-Q generate` or `-Q default`.
+
+The queues it consumes make a worker what it is: one with `train` keeps a trainer standing by, one with `default` sweeps.
+"""
+
+import threading
+from typing import Any
+
+from celery import signals
+
+from jobstore.dispatch import QUEUES, celery_app
+from jobstore.settings import get_settings
+from worker import runtime, tasks
+from worker.sweeper import sweep_forever
+
+app = celery_app
+
+_queues: set[str] = set()
+_closed = threading.Event()
+
+
+def remember_queues(sender: Any, **_: Any) -> None:
+    """Runs in the main process before the pool is forked."""
+    _queues.update(sender.app.amqp.queues.consume_from)
+
+
+def on_pool_process(**_: Any) -> None:
+    runtime.prepare_pool_process()
+    if QUEUES["train"] in _queues:
+        tasks.standby().prepare()
+
+
+def on_ready(**_: Any) -> None:
+    settings = get_settings()
+    threading.Thread(target=_show_life, name="heartbeat", daemon=True).start()
+    if QUEUES["check_dataset"] in _queues:
+        threading.Thread(
+            target=sweep_forever, args=(runtime.sessions(), settings, _closed), name="sweeper", daemon=True
+        ).start()
+
+
+def on_shutting_down(**_: Any) -> None:
+    runtime.request_stop()
+
+
+def on_shutdown(**_: Any) -> None:
+    _closed.set()
+
+
+def _show_life() -> None:
+    settings = get_settings()
+    while settings.heartbeat_file is not None:
+        settings.heartbeat_file.touch()
+        if _closed.wait(settings.heartbeat_seconds):
+            return
+
+
+signals.worker_init.connect(remember_queues)
+signals.worker_process_init.connect(on_pool_process)
+signals.worker_ready.connect(on_ready)
+signals.worker_shutting_down.connect(on_shutting_down)
+signals.worker_shutdown.connect(on_shutdown)

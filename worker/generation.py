@@ -1,0 +1,137 @@
+"""Makes images: keeps the last used models in memory and works off every request that waits."""
+
+import io
+import json
+import logging
+import tempfile
+from collections import OrderedDict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image as PillowImage
+from PIL.PngImagePlugin import PngInfo
+from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
+
+from difffit_core.base_models import get_base_model, load_catalog
+from difffit_core.errors import DiffFitError
+from difffit_core.spec import GenerationSpec
+from jobstore import events, lifecycle
+from jobstore.errors import NotFoundError, StorageError
+from jobstore.ids import new_id
+from jobstore.settings import get_settings
+from jobstore.tables import Adapter, Generation, Image
+from worker.lease import Lease, LeaseLost
+from worker.runtime import objects, sessions, stop_requested
+
+if TYPE_CHECKING:
+    from difffit_core.generate import Generator
+
+logger = logging.getLogger(__name__)
+
+KEPT_MODELS = 4  # a person who compares two adapters with two bases never waits for loading
+PNG_KEY = "difffit"  # of the text chunk that says how an image was made
+
+
+class Engine:
+    """Models by (base, adapter), the last used ones kept in memory."""
+
+    def __init__(self) -> None:
+        self._models: OrderedDict[tuple[str, str | None], Generator] = OrderedDict()
+
+    def run(self, generation_id: str) -> None:
+        """Make the images of this request, then of all others that wait: the message is only a wake-up."""
+        waiting: str | None = generation_id
+        while waiting is not None and not stop_requested():
+            self._run_one(waiting)
+            with sessions()() as session:
+                queued = select(Generation.id).where(Generation.status == "queued", Generation.lease_token.is_(None))
+                waiting = session.scalar(queued.order_by(Generation.id).limit(1))
+
+    def _run_one(self, generation_id: str) -> None:
+        settings = get_settings()
+        with sessions().begin() as session:
+            token = lifecycle.claim(session, Generation, generation_id, settings.lease_seconds)
+            generation = session.get(Generation, generation_id)
+        if token is None or generation is None:
+            return
+        with Lease(sessions(), Generation, generation_id, token, settings) as lease:
+            try:
+                pictures = self._pictures(generation)
+                self._succeed(generation, lease, pictures)
+            except LeaseLost:
+                logger.warning("Lost the lease of %s; another worker makes its images", generation_id)
+            except (StorageError, SQLAlchemyError):
+                raise  # they may come back: the lease expires and the request is tried again
+            except DiffFitError as error:
+                _fail(lease, {"code": error.code, "message": error.message, "param": error.param})
+            except Exception as error:  # torch raises many kinds, also when memory is short
+                logger.exception("The images of %s failed", generation_id)
+                message = f"The images could not be made ({type(error).__name__}); the worker's log says more."
+                _fail(lease, {"code": "generation_failed", "message": message, "param": None})
+
+    def _pictures(self, generation: Generation) -> list[tuple[PillowImage.Image, dict[str, Any]]]:
+        """Each image with its parameters, which are all it takes to make it again."""
+        spec = GenerationSpec.model_validate(generation.parameters)
+        model = self._model(generation.base_model, generation.adapter_id)
+        common: dict[str, Any] = {"adapter": generation.adapter_id, "base_model": generation.base_model, "steps": spec.steps}
+        common |= {"guidance_scale": spec.guidance_scale, "scheduler": spec.scheduler}
+        pictures = []
+        for position, (picture, label) in enumerate(zip(model.images(spec), spec.labels, strict=True)):
+            pictures.append((picture, common | {"label": model.class_names[label], "seed": spec.seed + position}))
+        return pictures
+
+    def _model(self, base_model: str, adapter_id: str | None) -> "Generator":
+        key = (base_model, adapter_id)
+        if key not in self._models:
+            while len(self._models) >= KEPT_MODELS:
+                self._models.popitem(last=False)
+            self._models[key] = _load(base_model, adapter_id)
+        self._models.move_to_end(key)
+        return self._models[key]
+
+    def _succeed(self, generation: Generation, lease: Lease, pictures: list[tuple[PillowImage.Image, dict[str, Any]]]) -> None:
+        rows = []
+        for position, (picture, parameters) in enumerate(pictures):
+            row = Image(id=new_id("img"), tenant_id=generation.tenant_id, generation_id=generation.id, position=position)
+            row.object_key, row.width, row.height = f"images/{row.id}.png", picture.width, picture.height
+            row.details = {"label": parameters["label"], "seed": parameters["seed"]}
+            objects().put_bytes(row.object_key, png(picture, parameters))
+            rows.append(row)
+        with sessions().begin() as session:
+            lease.finish(session, "succeeded")
+            session.add_all(rows)
+            events.notify(session, "generation", generation.id)
+
+
+def _load(base_model: str, adapter_id: str | None) -> "Generator":
+    from difffit_core.generate import Generator  # here, because workers that never generate should not load torch
+
+    settings = get_settings()
+    base = get_base_model(load_catalog(settings.models), base_model)
+    if adapter_id is None:
+        return Generator(base, None, settings.device)
+    with sessions()() as session:
+        adapter = session.get(Adapter, adapter_id)
+    if adapter is None:
+        raise NotFoundError(f"There is no adapter {adapter_id!r} any more.", param="adapter")
+    settings.work_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=settings.work_dir) as folder:
+        path = Path(folder) / "adapter.safetensors"
+        objects().get_to_file(adapter.object_key, path)
+        return Generator(base, path, settings.device)
+
+
+def png(picture: PillowImage.Image, parameters: dict[str, Any]) -> bytes:
+    """The picture as PNG, with its parameters in a text chunk; equal input gives equal bytes."""
+    text = PngInfo()
+    text.add_text(PNG_KEY, json.dumps(parameters, sort_keys=True))
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", pnginfo=text)
+    return buffer.getvalue()
+
+
+def _fail(lease: Lease, error: dict[str, Any]) -> None:
+    with sessions().begin() as session:
+        lease.finish(session, "failed", error=error)
+        events.notify(session, "generation", lease.row_id)

@@ -1,0 +1,56 @@
+"""Moving a job's files between the object store and the trainer's folder: dataset and checkpoints in, checkpoints out."""
+
+import json
+import tarfile
+from pathlib import Path
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session, sessionmaker
+
+from difffit_core.base_models import get_base_model, load_catalog
+from difffit_core.errors import DatasetError
+from jobstore.objects import ObjectStore
+from jobstore.settings import Settings
+from jobstore.tables import Checkpoint, Dataset, Job
+
+
+def stage(sessions: sessionmaker[Session], job: Job, spec_dir: Path, objects: ObjectStore, settings: Settings) -> None:
+    """Fill the trainer's folder: spec.json, dataset/ and, where an earlier attempt left one, the newest checkpoint.
+
+    Raises ModelError or DatasetError where this worker lacks the base model or the dataset has gone.
+    """
+    with sessions() as session:
+        dataset = session.get(Dataset, job.dataset_id)
+        newest = select(Checkpoint).where(Checkpoint.job_id == job.id).order_by(Checkpoint.step.desc()).limit(1)
+        checkpoint = session.scalar(newest)
+    if dataset is None or dataset.content_key is None:
+        raise DatasetError("The job's dataset is no longer there.", code="dataset_missing", param="dataset")
+    base = get_base_model(load_catalog(settings.models), job.base_model)
+    # The API may run on another machine, where the model lies elsewhere.
+    spec = job.training_spec | {"base_model_path": str(base.path)}
+    (spec_dir / "spec.json").write_text(json.dumps(spec))
+    _fetch_tar(objects, dataset.content_key, spec_dir / "dataset")
+    (spec_dir / "checkpoints").mkdir()
+    if checkpoint is not None:
+        _fetch_tar(objects, checkpoint.object_key, spec_dir / "checkpoints" / f"step-{checkpoint.step:06d}")
+
+
+def _fetch_tar(objects: ObjectStore, key: str, folder: Path) -> None:
+    packed = folder.with_name(f"{folder.name}.tar")
+    objects.get_to_file(key, packed)
+    folder.mkdir()
+    with tarfile.open(packed) as tar:
+        tar.extractall(folder, filter="data")
+    packed.unlink()
+
+
+def put_checkpoint(objects: ObjectStore, key: str, folder: Path) -> int:
+    """Store a checkpoint folder as a tar; returns its size in bytes."""
+    packed = folder.parent.with_name(f"{folder.name}.tar")  # not beside it, where checkpoints are looked for
+    with tarfile.open(packed, "w") as tar:
+        for path in sorted(folder.iterdir()):
+            tar.add(path, path.name)
+    size = packed.stat().st_size
+    objects.put_file(key, packed)
+    packed.unlink()
+    return size

@@ -1,0 +1,118 @@
+"""Turns what a trainer reports into rows, events and objects; every write is guarded by the job's lease."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from PIL import Image as PillowImage
+from sqlalchemy import select
+from sqlalchemy.orm import Session, sessionmaker
+
+from jobstore import events
+from jobstore.ids import new_id
+from jobstore.objects import ObjectStore
+from jobstore.tables import Adapter, Checkpoint, Image, Job
+from worker.job_files import put_checkpoint
+from worker.lease import Lease
+
+Event = dict[str, Any]
+
+INTERVAL = 0.5  # seconds between two rows of the frequent kinds; people cannot read faster
+FREQUENT = {"progress", "encoding"}
+ENDINGS = {"succeeded", "stopped", "failed"}  # what they mean for the job is the supervisor's decision
+
+
+class Recorder:
+    """Writes one job's events in order. Frequent ones that come too fast are held back, and the newest is kept."""
+
+    def __init__(self, sessions: sessionmaker[Session], objects: ObjectStore, lease: Lease, job: Job, spec_dir: Path) -> None:
+        self._sessions, self._objects, self._lease, self._spec_dir = sessions, objects, lease, spec_dir
+        self._job, self._losses = job, dict(job.losses)
+        self._held_back: Event | None = None
+        self._frequent_at = -INTERVAL
+        self.ending: Event | None = None
+        self._handlers: dict[str, Callable[[Event], None]] = {
+            "started": self._started,
+            "progress": self._progress,
+            "validation": self._validation,
+            "checkpoint": self._checkpoint,
+            "sample": self._sample,
+            "adapter": self._adapter,
+        }
+
+    def record(self, event: Event) -> None:
+        """Write one event; raises LeaseLost where the job is no longer ours."""
+        if event["type"] in FREQUENT and time.monotonic() < self._frequent_at + INTERVAL:
+            if self._held_back is not None and self._held_back["type"] != event["type"]:
+                self.flush()
+            self._held_back = event
+            return
+        self.flush()
+        if event["type"] in ENDINGS:
+            self.ending = event
+        else:
+            self._write(event)
+
+    def flush(self) -> None:
+        """Write what was held back."""
+        held_back, self._held_back = self._held_back, None
+        if held_back is not None:
+            self._write(held_back)
+
+    def _write(self, event: Event) -> None:
+        if event["type"] in FREQUENT:
+            self._frequent_at = time.monotonic()
+        self._handlers.get(event["type"], self._commit)(event)
+
+    def _started(self, event: Event) -> None:
+        counts = {name: event[name] for name in ("trained_parameters", "total_parameters")}
+        self._commit(event | {"attempt": self._job.attempt}, **counts)
+
+    def _progress(self, event: Event) -> None:
+        self._losses["train"] = event["train_loss"]
+        rates = {name: event[name] for name in ("step", "samples_per_second", "seconds_remaining")}
+        self._commit(event, **rates, losses=self._losses)
+
+    def _validation(self, event: Event) -> None:
+        self._losses["validation_base" if event["base"] else "validation"] = event["loss"]
+        self._commit(event, losses=self._losses)
+
+    def _checkpoint(self, event: Event) -> None:
+        """A step that an earlier attempt reached as well keeps its row and gets the new object."""
+        step = event["step"]
+        with self._sessions() as session:
+            row = session.scalar(select(Checkpoint).where(Checkpoint.job_id == self._job.id, Checkpoint.step == step))
+        row = row or Checkpoint(id=new_id("ck"), job_id=self._job.id, step=step)
+        row.object_key = f"jobs/{self._job.id}/checkpoints/step-{step:06d}.tar"
+        row.bytes = put_checkpoint(self._objects, row.object_key, self._spec_dir / event["path"])
+        self._commit(event | {"id": row.id, "bytes": row.bytes}, row)
+
+    def _sample(self, event: Event) -> None:
+        step, path = event["step"], self._spec_dir / event["path"]
+        with self._sessions() as session:
+            row = session.scalar(select(Image).where(Image.job_id == self._job.id, Image.position == step))
+        row = row or Image(id=new_id("img"), tenant_id=self._job.tenant_id, job_id=self._job.id, position=step)
+        row.object_key, row.details = f"jobs/{self._job.id}/samples/step-{step:06d}.png", {"labels": event["labels"]}
+        with PillowImage.open(path) as picture:
+            row.width, row.height = picture.size
+        self._objects.put_file(row.object_key, path)
+        self._commit(event | {"image": row.id}, row)
+
+    def _adapter(self, event: Event) -> None:
+        with self._sessions() as session:
+            row = session.scalar(select(Adapter).where(Adapter.job_id == self._job.id))
+        row = row or Adapter(id=new_id("ad"), tenant_id=self._job.tenant_id, job_id=self._job.id)
+        row.base_model, row.object_key = self._job.base_model, f"adapters/{row.id}/adapter.safetensors"
+        row.bytes, row.sha256, row.class_names = event["bytes"], event["sha256"], event["class_names"]
+        self._objects.put_file(row.object_key, self._spec_dir / event["path"])
+        self._commit(event | {"id": row.id}, row)
+
+    def _commit(self, event: Event, row: Checkpoint | Image | Adapter | None = None, **columns: Any) -> None:
+        """The event, a row that came with it and columns of the job in one transaction, or LeaseLost and nothing."""
+        data = {name: value for name, value in event.items() if name not in {"type", "time", "path"}}
+        with self._sessions.begin() as session:
+            self._lease.write(session, **columns)
+            if row is not None:
+                session.merge(row)
+            events.append(session, self._job.id, event["type"], data)

@@ -1,0 +1,109 @@
+"""What the code of one worker process shares: the database, the object store, scratch folders and the wish to stop."""
+
+import ctypes
+import mmap
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from types import FrameType
+
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session, sessionmaker
+
+from jobstore.database import make_engine, session_factory
+from jobstore.objects import ObjectStore
+from jobstore.settings import get_settings
+
+PR_SET_PDEATHSIG = 1  # from <sys/prctl.h>
+MAIN_PROCESS = os.getpid()  # pool processes are forked from the process that imports this module
+
+# One byte that the main process shares with its forked pool processes. No lock is involved: it is written by a signal handler.
+_stopping = mmap.mmap(-1, 1)
+
+
+def request_stop() -> None:
+    """Ask the tasks of this worker, in every process of it, to hand back what they are doing."""
+    _stopping[0] = 1
+
+
+def forget_stop() -> None:
+    """Take the request back."""
+    _stopping[0] = 0
+
+
+def stop_requested() -> bool:
+    return _stopping[0] != 0 or _terminated
+
+
+_terminated = False
+_tasks_running = 0
+
+
+def prepare_pool_process() -> None:
+    """Make a freshly forked pool process safe: it dies with the main process, and SIGTERM ends its task in good order."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != MAIN_PROCESS:  # the parent died before the line above
+        os._exit(1)
+    signal.signal(signal.SIGTERM, _on_terminate)
+    engine().dispose(close=False)  # the connections belong to the process that was forked
+    engine.cache_clear()
+    sessions.cache_clear()
+
+
+def _on_terminate(signum: int, frame: FrameType | None) -> None:
+    global _terminated
+    if not _tasks_running:
+        raise SystemExit(0)
+    _terminated = True
+
+
+@contextmanager
+def task_running() -> Iterator[None]:
+    """While this is open, SIGTERM does not end the process but asks the task to stop."""
+    global _tasks_running
+    _tasks_running += 1
+    try:
+        yield
+    finally:
+        _tasks_running -= 1
+    if _terminated:
+        raise SystemExit(0)
+
+
+@cache
+def engine() -> Engine:
+    return make_engine(get_settings().database_url.get_secret_value())
+
+
+@cache
+def sessions() -> sessionmaker[Session]:
+    return session_factory(engine())
+
+
+@cache
+def objects() -> ObjectStore:
+    return ObjectStore(get_settings().storage_url)
+
+
+def child_environment() -> dict[str, str]:
+    """The environment for processes that handle untrusted data or users' settings: no addresses of servers, no secrets."""
+    return {name: value for name, value in os.environ.items() if not name.endswith("_URL") and not name.startswith("DIFFFIT_")}
+
+
+@contextmanager
+def scratch_folder(row_id: str, token: object) -> Iterator[Path]:
+    """A private folder for one attempt at a row, removed at the end, together with what lost attempts left behind."""
+    parent = get_settings().work_dir
+    parent.mkdir(parents=True, exist_ok=True)
+    for left_behind in parent.glob(f"{row_id}.*"):
+        shutil.rmtree(left_behind, ignore_errors=True)
+    folder = parent / f"{row_id}.{token}"
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

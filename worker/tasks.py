@@ -1,0 +1,44 @@
+"""The Celery tasks: each takes the id of a row and does what the row asks for."""
+
+from functools import cache
+
+from jobstore.dispatch import celery_app
+from worker.child import TRAINER, Standby
+from worker.dataset_check import check_dataset
+from worker.generation import Engine
+from worker.runtime import stop_requested, task_running
+from worker.supervisor import run_job
+
+
+@cache
+def standby() -> Standby:
+    """The waiting trainer of this process."""
+    return Standby(TRAINER)
+
+
+@cache
+def engine() -> Engine:
+    """The loaded models of this process."""
+    return Engine()
+
+
+def train(job_id: str) -> None:
+    with task_running():
+        run_job(job_id, standby())
+        if not stop_requested():
+            standby().prepare()
+
+
+def generate(generation_id: str) -> None:
+    with task_running():
+        engine().run(generation_id)
+
+
+def check(dataset_id: str) -> None:
+    with task_running():
+        check_dataset(dataset_id)
+
+
+celery_app.task(train, name="difffit.train")
+celery_app.task(generate, name="difffit.generate")
+celery_app.task(check, name="difffit.check_dataset")
