@@ -9,6 +9,7 @@ from difffit_core.adapter_file import apply_adapter
 from difffit_core.base_models import BaseModelEntry
 from difffit_core.devices import inference_autocast, pick_device
 from difffit_core.dit import load_autoencoder, load_transformer
+from difffit_core.errors import SpecError
 from difffit_core.sampling import decode, sample_latents
 from difffit_core.spec import GenerationSpec
 
@@ -28,7 +29,9 @@ class Generator:
         self._vae = load_autoencoder(base.path).to(self.device)
 
     def images(self, spec: GenerationSpec) -> list[Image.Image]:
-        """One RGB picture for each label of `spec`."""
+        """One RGB picture for each label of `spec`. Raises SpecError for a label that the model does not have."""
+        if not all(0 <= label < len(self.class_names) for label in spec.labels):
+            raise SpecError(f"Labels must be 0 to {len(self.class_names) - 1}.", code="unknown_label", param="labels")
         with torch.inference_mode(), inference_autocast(self.device):
             latents = sample_latents(self._transformer, self.base.path, spec)
         return decode(self._vae, latents)

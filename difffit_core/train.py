@@ -45,15 +45,17 @@ def train(folder: Path) -> int:
     from difffit_core.errors import DiffFitError
     from difffit_core.events import EventLog
     from difffit_core.spec import TrainingSpec
+    from difffit_core.stopping import Stopped, StopRequest
     from difffit_core.trainer import Trainer
 
-    events = EventLog(folder / "events.jsonl")
+    events, stop = EventLog(folder / "events.jsonl"), StopRequest()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop.on_signal)
     try:
         spec = TrainingSpec.model_validate_json((folder / "spec.json").read_text())
-        trainer = Trainer(spec, folder, pick_device(os.environ.get("DIFFFIT_DEVICE", "auto")), events)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: trainer.stop())
-        trainer.run()
+        Trainer(spec, folder, pick_device(os.environ.get("DIFFFIT_DEVICE", "auto")), events, stop).run()
+    except Stopped:  # before there was anything to keep
+        events.emit("stopped", step=0)
     except DiffFitError as error:
         events.emit("failed", code=error.code, message=error.message, param=error.param)
         return 1

@@ -20,6 +20,7 @@ from difffit_core.latents import LatentSet, encode
 from difffit_core.methods import count_parameters, prepare, trained_parameters
 from difffit_core.sampling import decode, grid, sample_latents
 from difffit_core.spec import GenerationSpec, TrainingSpec
+from difffit_core.stopping import Stopped, StopRequest
 from difffit_core.training_state import TrainingState, newest_checkpoint, random_generator
 
 PROGRESS_SECONDS = 0.5  # at least so long between progress events
@@ -30,11 +31,11 @@ SAMPLE_CLASSES, SAMPLES_PER_CLASS = 8, 4  # rows and columns of a sample grid
 
 
 class Trainer:
-    """The run of one SPEC_DIR. Construct, then `run()`; `stop()` may be called from a signal handler."""
+    """The run of one SPEC_DIR: construct, then `run()`."""
 
-    def __init__(self, spec: TrainingSpec, folder: Path, device: torch.device, events: EventLog) -> None:
+    def __init__(self, spec: TrainingSpec, folder: Path, device: torch.device, events: EventLog, stop: StopRequest) -> None:
         self.spec, self.h, self.folder, self.device, self.events = spec, spec.hyperparameters, folder, device, events
-        self._stopping = False
+        self._stop = stop
         self.base = BaseModelEntry.in_folder(spec.base_model, Path(spec.base_model_path), spec.defaults)
         base_names = self.base.class_names()
         self.class_names = sorted(spec.dataset.classes)
@@ -46,12 +47,8 @@ class Trainer:
         self.diffusion = load_diffusion(self.base.path, spec.defaults.min_snr_gamma).to(device)
         self.state = TrainingState(trained_parameters(self.model), self.h, spec.seed)
 
-    def stop(self) -> None:
-        """Ask the run to end after the current step, with a checkpoint."""
-        self._stopping = True
-
     def run(self) -> None:
-        """Train to the end or until `stop()`. Raises DiffFitError for what the user can mend."""
+        """Train to the end, or to a checkpoint where a stop is requested. Raises DiffFitError for what the user can mend."""
         began = time.monotonic()
         checkpoint = newest_checkpoint(self.folder / "checkpoints")
         if checkpoint is not None:
@@ -66,18 +63,24 @@ class Trainer:
             resumed_from=resumed_from,
             device=str(self.device),
         )
-        self.vae = load_autoencoder(self.base.path).to(self.device)
-        train, held_out = self._load_data()
-        if resumed_from is None and held_out is not None:
-            self.events.emit("validation", step=0, loss=self._validate(held_out), base=True)
-            self._sample()
-        self._train(train, held_out)
-        if self.state.step < self.h.steps:
+        try:
+            self._run(began, fresh=resumed_from is None)
+        except Stopped:
             self._checkpoint()
             self.events.emit("stopped", step=self.state.step)
-            return
-        self._write_adapter()
-        self.events.emit("succeeded", seconds=round(time.monotonic() - began, 2))
+
+    def _run(self, began: float, fresh: bool) -> None:
+        self.vae = load_autoencoder(self.base.path).to(self.device)
+        train, held_out = self._load_data()
+        if fresh:
+            self._validate(held_out, base=True)
+            self._sample()
+        self._train(train, held_out)
+        self._validate(held_out)
+        self._sample()
+        with self._stop.deferred():
+            self._write_adapter()
+            self.events.emit("succeeded", seconds=round(time.monotonic() - began, 2))
 
     def _load_data(self) -> tuple[LatentSet, LatentSet | None]:
         items = read_index(self.folder / "dataset")
@@ -96,10 +99,12 @@ class Trainer:
         return encoded("train", train), encoded("validation", held_out) if held_out else None
 
     def _train(self, train: LatentSet, held_out: LatentSet | None) -> None:
+        """All steps that are left. What belongs after the last one is `_run`'s, so that a resumed run does it too."""
         seconds_a_step, reported = 0.0, 0.0
-        while self.state.step < self.h.steps and not self._stopping:
+        while self.state.step < self.h.steps:
             started = time.monotonic()
-            loss = self._step(train)
+            with self._stop.deferred():
+                loss = self._step(train)
             if not math.isfinite(loss):
                 raise TrainingDiverged(
                     f"The loss became {loss} at step {self.state.step}; the last checkpoint is kept. "
@@ -119,17 +124,15 @@ class Trainer:
                     samples_per_second=round(self.h.batch_size / seconds_a_step, 3),
                     seconds_remaining=round((self.h.steps - step) * seconds_a_step, 1),
                 )
-            last = step == self.h.steps
-            if held_out is not None and (step % self.h.validate_every == 0 or last):
-                self.state.swap_ema()
-                self.events.emit("validation", step=step, loss=self._validate(held_out), base=False)
-                self.state.swap_ema()
-            if step % self.h.sample_every == 0 or last:
-                self.state.swap_ema()
+            if step == self.h.steps:
+                return
+            if step % self.h.checkpoint_every == 0:
+                with self._stop.deferred():
+                    self._checkpoint()
+            if step % self.h.validate_every == 0:
+                self._validate(held_out)
+            if step % self.h.sample_every == 0:
                 self._sample()
-                self.state.swap_ema()
-            if step % self.h.checkpoint_every == 0 and not last:
-                self._checkpoint()
 
     def _step(self, train: LatentSet) -> float:
         """One optimiser step on one batch; returns its loss."""
@@ -155,8 +158,14 @@ class Trainer:
             output = self.model(noisy, timestep=timesteps, class_labels=labels).sample
         return per_sample_loss(self.diffusion, output.float(), latents, noise, timesteps)
 
+    def _validate(self, held_out: LatentSet | None, base: bool = False) -> None:
+        """Report the loss of the EMA weights, or of the untouched base, on the held-out images where there are any."""
+        if held_out is not None:
+            with self.state.averaged():
+                self.events.emit("validation", step=self.state.step, loss=self._held_out_loss(held_out), base=base)
+
     @torch.no_grad()
-    def _validate(self, held_out: LatentSet) -> float:
+    def _held_out_loss(self, held_out: LatentSet) -> float:
         """Mean loss of the held-out images at fixed timesteps and with fixed noise, alike for every job and step."""
         images = min(len(held_out), VALIDATION_DRAWS)
         draws = max(1, VALIDATION_DRAWS // images)
@@ -185,10 +194,8 @@ class Trainer:
             seed=self.spec.seed,
             scheduler=self.spec.defaults.scheduler,
         )
-        self.model.eval()
-        with inference_autocast(self.device):
+        with self.state.averaged(), inference_autocast(self.device):
             latents = sample_latents(self.model, self.base.path, spec)
-        self.model.train()
         path = self.folder / "samples" / f"step-{self.state.step:06d}.png"
         path.parent.mkdir(exist_ok=True)
         grid(decode(self.vae, latents), SAMPLES_PER_CLASS).save(path)

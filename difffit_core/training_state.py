@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -46,6 +48,7 @@ class TrainingState:
             lr=hyperparameters.learning_rate,
             betas=(0.9, 0.999),
             weight_decay=hyperparameters.weight_decay,
+            fused=True,
         )
         self.ema = {name: parameter.detach().clone() for name, parameter in parameters.items()}
 
@@ -73,8 +76,16 @@ class TrainingState:
         with torch.no_grad():
             torch._foreach_lerp_(list(self.ema.values()), list(self.parameters.values()), 1 - decay)
 
-    def swap_ema(self) -> None:
-        """Exchange the trained values and their EMA; calling it twice restores both."""
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """While this is open the parameters hold their EMA; the trained values come back at its end, however it ends."""
+        self._swap_with_ema()
+        try:
+            yield
+        finally:
+            self._swap_with_ema()
+
+    def _swap_with_ema(self) -> None:
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 value = parameter.clone()

@@ -96,9 +96,9 @@ def write_model_card(
         "Noto, the second half: **the floor**": real[second],
         "Noto, the second half through the autoencoder": features(extractor, reconstruct(base, pictures[second])),
     }
-    for guidance in (1.0, base.defaults.guidance_scale):
-        samples = load_pictures(generate(base, [labels[i] for i in second.tolist()], guidance, sample))
-        others[f"samples, guidance {guidance:g}"] = features(extractor, samples)
+    guidance = base.defaults.guidance_scale
+    samples = load_pictures(generate(base, [labels[i] for i in second.tolist()], guidance, sample))
+    others[f"samples, guidance {guidance:g}"] = features(extractor, samples)
     distances = {name: frechet_distance(real[first], other) for name, other in others.items()}
     (base.path / "README.md").write_text(card_text(base, spec, figures, distances, same_set_floor(real), half))
 

@@ -7,6 +7,7 @@ import torch
 
 from difffit_core.base_models import BaseModelEntry
 from difffit_core.dit import load_transformer
+from difffit_core.errors import SpecError
 from difffit_core.generate import Generator
 from difffit_core.sampling import grid, sample_latents
 from difffit_core.spec import GenerationSpec, Scheduler
@@ -41,6 +42,11 @@ def test_an_image_depends_on_its_own_seed_and_label_only(tiny_base: BaseModelEnt
     together = sample_latents(model, tiny_base.path, spec(scheduler))
     alone = sample_latents(model, tiny_base.path, spec(scheduler, labels=[1], seed=8))
     torch.testing.assert_close(together[1], alone[0], atol=1e-4, rtol=1e-4)
+
+
+def test_a_label_the_model_does_not_have_is_refused(tiny_base: BaseModelEntry) -> None:
+    with pytest.raises(SpecError, match="0 to 2"):
+        Generator(tiny_base, device="cpu").images(spec(labels=[3]))
 
 
 def test_guidance_moves_from_unconditional_through_conditional(tiny_base: BaseModelEntry) -> None:

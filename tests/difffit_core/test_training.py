@@ -17,7 +17,9 @@ from difffit_core.adapter_file import read_adapter
 from difffit_core.base_models import BaseModelEntry
 from difffit_core.events import EventLog
 from difffit_core.generate import Generator
+from difffit_core.latents import LatentSet
 from difffit_core.spec import GenerationSpec, TrainingSpec
+from difffit_core.stopping import StopRequest
 from difffit_core.train import train
 from difffit_core.trainer import Trainer
 from difffit_core.training_state import TrainingState, learning_rate
@@ -32,17 +34,17 @@ def events_of(folder: Path) -> list[dict[str, Any]]:
 
 
 def run_here(folder: Path, spec: TrainingSpec, stop_at: int | None = None) -> list[dict[str, Any]]:
-    """Train in this process, stopping as SIGTERM would once `stop_at` steps are done."""
-    trainer = Trainer(spec, folder, CPU, EventLog(folder / "events.jsonl"))
-    if stop_at is not None:
-        update = trainer.state.update
+    """Train in this process; as if SIGTERM came while step `stop_at` was at work."""
+    stop = StopRequest()
+    trainer = Trainer(spec, folder, CPU, EventLog(folder / "events.jsonl"), stop)
+    update = trainer.state.update
 
-        def update_then_stop() -> None:
-            update()
-            if trainer.state.step == stop_at:
-                trainer.stop()
+    def update_and_stop() -> None:
+        update()
+        if trainer.state.step == stop_at:
+            stop.on_signal()
 
-        trainer.state.update = update_then_stop  # type: ignore[method-assign]
+    trainer.state.update = update_and_stop  # type: ignore[method-assign]
     trainer.run()
     return events_of(folder)
 
@@ -95,6 +97,27 @@ def test_a_stopped_run_goes_on_exactly(tmp_path: Path, tiny_base: BaseModelEntry
     assert (straight / ADAPTER).read_bytes() == (stopped / ADAPTER).read_bytes()
 
 
+def test_a_stop_while_validating_after_the_last_step_loses_no_event(
+    tmp_path: Path, tiny_base: BaseModelEntry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = write_spec_dir(tmp_path, tiny_base, steps=4, validate_every=4)
+    stop = StopRequest()
+    trainer = Trainer(spec, tmp_path, CPU, EventLog(tmp_path / "events.jsonl"), stop)
+    held_out_loss = trainer._held_out_loss
+
+    def stopped_at_the_end(held_out: LatentSet) -> float:
+        if trainer.state.step == 4:
+            stop.on_signal()
+        return held_out_loss(held_out)
+
+    monkeypatch.setattr(trainer, "_held_out_loss", stopped_at_the_end)
+    trainer.run()
+    assert events_of(tmp_path)[-1] == events_of(tmp_path)[-1] | {"type": "stopped", "step": 4}
+    resumed = run_here(tmp_path, spec)
+    assert [event["step"] for event in resumed if event["type"] == "validation"] == [0, 4]
+    assert resumed[-1]["type"] == "succeeded"
+
+
 def test_different_seeds_train_different_adapters(tmp_path: Path, tiny_base: BaseModelEntry) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     spec = write_spec_dir(one, tiny_base, steps=3)
@@ -106,7 +129,7 @@ def test_different_seeds_train_different_adapters(tmp_path: Path, tiny_base: Bas
 
 def test_every_trained_tensor_moves_and_is_in_the_adapter(tmp_path: Path, tiny_base: BaseModelEntry) -> None:
     spec = write_spec_dir(tmp_path, tiny_base, steps=5, learning_rate=1e-2)
-    trainer = Trainer(spec, tmp_path, CPU, EventLog(tmp_path / "events.jsonl"))
+    trainer = Trainer(spec, tmp_path, CPU, EventLog(tmp_path / "events.jsonl"), StopRequest())
     before = {name: parameter.detach().clone() for name, parameter in trainer.state.parameters.items()}
     frozen = {name: p.detach().clone() for name, p in trainer.model.named_parameters() if not p.requires_grad}
     trainer.run()
@@ -129,7 +152,7 @@ def test_adapter_generates_its_own_classes(tmp_path: Path, tiny_base: BaseModelE
 
 def test_sigterm_checkpoints_and_ends_cleanly(tmp_path: Path, tiny_base: BaseModelEntry) -> None:
     write_spec_dir(tmp_path, tiny_base, steps=100_000, validation_fraction=0.0, sample_every=100_000, checkpoint_every=100_000)
-    environment = os.environ | {"DIFFFIT_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"DIFFFIT_DEVICE": "cpu"}
     with subprocess.Popen(
         [sys.executable, "-m", "difffit_core.train", "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
     ) as child:

@@ -1,0 +1,151 @@
+"""How soon is the service ready, how large is its API, and how soon does a job begin? `python benchmarks/service_start.py`."""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from client import Client
+from client.upload import prepare_upload
+
+DATASET = Path(__file__).parent.parent / "examples" / "fluent"
+JOBS = 3
+STOP_SECONDS = 120
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true", help="Print one JSON line")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="difffit-benchmark-") as folder:
+        data_dir = Path(folder)
+        with running_service(data_dir) as (first_start, _, _):
+            pass
+        with running_service(data_dir) as (second_start, client, own):
+            api = process_of(own, "api.app:create_app")
+            found = {
+                "first_start_seconds": first_start,
+                "second_start_seconds": second_start,
+                "api_resident_mb": round(resident(api) / 1e6, 1),
+                "api_ready_seconds": api_ready_seconds(api),
+                "api_loads_torch": "libtorch" in (Path("/proc") / str(api) / "maps").read_text(),
+                "job_start_seconds": job_start_seconds(client, own),
+            }
+    if arguments.json:
+        print(json.dumps(found))
+    else:
+        for name, value in found.items():
+            print(f"{name:<22} {value}")
+
+
+@contextmanager
+def running_service(data_dir: Path) -> Iterator[tuple[float, Client, int]]:
+    """`difffit up`: the seconds until it was ready, a client of it, and its process id."""
+    environment = {
+        k: v for k, v in os.environ.items() if k not in {"DATABASE_URL", "REDIS_URL"} and not k.startswith("DIFFFIT_")
+    }
+    command = [sys.executable, "-m", "jobstore.up", "--data-dir", str(data_dir), "--port", "0", "--json"]
+    began = time.monotonic()
+    launcher = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    try:
+        assert launcher.stdout is not None
+        server = json.loads(launcher.stdout.readline())
+        ready = round(time.monotonic() - began, 2)
+        with Client(server["url"], server["api_key"]) as client:
+            yield ready, client, launcher.pid
+    finally:
+        launcher.send_signal(signal.SIGINT)
+        launcher.wait(STOP_SECONDS)
+
+
+def job_start_seconds(client: Client, launcher: int) -> list[float]:
+    """From posting a job to the arrival of its trainer's first event here, with an idle worker."""
+    with prepare_upload([DATASET]) as prepared:
+        dataset = client.wait_dataset(client.upload_dataset(prepared.files)["id"])
+    seconds = []
+    for seed in range(JOBS):
+        wait_until_idle(launcher)
+        settings = {"steps": 1, "batch_size": 1, "sample_steps": 1, "validation_fraction": 0.0}
+        posted = time.monotonic()
+        job = client.create_job(
+            {"base_model": "emoji-dit", "dataset": dataset["id"], "seed": seed, "hyperparameters": settings}
+        )
+        for event in client.watch_job(job["id"]):
+            if event["type"] == "started":
+                seconds.append(round(time.monotonic() - posted, 2))
+    return seconds
+
+
+def wait_until_idle(launcher: int) -> None:
+    """Until the standby trainer is there and has imported what it will need."""
+    before = -1.0
+    while True:
+        spent = sum(cpu_seconds(pid) for pid in descendants(launcher) if "difffit_core.train" in command_of(pid))
+        if spent and spent == before:
+            return
+        before = spent
+        time.sleep(0.5)
+
+
+def api_ready_seconds(api: int) -> float:
+    """A second API process beside the first, from its start to its first answer."""
+    environ = (Path("/proc") / str(api) / "environ").read_bytes().split(b"\0")
+    environment = dict(entry.decode().split("=", 1) for entry in environ if b"=" in entry)
+    began = time.monotonic()
+    command = [sys.executable, "-m", "uvicorn", "api.app:create_app", "--factory", "--port", "0", "--log-level", "info"]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        next(line for line in process.stderr if "Uvicorn running" in line)
+        seconds = round(time.monotonic() - began, 2)
+        process.send_signal(signal.SIGINT)
+        process.stderr.read()
+    return seconds
+
+
+def descendants(root: int) -> list[int]:
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        children.setdefault(int(fields[1]), []).append(int(stat.parent.name))
+    found, queue = [], [root]
+    while queue:
+        queue += (below := children.get(queue.pop(), []))
+        found += below
+    return found
+
+
+def process_of(launcher: int, words: str) -> int:
+    return next(pid for pid in descendants(launcher) if words in command_of(pid))
+
+
+def command_of(pid: int) -> str:
+    try:
+        return (Path("/proc") / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except OSError:
+        return ""
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory that the process holds."""
+    lines = (Path("/proc") / str(pid) / "status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS"))
+
+
+if __name__ == "__main__":
+    main()
