@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from difffit_core.errors import DatasetError
-from difffit_core.spec import DatasetSummary
+from difffit_core.spec import DatasetSummary, content_sha256
 
 INDEX = "index.jsonl"
 
@@ -43,19 +43,13 @@ def read_index(folder: Path) -> list[Item]:
     return items
 
 
-def content_sha256(items: Iterable[Item]) -> str:
-    """Hash of what a dataset holds, whatever its files are called and in whatever order they came."""
-    lines = sorted(f"{item.label}\t{item.sha256}\n" for item in items)
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
 def summarize(items: Iterable[Item]) -> DatasetSummary:
     """Counts per class, in the order of the class names, and the content hash."""
     counts: dict[str, int] = defaultdict(int)
     items = list(items)
     for item in items:
         counts[item.label] += 1
-    return DatasetSummary(sha256=content_sha256(items), classes=dict(sorted(counts.items())))
+    return DatasetSummary(sha256=content_sha256((i.label, i.sha256) for i in items), classes=dict(sorted(counts.items())))
 
 
 def index_class_folders(folder: Path) -> DatasetSummary:

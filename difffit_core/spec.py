@@ -1,5 +1,7 @@
 """The job spec: what a user asks for, and the resolved plan the trainer runs. Torch-free; API, client and trainer share it."""
 
+import hashlib
+from collections.abc import Iterable
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -81,6 +83,12 @@ class DatasetSummary(Strict):
         return sum(self.classes.values())
 
 
+def content_sha256(images: Iterable[tuple[str, str]]) -> str:
+    """Hash of a dataset from the (label, SHA-256) of its images, whatever the files are called and however they are ordered."""
+    lines = sorted(f"{label}\t{sha256}\n" for label, sha256 in images)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
 class ResolvedHyperparameters(Strict):
     """The same fields with every "auto" replaced by a number."""
 
@@ -113,6 +121,7 @@ class TrainingSpec(Strict):
     dataset: DatasetSummary
     seed: int
     defaults: TrainingDefaults  # of the base: its loss weighting, and its scheduler for sample grids
+    compile: bool = False  # compile the blocks: half a minute that pays from some thousand steps on; wants a C++ compiler
 
     @model_validator(mode="after")
     def _steps_cover_warmup(self) -> Self:

@@ -44,6 +44,9 @@ class Trainer:
             replace_class_table(self.model, base_names, self.class_names)
         prepare(self.model, spec.method)
         self.model.to(device).train()
+        if spec.compile:
+            for block in self.model.transformer_blocks:
+                block.compile()
         self.diffusion = load_diffusion(self.base.path, spec.defaults.min_snr_gamma).to(device)
         self.state = TrainingState(trained_parameters(self.model), self.h, spec.seed)
 
@@ -161,7 +164,7 @@ class Trainer:
     def _validate(self, held_out: LatentSet | None, base: bool = False) -> None:
         """Report the loss of the EMA weights, or of the untouched base, on the held-out images where there are any."""
         if held_out is not None:
-            with self.state.averaged():
+            with self.state.averaged(), torch.compiler.set_stance("force_eager"):
                 self.events.emit("validation", step=self.state.step, loss=self._held_out_loss(held_out), base=base)
 
     @torch.no_grad()
@@ -194,7 +197,7 @@ class Trainer:
             seed=self.spec.seed,
             scheduler=self.spec.defaults.scheduler,
         )
-        with self.state.averaged(), inference_autocast(self.device):
+        with self.state.averaged(), inference_autocast(self.device), torch.compiler.set_stance("force_eager"):
             latents = sample_latents(self.model, self.base.path, spec)
         path = self.folder / "samples" / f"step-{self.state.step:06d}.png"
         path.parent.mkdir(exist_ok=True)

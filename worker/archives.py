@@ -202,14 +202,7 @@ class _BoundedTarInfo(tarfile.TarInfo):
     """A member whose extended headers may not fill the memory."""
 
     def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
-        headers = {
-            tarfile.GNUTYPE_LONGNAME,
-            tarfile.GNUTYPE_LONGLINK,
-            tarfile.XHDTYPE,
-            tarfile.XGLTYPE,
-            tarfile.SOLARIS_XHDTYPE,
-        }
-        if self.type in headers and self.size > MAX_TAR_HEADER:
+        if self.type in TAR_HEADERS and self.size > MAX_TAR_HEADER:
             raise tarfile.ReadError("an extended header is too long")
         member: tarfile.TarInfo = super()._proc_member(archive)  # type: ignore[misc]  # made to be overridden, says tarfile
         return member
@@ -218,11 +211,7 @@ class _BoundedTarInfo(tarfile.TarInfo):
 def _tar_entries(file: IO[bytes]) -> Iterator[Entry]:
     with tarfile.open(fileobj=file, mode="r|", tarinfo=_BoundedTarInfo) as archive:
         for info in archive:
-            kind: Literal["file", "folder", "link", "device"]
-            kind = (
-                "folder" if info.isdir() else "link" if info.issym() or info.islnk() else "file" if info.isreg() else "device"
-            )
-            yield Entry(info.name, kind, lambda info=info: archive.extractfile(info))  # type: ignore[misc]
+            yield Entry(info.name, _tar_kind(info), lambda info=info: archive.extractfile(info))  # type: ignore[misc]
             archive.members = []  # type: ignore[attr-defined]  # a stream never goes back; the list would only grow
 
 

@@ -1,6 +1,5 @@
 """Checking an upload: unpack it, decode every image, and turn what can be used into the content that jobs train on."""
 
-import hashlib
 import io
 import json
 import logging
@@ -13,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from difffit_core.errors import DatasetError
+from difffit_core.spec import content_sha256
 from jobstore import lifecycle
 from jobstore.settings import Settings, get_settings
 from jobstore.tables import Dataset
@@ -41,6 +41,10 @@ class CheckedDataset:
 
     pictures: list[Picture]
     report: dict[str, Any]
+
+    @property
+    def sha256(self) -> str:
+        return content_sha256((p.caption.label, p.file.sha256) for p in self.pictures)
 
 
 def check_dataset(dataset_id: str) -> None:
@@ -82,7 +86,7 @@ def _bring_to_end(dataset: Dataset, lease: Lease, folder: Path, settings: Settin
     keys = {"content_key": f"datasets/{dataset.id}/content.tar", "preview_key": f"datasets/{dataset.id}/preview.png"}
     objects().put_file(keys["content_key"], content)
     objects().put_file(keys["preview_key"], preview)
-    found = {"sha256": content_sha256(checked.pictures), "classes": checked.report["classes"], "report": checked.report}
+    found = {"sha256": checked.sha256, "classes": checked.report["classes"], "report": checked.report}
     with sessions().begin() as session:
         lease.finish(session, "ready", **keys, **found)
 
@@ -148,12 +152,6 @@ def _label_conflicts(pictures: list[Picture]) -> list[dict[str, list[str]]]:
         for same in by_content.values()
         if len(same) > 1
     ]
-
-
-def content_sha256(pictures: list[Picture]) -> str:
-    """Hash of labels and contents, whatever the files are called; the trainer computes the same."""
-    lines = sorted(f"{p.caption.label}\t{p.file.sha256}\n" for p in pictures)
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def write_content(pictures: list[Picture], target: Path) -> None:

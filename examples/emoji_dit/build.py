@@ -80,7 +80,7 @@ def main() -> None:
         "--work", type=Path, default=Path("build/emoji-dit"), help="downloads, states and logs; goes on from here"
     )
     parser.add_argument("--autoencoder-steps", type=int, default=3600)
-    parser.add_argument("--transformer-steps", type=int, default=5400)
+    parser.add_argument("--transformer-steps", type=int, default=9000)
     parser.add_argument("--output", type=Path, default=PACKAGED_CATALOG.parent / MODEL_ID)
     parser.add_argument("--machine", default="two CPU cores", help="for the model card")
     arguments = parser.parse_args()

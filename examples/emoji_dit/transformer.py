@@ -105,6 +105,7 @@ def write_training_spec(spec_dir: Path, base: Path, pictures: Path, steps: int, 
         dataset=index_class_folders(spec_dir / "dataset"),
         seed=seed,
         defaults=load_catalog()[MODEL_ID].defaults,
+        compile=True,
     )
     (spec_dir / "spec.json").write_text(spec.model_dump_json(indent=2))
     return spec

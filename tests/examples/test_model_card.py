@@ -1,30 +1,19 @@
 """The model card of a tiny random pipeline, drawn and measured from end to end."""
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, DiTPipeline, DiTTransformer2DModel
 from PIL import Image
 
-from difffit_core.base_models import BaseModelEntry, TrainingDefaults
+from difffit_core.base_models import BaseModelEntry
 from difffit_core.evaluation import WEIGHTS_FILE, WEIGHTS_MODULE, MobileNetV2
 from difffit_core.generate import Generator
 from difffit_core.spec import DatasetSummary, FullConfig, JobSpec, resolve
 from examples.emoji_dit.model_card import SHEET, Figures, fetch_feature_weights, write_model_card
+from tests.tiny_models import write_tiny_base
 
 NAMES = sorted(name for column in SHEET for name in column)
-
-DEFAULTS = TrainingDefaults(
-    pretraining_learning_rate=1e-3,
-    steps=5,
-    batch_size=4,
-    guidance_scale=3.0,
-    sample_steps=2,
-    scheduler="dpmsolver++",
-    min_snr_gamma=5.0,
-)
 
 FIGURES = Figures(
     autoencoder_pictures=40,
@@ -44,41 +33,9 @@ FIGURES = Figures(
 @pytest.fixture
 def base(tmp_path: Path) -> BaseModelEntry:
     """A random pipeline at 16 pixels in the layout of the starter model."""
-    torch.manual_seed(0)
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(8, 8),
-        latent_channels=4,
-        norm_num_groups=4,
-        sample_size=16,
-        mid_block_add_attention=False,
-    )
-    transformer = DiTTransformer2DModel(
-        num_attention_heads=2,
-        attention_head_dim=8,
-        in_channels=4,
-        out_channels=4,
-        num_layers=1,
-        sample_size=8,
-        patch_size=2,
-        num_embeds_ada_norm=len(NAMES),
-    )
-    scheduler = DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction")
-    folder = tmp_path / "tiny-dit"
-    DiTPipeline(transformer, vae, scheduler).save_pretrained(folder)
-    index = json.loads((folder / "model_index.json").read_text())
-    index["id2label"] = dict(enumerate(NAMES))
-    (folder / "model_index.json").write_text(json.dumps(index))
-    return BaseModelEntry(
-        id="tiny-dit",
-        family="dit",
-        task="class-conditional",
-        description="A tiny random model.",
-        license="Apache-2.0",
-        path=folder,
-        defaults=DEFAULTS,
-    )
+    entry = write_tiny_base(tmp_path / "tiny-dit", class_names=NAMES)
+    defaults = entry.defaults.model_copy(update={"min_snr_gamma": 5.0})
+    return entry.model_copy(update={"license": "Apache-2.0", "defaults": defaults})
 
 
 @pytest.fixture
@@ -100,7 +57,6 @@ def test_the_card_states_the_distances_counts_and_figures(base: BaseModelEntry, 
 
     card = (base.path / "README.md").read_text()
     assert "| 12 pictures | FD-MobileNetV2" in card
-    assert "| samples, guidance 1 |" in card
     assert "| samples, guidance 3 |" in card
     assert "1.5M trained parameters, width 16" in card
     assert "| 2 min | 120 min |" in card
