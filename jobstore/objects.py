@@ -13,6 +13,11 @@ CHUNK_BYTES = 5 * 1024**2  # the smallest part that S3 takes
 PARTS_IN_FLIGHT = 2  # an upload holds so many chunks in memory, however large it is
 
 
+def job_log_key(job_id: str) -> str:
+    """Where the workers keep what a job's trainers printed."""
+    return f"jobs/{job_id}/log.txt"
+
+
 class ObjectStore:
     """Files under keys. A file appears whole or not at all. A key that is missing raises StorageError (`object_missing`)."""
 

@@ -13,6 +13,7 @@ from jobstore import events, lifecycle
 from jobstore.dispatch import wake
 from jobstore.errors import StorageError
 from jobstore.lifecycle import JobStatus
+from jobstore.objects import job_log_key
 from jobstore.settings import get_settings
 from jobstore.tables import Job
 from worker.child import Standby, TrainerProcess
@@ -150,7 +151,7 @@ def _release(lease: Lease) -> None:
 
 def _keep_log(job: Job, trainer: TrainerProcess) -> None:
     """Add this attempt's output to the job's log object. A store that is away costs the log, not the job."""
-    key = f"jobs/{job.id}/log.txt"
+    key = job_log_key(job.id)
     try:
         earlier = objects().get_bytes(key) if objects().exists(key) else b""
         objects().put_bytes(key, earlier + f"--- attempt {job.attempt}\n".encode() + trainer.log())

@@ -17,6 +17,7 @@ from api.schemas import CheckpointView, EventView, Listing, Metric, Metrics, Sam
 from api.streams import events_after, stream_events
 from jobstore.errors import ConflictError, NotFoundError
 from jobstore.lifecycle import TERMINAL
+from jobstore.objects import job_log_key
 from jobstore.tables import Adapter, Checkpoint, Image, Job, JobEvent
 
 router = APIRouter(prefix="/jobs/{job_id}", tags=["jobs"])
@@ -99,6 +100,15 @@ def list_checkpoints(job: FoundJob, page: PageQuery, session: Transaction) -> Li
     rows, more = page_of(session, select(Checkpoint).where(Checkpoint.job_id == job.id), Checkpoint, page)
     views = [CheckpointView(id=row.id, step=row.step, bytes=row.bytes, created_at=row.created_at) for row in rows]
     return Listing(data=views, has_more=more)
+
+
+@router.get("/logs", response_class=Response, responses=file_answer("text/plain", "Of all attempts") | errors(404, 503))
+def get_logs(job: FoundJob, resources: ResourcesDep) -> Response:
+    """What the job's trainers printed; it is there once an attempt has ended."""
+    key = job_log_key(job.id)
+    if not resources.store.exists(key):
+        raise NotFoundError("The job has no log yet: it is kept when an attempt ends.", code="no_logs")
+    return Response(resources.store.get_bytes(key), media_type="text/plain; charset=utf-8")
 
 
 @router.get("/adapter", response_class=Response, responses=ADAPTER_FILE | errors(404, 409, 503))

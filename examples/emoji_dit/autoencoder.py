@@ -79,7 +79,7 @@ def latent_scaling(model: AutoencoderKL, pictures: Tensor) -> float:
 
 
 def train_autoencoder(train: Tensor, held_out: Tensor, steps: int, folder: Path, seed: int = 0) -> dict[str, float]:
-    """Train on `[N, 3, 64, 64]` uint8 pictures and save to `folder` in diffusers' layout; resumes from its own state.
+    """Train on `[N, 3, 64, 64]` uint8 pictures and save to `folder` in diffusers' layout.
 
     Returns the figures of the model card: steps, seconds and the reconstruction's PSNR on both sets.
     """
@@ -90,17 +90,9 @@ def train_autoencoder(train: Tensor, held_out: Tensor, steps: int, folder: Path,
     warmup = torch.optim.lr_scheduler.LinearLR(optimizer, 0.01, 1.0, total_iters=200)
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps - 200)
     schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, [warmup, cosine], milestones=[200])
-    state_file, start, seconds = folder / "training_state.pt", 0, 0.0
-    if state_file.exists():
-        state = torch.load(state_file, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-        start, seconds = state["step"], state["seconds"]
-        generator.set_state(state["generator"])
     folder.mkdir(parents=True, exist_ok=True)
-    began = time.monotonic() - seconds
-    for step in range(start + 1, steps + 1):
+    began = time.monotonic()
+    for step in range(1, steps + 1):
         images = augment(train[torch.randint(0, len(train), (BATCH,), generator=generator)], generator)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             posterior = model.encode(images.to(memory_format=torch.channels_last)).latent_dist
@@ -113,12 +105,13 @@ def train_autoencoder(train: Tensor, held_out: Tensor, steps: int, folder: Path,
         optimizer.step()
         schedule.step()
         if step % LOG_EVERY == 0:
-            line = {"step": step, "reconstruction": round(float(reconstruction), 4), "kl": round(float(kl), 3)}
+            line = {
+                "step": step,
+                "reconstruction": round(float(reconstruction.detach()), 4),
+                "kl": round(float(kl.detach()), 3),
+            }
             print(json.dumps(line | {"seconds": round(time.monotonic() - began)}), flush=True)
         if step % 1000 == 0 or step == steps:
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
-            state |= {"schedule": schedule.state_dict(), "generator": generator.get_state()}
-            torch.save(state | {"seconds": time.monotonic() - began}, state_file)
             print(json.dumps({"step": step, "held_out_psnr": round(reconstruction_psnr(model, held_out), 2)}), flush=True)
     model.register_to_config(scaling_factor=latent_scaling(model, train))
     model.to(memory_format=torch.contiguous_format).half().save_pretrained(folder)

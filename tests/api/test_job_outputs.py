@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from jobstore import events
 from jobstore.ids import new_id
-from jobstore.objects import ObjectStore
+from jobstore.objects import ObjectStore, job_log_key
 from jobstore.tables import Checkpoint, Image
 from tests.api.conftest import Rows
 from tests.api.test_errors import assert_error
@@ -88,6 +88,17 @@ def test_samples_and_checkpoints_are_listed(
     assert_error(client.get(sample["url"], headers=stranger), 404, "image_not_found")
     checkpoint = client.get(f"/jobs/{job_id}/checkpoints").json()["data"][0]
     assert (checkpoint["step"], checkpoint["bytes"]) == (100, 7)
+
+
+def test_the_log_is_shown_once_there_is_one(
+    client: TestClient, rows: Rows, store: ObjectStore, stranger: dict[str, str]
+) -> None:
+    job_id = rows.job(client, "failed")
+    assert_error(client.get(f"/jobs/{job_id}/logs"), 404, "no_logs")
+    store.put_bytes(job_log_key(job_id), "--- attempt 1\nküche\n".encode())
+    shown = client.get(f"/jobs/{job_id}/logs")
+    assert (shown.text, shown.headers["content-type"]) == ("--- attempt 1\nküche\n", "text/plain; charset=utf-8")
+    assert_error(client.get(f"/jobs/{job_id}/logs", headers=stranger), 404, "job_not_found")
 
 
 def test_the_adapter_is_downloaded_once_the_job_has_succeeded(
