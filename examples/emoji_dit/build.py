@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from difffit_core.base_models import PACKAGED_CATALOG, BaseModelEntry
+from difffit_core.base_models import PACKAGED_CATALOG, load_catalog
 from difffit_core.generate import Generator
 from examples.emoji_dit.autoencoder import load_pictures, train_autoencoder
 from examples.emoji_dit.model_card import Figures, fetch_feature_weights, write_model_card
@@ -57,6 +57,7 @@ def read_figures(work: Path, machine: str) -> Figures:
     events = [json.loads(line) for line in (work / "transformer" / "events.jsonl").read_text().splitlines()]
     by_type = {event["type"]: event for event in events}  # the last of each type
     progress = [event for event in events if event["type"] == "progress"]
+    lowest = min((event for event in events if event["type"] == "validation"), key=lambda event: float(event["loss"]))
     # Time between two progress events, unless a restart lies between them.
     gaps = [b["time"] - a["time"] for a, b in pairwise(events) if b["type"] != "started"]
     return Figures(
@@ -70,6 +71,8 @@ def read_figures(work: Path, machine: str) -> Figures:
         transformer_seconds=sum(gaps),
         train_loss=sum(event["train_loss"] for event in progress[-100:]) / len(progress[-100:]),
         validation_loss=by_type["validation"]["loss"],
+        lowest_validation_loss=lowest["loss"],
+        lowest_validation_step=lowest["step"],
         machine=machine,
     )
 
@@ -80,7 +83,7 @@ def main() -> None:
         "--work", type=Path, default=Path("build/emoji-dit"), help="downloads, states and logs; goes on from here"
     )
     parser.add_argument("--autoencoder-steps", type=int, default=3600)
-    parser.add_argument("--transformer-steps", type=int, default=9000)
+    parser.add_argument("--transformer-steps", type=int, default=7600)
     parser.add_argument("--output", type=Path, default=PACKAGED_CATALOG.parent / MODEL_ID)
     parser.add_argument("--machine", default="two CPU cores", help="for the model card")
     arguments = parser.parse_args()
@@ -97,7 +100,7 @@ def main() -> None:
     if not adapter.exists():
         run_trainer(work / "transformer")
     write_trained_base(arguments.output, work / "untrained", adapter)
-    base = BaseModelEntry.in_folder(MODEL_ID, arguments.output, spec.defaults)
+    base = load_catalog()[MODEL_ID].model_copy(update={"path": arguments.output})
     figures = read_figures(work, arguments.machine)
     write_model_card(base, work / "noto", spec, figures, Generator(base).images, fetch_feature_weights(work / "features"))
 

@@ -59,6 +59,8 @@ class Figures(BaseModel):
     transformer_seconds: float
     train_loss: float
     validation_loss: float
+    lowest_validation_loss: float
+    lowest_validation_step: int
     machine: str  # in words, such as "two CPU cores"
 
 
@@ -197,6 +199,8 @@ def card_text(
         psnr_train=f"{figures.psnr_train:.1f}",
         train_loss=f"{figures.train_loss:.4f}",
         validation_loss=f"{figures.validation_loss:.4f}",
+        lowest_validation_loss=f"{figures.lowest_validation_loss:.4f}",
+        lowest_validation_step=figures.lowest_validation_step,
         method=spec.method.type,
         prediction=scheduler["prediction_type"],
         schedule=scheduler["beta_schedule"],

@@ -73,6 +73,7 @@ def save_transformer(model: DiTTransformer2DModel, folder: Path) -> None:
     """Save in fp16 with every tied tensor written out, as stock diffusers reads it."""
     untie_conditioning(model)
     model.half().save_pretrained(folder / "transformer")
+    (folder / "transformer" / "diffusion_pytorch_model.safetensors").chmod(0o644)  # diffusers makes it private
 
 
 def write_training_spec(spec_dir: Path, base: Path, pictures: Path, steps: int, seed: int) -> TrainingSpec:

@@ -26,6 +26,8 @@ FIGURES = Figures(
     transformer_seconds=7200.0,
     train_loss=0.25,
     validation_loss=0.31,
+    lowest_validation_loss=0.29,
+    lowest_validation_step=4000,
     machine="two CPU cores",
 )
 
