@@ -7,7 +7,9 @@ from pydantic import BaseModel, Field
 
 from api.errors import ErrorType
 from difffit_core.base_models import BaseModelEntry, TrainingDefaults
-from difffit_core.spec import MethodConfig, PositiveInt, ResolvedHyperparameters, Scheduler, Seed, Strict, TrainingSpec
+from difffit_core.methods.config import MethodConfig
+from difffit_core.spec import ResolvedHyperparameters, Scheduler, Seed, TrainingSpec
+from difffit_core.strict import PositiveInt, Strict
 from jobstore import tables
 
 Item = TypeVar("Item")

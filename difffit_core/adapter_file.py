@@ -13,9 +13,10 @@ from torch import Tensor
 
 from difffit_core.dit import replace_class_table
 from difffit_core.errors import AdapterError
-from difffit_core.methods import prepare, trained_parameters
-from difffit_core.methods.scaled_linear import merge_scaled_linears
-from difffit_core.spec import MethodConfig, TrainingSpec
+from difffit_core.methods.config import MethodConfig
+from difffit_core.methods.difffit.layer import merge_scaled_linears
+from difffit_core.methods.injection import prepare, trained_parameters
+from difffit_core.spec import TrainingSpec
 
 FORMAT = "difffit-adapter"
 FORMAT_VERSION = "1"

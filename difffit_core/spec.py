@@ -4,40 +4,17 @@ import hashlib
 from collections.abc import Iterable
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from difffit_core.base_models import BaseModelEntry, TrainingDefaults
 from difffit_core.errors import SpecError
+from difffit_core.methods.config import MethodConfig
+from difffit_core.methods.difffit.config import DiffFitConfig
+from difffit_core.strict import Auto, PositiveInt, Strict
 
-Auto = Literal["auto"]
 Scheduler = Literal["ddpm", "ddim", "dpmsolver++"]
 
-PositiveInt = Annotated[int, Field(strict=True, ge=1)]
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**53)]  # the integers that survive JSON in every language
-
-
-class Strict(BaseModel):
-    """A model that refuses unknown fields, infinities and NaN."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-
-class DiffFitConfig(Strict):
-    """DiffFit (METHOD: arXiv 2304.06648): biases, norms, class table and scale factors γ."""
-
-    type: Literal["difffit"]
-    scale_blocks: Annotated[int, Field(strict=True, ge=0)] | Auto = Field(
-        "auto", description="How many blocks, counted from the first, carry scale factors; auto is the first half."
-    )
-
-
-class FullConfig(Strict):
-    """Full fine-tuning: every weight of the transformer is trained."""
-
-    type: Literal["full"]
-
-
-MethodConfig = Annotated[DiffFitConfig | FullConfig, Field(discriminator="type")]
 
 
 class Hyperparameters(Strict):

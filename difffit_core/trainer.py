@@ -17,7 +17,7 @@ from difffit_core.dit import load_autoencoder, load_transformer, null_label, rep
 from difffit_core.errors import DatasetError, TrainingDiverged
 from difffit_core.events import EventLog
 from difffit_core.latents import LatentSet, encode
-from difffit_core.methods import count_parameters, prepare, trained_parameters
+from difffit_core.methods.injection import count_parameters, prepare, trained_parameters
 from difffit_core.sampling import decode, grid, sample_latents
 from difffit_core.spec import GenerationSpec, TrainingSpec
 from difffit_core.stopping import Stopped, StopRequest

@@ -14,8 +14,9 @@ from difffit_core.adapter_file import load_trained, read_adapter
 from difffit_core.base_models import load_catalog
 from difffit_core.dataset import index_class_folders
 from difffit_core.dit import class_embedder, load_transformer, tie_conditioning, untie_conditioning
-from difffit_core.methods import prepare
-from difffit_core.spec import FullConfig, ResolvedHyperparameters, TrainingSpec
+from difffit_core.methods.full.config import FullConfig
+from difffit_core.methods.injection import prepare
+from difffit_core.spec import ResolvedHyperparameters, TrainingSpec
 
 MODEL_ID = "emoji-dit"
 

@@ -14,8 +14,8 @@ from difffit_core.adapter_file import apply_adapter, load_trained, read_adapter,
 from difffit_core.base_models import BaseModelEntry
 from difffit_core.dit import load_transformer, replace_class_table
 from difffit_core.errors import AdapterError
-from difffit_core.methods import prepare, trained_parameters
-from difffit_core.spec import DiffFitConfig
+from difffit_core.methods.difffit.config import DiffFitConfig
+from difffit_core.methods.injection import prepare, trained_parameters
 from tests.difffit_core.conftest import write_spec_dir
 
 

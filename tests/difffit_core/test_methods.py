@@ -7,9 +7,11 @@ from torch import nn
 
 from difffit_core.base_models import BaseModelEntry
 from difffit_core.dit import class_embedder, load_transformer, replace_class_table, tie_conditioning
-from difffit_core.methods import count_parameters, prepare, trained_parameters
-from difffit_core.methods.scaled_linear import ScaledLinear, merge_scaled_linears
-from difffit_core.spec import DiffFitConfig, FullConfig, MethodConfig
+from difffit_core.methods.config import MethodConfig
+from difffit_core.methods.difffit.config import DiffFitConfig
+from difffit_core.methods.difffit.layer import ScaledLinear, merge_scaled_linears
+from difffit_core.methods.full.config import FullConfig
+from difffit_core.methods.injection import count_parameters, prepare, trained_parameters
 
 DIFFFIT = DiffFitConfig(type="difffit")
 IMAGENET = [str(i) for i in range(1000)]

@@ -9,7 +9,8 @@ from PIL import Image
 from difffit_core.base_models import BaseModelEntry
 from difffit_core.evaluation import WEIGHTS_FILE, WEIGHTS_MODULE, MobileNetV2
 from difffit_core.generate import Generator
-from difffit_core.spec import DatasetSummary, FullConfig, JobSpec, resolve
+from difffit_core.methods.full.config import FullConfig
+from difffit_core.spec import DatasetSummary, JobSpec, resolve
 from examples.emoji_dit.model_card import SHEET, Figures, fetch_feature_weights, write_model_card
 from tests.tiny_models import write_tiny_base
 

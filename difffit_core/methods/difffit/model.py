@@ -6,8 +6,8 @@ from diffusers import DiTTransformer2DModel
 from torch import nn
 
 from difffit_core.dit import class_embedder
-from difffit_core.methods.scaled_linear import ScaledLinear
-from difffit_core.spec import DiffFitConfig
+from difffit_core.methods.difffit.config import DiffFitConfig
+from difffit_core.methods.difffit.layer import ScaledLinear
 
 WITH_BIAS = (nn.Linear, nn.Conv2d)
 NORMS = (nn.LayerNorm, nn.GroupNorm)
