@@ -14,6 +14,8 @@ from difffit_core.strict import Auto, PositiveInt, Strict
 
 Scheduler = Literal["ddpm", "ddim", "dpmsolver++"]
 
+AdapterStrength = Annotated[float, Field(ge=0, le=2)]  # 0 is the base, 1 the adapter as it was trained
+
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**53)]  # the integers that survive JSON in every language
 
 
@@ -169,3 +171,4 @@ class GenerationSpec(Strict):
     guidance_scale: Annotated[float, Field(strict=True, ge=0, le=30)]
     seed: Seed
     scheduler: Scheduler
+    adapter_strength: AdapterStrength = 1.0
