@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from difffit_core.adapter_file import Adapter, check_base
 from difffit_core.bank_sites import Batch, LayerSite, NormSite, Site, TableSite, Values
-from difffit_core.dit import class_embedder, class_rows
+from difffit_core.dit import class_embedder, class_rows, tie_conditioning
 from difffit_core.errors import AdapterError
 from difffit_core.fitting import fit, meta_copy
 from difffit_core.merging import at_strength, by_module, check_strength, check_unmerged
+from difffit_core.methods.structure import is_norm
 
 BANKABLE = frozenset({"difffit", "bitfit"})  # their adapters are vectors; LoRA's and full ones are matrices
 
@@ -40,6 +41,8 @@ class AdapterBank:
     def __init__(self, model: nn.Module, base_sha256: str, base_names: Sequence[str] = ()) -> None:
         """`model` is an untouched base with the weights `base_sha256`, whose classes are `base_names`."""
         check_unmerged(model)
+        if isinstance(model, DiTTransformer2DModel):
+            tie_conditioning(model)
         self.base_sha256, self.base_names = base_sha256, list(base_names)
         self._model = model.requires_grad_(False)
         self._blueprint = meta_copy(model)
@@ -169,7 +172,7 @@ def _site_kind(path: str, module: nn.Module) -> type[Site]:
         return LayerSite
     if isinstance(module, nn.Embedding):
         return TableSite
-    if type(module).__name__.endswith("Norm"):
+    if is_norm(module):
         return NormSite
     raise AdapterError(
         f"{path} is a {type(module).__name__}, whose parameters cannot differ between the samples of a batch.",

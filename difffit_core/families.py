@@ -1,11 +1,8 @@
-"""Which family of architectures a model belongs to, told by its class; every other model is "generic"."""
+"""Which family of architectures a model belongs to, told by its class; every other model is "generic". Torch-free."""
 
-from typing import Literal, get_args
-
-from torch import nn
+from typing import Literal
 
 Family = Literal["dit", "unet", "controlnet", "llama", "generic"]
-FAMILIES: tuple[Family, ...] = get_args(Family)
 
 # Names, so that neither diffusers nor transformers is imported to answer the question.
 FAMILY_OF_CLASS: dict[str, Family] = {
@@ -17,7 +14,7 @@ FAMILY_OF_CLASS: dict[str, Family] = {
 }
 
 
-def family_of(model: nn.Module) -> Family:
+def family_of(model: object) -> Family:
     """The family of a diffusers or transformers model; a subclass belongs to its parent's."""
     for kind in type(model).__mro__:
         if kind.__name__ in FAMILY_OF_CLASS:

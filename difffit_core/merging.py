@@ -8,7 +8,7 @@ from diffusers import DiTTransformer2DModel
 from torch import Tensor, nn
 
 from difffit_core.adapter_file import Adapter
-from difffit_core.dit import class_embedder
+from difffit_core.dit import class_embedder, tie_conditioning
 from difffit_core.errors import AdapterError, SpecError
 from difffit_core.fitting import fit, give_label_space
 
@@ -76,6 +76,8 @@ def merge(model: nn.Module, adapter: Adapter, strength: float = 1.0, *, base_nam
     check_mergeable(adapter)
     check_unmerged(model)
     skeleton = fit(model, adapter, base_names)
+    if isinstance(model, DiTTransformer2DModel):
+        tie_conditioning(model)
     merged = Merge(model)
     try:
         merged.set_label_space(adapter, base_names)

@@ -1,4 +1,4 @@
-"""What DiffFit trains on a DiT, how γ acts, and that it merges."""
+"""What DiffFit trains on a DiT, and how γ acts."""
 
 import pytest
 import torch
@@ -90,7 +90,7 @@ def test_new_label_space_keeps_known_rows_and_the_null_class(tiny_base: BaseMode
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_scale_multiplies_the_whole_output_and_merges(bias: bool) -> None:
+def test_scale_multiplies_the_whole_output(bias: bool) -> None:
     torch.manual_seed(0)
     linear = nn.Linear(5, 3, bias=bias)
     scaled = ScaledLinear(linear, ["gamma", "gamma_branch"])
