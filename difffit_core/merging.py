@@ -177,8 +177,8 @@ def at_strength(
     values = {}
     for name, tensor in trained.items():
         start = own.get(name)
-        if start is None:  # γ, and the weight of a norm that has none in the base, start from 1; a new bias starts from 0
-            start = torch.zeros_like(tensor) if name == "bias" else torch.ones_like(tensor)
+        if start is None:
+            start = torch.ones_like(tensor) if name in FACTORS else torch.zeros_like(tensor)  # γ, or a new bias
         value = torch.lerp(start.float(), tensor.to(start.device), strength)
         if name in FACTORS:
             scale = value if scale is None else scale * value
