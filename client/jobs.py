@@ -60,8 +60,8 @@ def create(
 ) -> None:
     """Start a training job."""
     spec: dict[str, Any] = {"base_model": base, "dataset": dataset, "method": {"type": method}}
-    spec["method"] |= hyperparameters(method_settings or [])
-    spec |= {"hyperparameters": hyperparameters(settings or [])}
+    spec["method"] |= named_values(method_settings or [])
+    spec |= {"hyperparameters": named_values(settings or [])}
     spec |= {key: value for key, value in (("seed", seed), ("name", name)) if value is not None}
     with connect(context) as client:
         if dry_run:
@@ -75,7 +75,7 @@ def create(
     note(f"Watch it:  difffit jobs watch {job['id']}")
 
 
-def hyperparameters(settings: list[str]) -> dict[str, Any]:
+def named_values(settings: list[str]) -> dict[str, Any]:
     """`["steps=300", "lr_schedule=cosine"]` as a JSON object; whether a value fits is the server's to say."""
     values: dict[str, Any] = {}
     for setting in settings:

@@ -10,7 +10,7 @@ import typer
 
 from client.console import AsJson, facts, out, plain, print_json, size_text, table
 from client.errors import ConfigError
-from client.jobs import hyperparameters
+from client.jobs import named_values
 from difffit_core.errors import SpecError
 from difffit_core.methods.config import MethodConfig, named_method
 
@@ -41,7 +41,7 @@ def params(
 ) -> None:
     """Count what a method trains in a model, and the size of its adapter. Needs neither weights nor a server."""
     try:
-        config = named_method(method, hyperparameters(settings or []))
+        config = named_method(method, named_values(settings or []))
     except SpecError as error:
         raise ConfigError(error.message, code=error.code, param=error.param) from None
     counted = count(model, config, classes)
