@@ -34,7 +34,7 @@ class AdapterHeader:
 
 
 def save_adapter(
-    path: Path, tensors: dict[str, Tensor], spec: TrainingSpec, base_sha256: str, class_names: list[str], resolution: int
+    path: Path, tensors: dict[str, Tensor], spec: TrainingSpec, base_sha256: str, class_names: list[str], resolution: int | None
 ) -> None:
     """Write the trained tensors in fp32 with the header; the same training gives the same bytes."""
     config = spec.model_dump(mode="json", exclude={"base_model_path"})
@@ -51,8 +51,9 @@ def save_adapter(
         "modelspec.architecture": f"dit/{spec.method.type}",
         "modelspec.implementation": "https://huggingface.co/docs/diffusers/api/pipelines/dit",
         "modelspec.title": f"{spec.method.type} adapter for {spec.base_model}",
-        "modelspec.resolution": f"{resolution}x{resolution}",
     }
+    if resolution is not None:
+        header["modelspec.resolution"] = f"{resolution}x{resolution}"
     part = path.with_suffix(".part")
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: t.detach().float().cpu().contiguous() for name, t in sorted(tensors.items())}, part, metadata=header)
