@@ -1,7 +1,8 @@
 """The DiT family as diffusers stores it: load a base, tie its repeated conditioning, give it a new label space."""
 
 import copy
-from collections.abc import Sequence
+import json
+from collections.abc import Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,20 @@ from difffit_core.errors import ModelError
 
 
 def load_transformer(base: Path) -> DiTTransformer2DModel:
-    """The transformer of a diffusers folder in fp32, its conditioning tied; raises ModelError if it cannot be read."""
+    """The transformer of a diffusers folder in fp32, its conditioning tied.
+
+    Raises ModelError where it cannot be read, or its class table is smaller than the label space in `model_index.json`.
+    """
+    index = base / "model_index.json"
     try:
         model = DiTTransformer2DModel.from_pretrained(
             base, subfolder="transformer", torch_dtype=torch.float32, use_safetensors=True
         )
+        labels = json.loads(index.read_text()).get("id2label", {}) if index.exists() else {}
     except (OSError, ValueError) as error:
         raise ModelError(f"The transformer of {base.name} cannot be loaded: {error}") from error
     tie_conditioning(model)
+    check_label_space(model, labels)
     return model
 
 
@@ -65,7 +72,7 @@ def null_label(model: DiTTransformer2DModel) -> int:
     return int(class_embedder(model).embedding_table.num_embeddings) - 1
 
 
-def check_label_space(model: DiTTransformer2DModel, names: Sequence[str]) -> None:
+def check_label_space(model: DiTTransformer2DModel, names: Sized) -> None:
     """Raise ModelError unless the class table has a row for each of `names`."""
     if len(names) > null_label(model):
         raise ModelError(
