@@ -10,10 +10,11 @@ from starlette.middleware import Middleware
 
 from api.dependencies import Resources
 from api.errors import install_error_handlers
+from api.keyring import KeyRing
 from api.limits import BodyLimits
 from api.notifications import Notifications
 from api.request_ids import RequestIds
-from api.routes import adapters, datasets, generate, health, images, job_outputs, jobs, models
+from api.routes import adapters, datasets, generate, health, images, job_outputs, jobs, keys, models, tenants
 from difffit_core.base_models import load_catalog
 from jobstore.database import make_engine, session_factory
 from jobstore.objects import ObjectStore
@@ -38,7 +39,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         ],
     )
     install_error_handlers(app)
-    for module in (datasets, models, jobs, job_outputs, adapters, generate, images, health):
+    for module in (datasets, models, jobs, job_outputs, adapters, generate, images, keys, tenants, health):
         app.include_router(module.router)
     return app
 
@@ -47,13 +48,16 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 async def _resources(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
     """What lives as long as the process. Servers that are away keep nothing from starting: /readyz tells."""
     engine = make_engine(settings.database_url.get_secret_value())
-    notifications = Notifications(settings.database_url.get_secret_value())
+    sessions = session_factory(engine)
+    keyring = KeyRing(sessions)
+    notifications = Notifications(settings.database_url.get_secret_value(), keyring)
     app.state.resources = Resources(
         settings=settings,
-        sessions=session_factory(engine),
+        sessions=sessions,
         store=ObjectStore(settings.storage_url),
         catalog=load_catalog(settings.models),
         notifications=notifications,
+        keyring=keyring,
     )
     listening = asyncio.create_task(notifications.run())
     try:

@@ -18,7 +18,15 @@ from jobstore.errors import ConflictError, NotFoundError, StorageError
 logger = logging.getLogger(__name__)
 
 ErrorType = Literal[
-    "invalid_request", "authentication", "not_found", "conflict", "too_large", "rate_limited", "unavailable", "internal"
+    "invalid_request",
+    "authentication",
+    "permission",
+    "not_found",
+    "conflict",
+    "too_large",
+    "rate_limited",
+    "unavailable",
+    "internal",
 ]
 
 
@@ -32,6 +40,12 @@ class AuthenticationError(DiffFitError):
     """No key, or one that opens nothing."""
 
     code = "invalid_key"
+
+
+class ForbiddenError(DiffFitError):
+    """The key is good, but not for this."""
+
+    code = "scope_missing"
 
 
 class NotAcceptableError(DiffFitError):
@@ -67,6 +81,7 @@ class GenerationFailedError(DiffFitError):
 STATUS: dict[type[DiffFitError], tuple[int, ErrorType]] = {
     BadRequestError: (400, "invalid_request"),
     AuthenticationError: (401, "authentication"),
+    ForbiddenError: (403, "permission"),
     NotFoundError: (404, "not_found"),
     NotAcceptableError: (406, "invalid_request"),
     ConflictError: (409, "conflict"),

@@ -11,6 +11,7 @@ from difffit_core.methods.config import MethodConfig
 from difffit_core.spec import ResolvedHyperparameters, Scheduler, Seed, TrainingSpec
 from difffit_core.strict import PositiveInt, Strict
 from jobstore import tables
+from jobstore.keys import Scope
 
 Item = TypeVar("Item")
 
@@ -29,6 +30,7 @@ class ErrorAnswer(BaseModel):
 ERRORS = {
     400: "The body cannot be read",
     401: "No key, or an unknown one",
+    403: "The key's scope does not allow it",
     404: "There is no such thing for this key",
     406: "The answer cannot take the form asked for",
     409: "The state of the thing forbids it",
@@ -48,8 +50,8 @@ def file_answer(media_type: str, description: str) -> Answers:
 
 
 def errors(*statuses: int) -> Answers:
-    """The error statuses of a route; 401, 422 and 500 are every route's."""
-    return {status: {"model": ErrorAnswer, "description": ERRORS[status]} for status in sorted({401, 422, 500, *statuses})}
+    """The error statuses of a route; 401, 403, 422 and 500 are every route's."""
+    return {status: {"model": ErrorAnswer, "description": ERRORS[status]} for status in sorted({401, 403, 422, 500, *statuses})}
 
 
 class Listing(BaseModel, Generic[Item]):
@@ -254,6 +256,47 @@ class GenerationView(BaseModel):
                 "images": [image.details | _columns(image, "id width height") | {"url": url_of(image)} for image in images],
             }
         )
+
+
+class KeyView(BaseModel):
+    id: str
+    name: str
+    scope: Scope
+    hint: str = Field(description="The last characters of the key")
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    last_used_at: datetime | None = Field(description="To a few minutes")
+
+    @classmethod
+    def of(cls, row: tables.ApiKey) -> "KeyView":
+        return cls.model_validate(_columns(row, "id name scope hint created_at expires_at revoked_at last_used_at"))
+
+
+class NewKeyView(KeyView):
+    key: str = Field(description="The key itself; no other answer shows it")
+
+    @classmethod
+    def with_key(cls, row: tables.ApiKey, key: str) -> "NewKeyView":
+        return cls(key=key, **KeyView.of(row).model_dump())
+
+
+class TenantView(BaseModel):
+    id: str
+    name: str
+    created_at: datetime
+
+    @classmethod
+    def of(cls, row: tables.Tenant) -> "TenantView":
+        return cls.model_validate(_columns(row, "id name created_at"))
+
+
+class NewTenantView(TenantView):
+    key: NewKeyView = Field(description="The tenant's first admin key")
+
+    @classmethod
+    def with_key(cls, row: tables.Tenant, key: NewKeyView) -> "NewTenantView":
+        return cls(key=key, **TenantView.of(row).model_dump())
 
 
 def url_of(image: tables.Image) -> str:

@@ -14,7 +14,7 @@ import httpx
 from httpx_sse import EventSource, SSEError, connect_sse
 
 from client.errors import ApiError, ConfigError, UnreachableError, error_of
-from client.shapes import Dataset, Event, Generation, Job, Model, Page, Plan
+from client.shapes import Dataset, Event, Generation, Job, Key, Model, NewKey, NewTenant, Page, Plan, Tenant
 from client.upload import CHUNK, MultipartBody, ProgressCallback
 
 TIMEOUT = httpx.Timeout(30.0, connect=10.0)
@@ -191,6 +191,33 @@ class Client:
         finally:
             partial.unlink(missing_ok=True)
         return received
+
+    def create_key(self, name: str, *, scope: str = "write", expires_in_days: int | None = None) -> NewKey:
+        """A new key of this tenant; `key` is in no other answer."""
+        asked = {"name": name, "scope": scope, "expires_in_days": expires_in_days}
+        key: NewKey = self._json("POST", "/keys", json=asked)
+        return key
+
+    def keys(self, *, limit: int = 20, after: str | None = None) -> Page[Key]:
+        page: Page[Key] = self._json("GET", "/keys", params=_page_params(limit, after))
+        return page
+
+    def rotate_key(self, key_id: str, *, grace_seconds: int = 0) -> NewKey:
+        """A new key in place of this one, which works `grace_seconds` longer."""
+        key: NewKey = self._json("POST", f"/keys/{quote(key_id, safe='')}/rotate", json={"grace_seconds": grace_seconds})
+        return key
+
+    def revoke_key(self, key_id: str) -> None:
+        self._request("DELETE", f"/keys/{quote(key_id, safe='')}")
+
+    def create_tenant(self, name: str) -> NewTenant:
+        """A new tenant with its first admin key; wants an admin key of the operator's tenant."""
+        tenant: NewTenant = self._json("POST", "/tenants", json={"name": name})
+        return tenant
+
+    def tenants(self, *, limit: int = 20, after: str | None = None) -> Page[Tenant]:
+        page: Page[Tenant] = self._json("GET", "/tenants", params=_page_params(limit, after))
+        return page
 
     def _json(self, method: str, path: str, **options: Any) -> Any:
         response = self._request(method, path, **options)

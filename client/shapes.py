@@ -145,6 +145,39 @@ class Generation(TypedDict):
     finished_at: str | None
 
 
+class Key(TypedDict):
+    """One entry of `GET /keys`."""
+
+    id: str
+    name: str
+    scope: str
+    hint: str
+    created_at: str
+    expires_at: str | None
+    revoked_at: str | None
+    last_used_at: str | None
+
+
+class NewKey(Key):
+    """The answer that shows a key."""
+
+    key: str
+
+
+class Tenant(TypedDict):
+    """One entry of `GET /tenants`."""
+
+    id: str
+    name: str
+    created_at: str
+
+
+class NewTenant(Tenant):
+    """A tenant with its first admin key."""
+
+    key: NewKey
+
+
 class Plan(TypedDict):
     """`POST /jobs?dry_run=true`: every "auto" resolved, nothing started."""
 

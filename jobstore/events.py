@@ -1,6 +1,6 @@
 """The append-only events of a job, and the notifications that wake whoever waits for a change.
 
-Listeners run `LISTEN difffit`; the payload is {"job": id} or {"generation": id}. PostgreSQL delivers it at the commit.
+Listeners run `LISTEN difffit`; the payload is {kind: id}. PostgreSQL delivers it at the commit.
 """
 
 import json
@@ -14,6 +14,7 @@ from jobstore.ids import new_id
 from jobstore.tables import Job, JobEvent, Json
 
 CHANNEL = "difffit"
+Kind = Literal["job", "generation", "key"]
 
 
 def append(session: Session, job_id: str, type: str, data: Json) -> JobEvent:
@@ -32,6 +33,6 @@ def append(session: Session, job_id: str, type: str, data: Json) -> JobEvent:
     return event
 
 
-def notify(session: Session, kind: Literal["job", "generation"], row_id: str) -> None:
+def notify(session: Session, kind: Kind, row_id: str) -> None:
     """Tell listeners, at the commit, that a row has changed."""
     session.execute(select(func.pg_notify(CHANNEL, json.dumps({kind: row_id}))))

@@ -23,7 +23,7 @@ class Settings(BaseSettings):
     storage_url: str = Field(description="Where files are kept: file:///a/folder")
     models: Path = Field(PACKAGED_CATALOG, description="The catalog of base models (models.toml)")
     work_dir: Path = Field(Path("/tmp/difffit"), description="Scratch space of workers; safe to delete when they are stopped")
-    api_key: SecretStr | None = Field(None, description="The key that migrations install for the tenant `default`")
+    api_key: SecretStr | None = Field(None, description="The admin key that migrations install for the tenant `default`")
     device: str = Field("auto", description="Where workers compute: auto, cpu or cuda")
     heartbeat_file: Path | None = Field(None, description="A worker touches this file while it is healthy")
 

@@ -41,17 +41,25 @@ class Tenant(Base):
     __tablename__ = "tenants"
     id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(unique=True)
+    limits: Mapped[Json] = mapped_column(default=dict)  # those that differ from the settings; see `quotas`
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
 class ApiKey(Base):
-    """A key is stored as its SHA-256 only."""
+    """A key is stored as its SHA-256 only. Scope: read, write, admin; each includes those before it."""
 
     __tablename__ = "api_keys"
+    __table_args__ = (Index("ix_api_keys_tenant_id_id", "tenant_id", "id"),)
     id: Mapped[str] = mapped_column(primary_key=True)
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    name: Mapped[str]
+    scope: Mapped[str]
     sha256: Mapped[str] = mapped_column(unique=True)
+    hint: Mapped[str]  # the key's last characters, by which people tell keys apart
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]  # to a few minutes
 
 
 class Dataset(Leased, Base):
