@@ -13,6 +13,7 @@ from api.errors import install_error_handlers
 from api.keyring import KeyRing
 from api.limits import BodyLimits
 from api.notifications import Notifications
+from api.rates import Rates
 from api.request_ids import RequestIds
 from api.routes import adapters, datasets, generate, health, images, job_outputs, jobs, keys, models, tenants
 from difffit_core.base_models import load_catalog
@@ -41,6 +42,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     install_error_handlers(app)
     for module in (datasets, models, jobs, job_outputs, adapters, generate, images, keys, tenants, health):
         app.include_router(module.router)
+    app.include_router(tenants.usage_router)
     return app
 
 
@@ -58,6 +60,7 @@ async def _resources(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
         catalog=load_catalog(settings.models),
         notifications=notifications,
         keyring=keyring,
+        rates=Rates(settings.redis_url.get_secret_value()),
     )
     listening = asyncio.create_task(notifications.run())
     try:

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from api.keyring import KeyRing
 from api.notifications import Notifications
+from api.rates import Rates
 from difffit_core.base_models import BaseModelEntry
 from jobstore.errors import NotFoundError
 from jobstore.objects import ObjectStore
@@ -32,6 +33,7 @@ class Resources:
     catalog: dict[str, BaseModelEntry]
     notifications: Notifications
     keyring: KeyRing
+    rates: Rates
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:

@@ -13,7 +13,7 @@ from starlette.types import Scope
 
 from api.validation import explain
 from difffit_core.errors import AdapterError, DatasetError, DiffFitError, ModelError, SpecError
-from jobstore.errors import ConflictError, NotFoundError, StorageError
+from jobstore.errors import ConflictError, NotFoundError, QuotaError, StorageError
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +90,7 @@ STATUS: dict[type[DiffFitError], tuple[int, ErrorType]] = {
     SpecError: (422, "invalid_request"),
     DatasetError: (422, "invalid_request"),
     AdapterError: (422, "invalid_request"),
+    QuotaError: (429, "rate_limited"),
     StorageError: (503, "unavailable"),
     UnavailableError: (503, "unavailable"),
     DiffFitError: (500, "internal"),
@@ -124,6 +125,8 @@ def respond(scope: Scope, error: DiffFitError) -> JSONResponse:
     response = error_response(scope, status, kind, error)
     if status == 401:
         response.headers["www-authenticate"] = "Bearer"
+    if isinstance(error, QuotaError):
+        response.headers["retry-after"] = str(error.retry_after)
     return response
 
 

@@ -12,6 +12,8 @@ from difffit_core.spec import ResolvedHyperparameters, Scheduler, Seed, Training
 from difffit_core.strict import PositiveInt, Strict
 from jobstore import tables
 from jobstore.keys import Scope
+from jobstore.quotas import Limits, Usage, limits_of
+from jobstore.settings import Settings
 
 Item = TypeVar("Item")
 
@@ -37,6 +39,7 @@ ERRORS = {
     413: "The body is too large",
     415: "The body is of an unknown kind",
     422: "A field is wrong; `param` names it",
+    429: "A limit of the tenant is reached; `param` names it and `Retry-After` says when to try again",
     500: "The server failed",
     503: "A part of the server is away",
 }
@@ -281,22 +284,28 @@ class NewKeyView(KeyView):
         return cls(key=key, **KeyView.of(row).model_dump())
 
 
+class UsageView(BaseModel):
+    limits: Limits
+    usage: Usage
+
+
 class TenantView(BaseModel):
     id: str
     name: str
+    limits: Limits
     created_at: datetime
 
     @classmethod
-    def of(cls, row: tables.Tenant) -> "TenantView":
-        return cls.model_validate(_columns(row, "id name created_at"))
+    def of(cls, row: tables.Tenant, settings: Settings) -> "TenantView":
+        return cls(limits=limits_of(row, settings), **_columns(row, "id name created_at"))
 
 
 class NewTenantView(TenantView):
     key: NewKeyView = Field(description="The tenant's first admin key")
 
     @classmethod
-    def with_key(cls, row: tables.Tenant, key: NewKeyView) -> "NewTenantView":
-        return cls(key=key, **TenantView.of(row).model_dump())
+    def with_key(cls, view: TenantView, key: NewKeyView) -> "NewTenantView":
+        return cls(key=key, **view.model_dump())
 
 
 def url_of(image: tables.Image) -> str:

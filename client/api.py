@@ -14,7 +14,7 @@ import httpx
 from httpx_sse import EventSource, SSEError, connect_sse
 
 from client.errors import ApiError, ConfigError, UnreachableError, error_of
-from client.shapes import Dataset, Event, Generation, Job, Key, Model, NewKey, NewTenant, Page, Plan, Tenant
+from client.shapes import Dataset, Event, Generation, Job, Key, Model, NewKey, NewTenant, Page, Plan, Tenant, Usage
 from client.upload import CHUNK, MultipartBody, ProgressCallback
 
 TIMEOUT = httpx.Timeout(30.0, connect=10.0)
@@ -218,6 +218,16 @@ class Client:
     def tenants(self, *, limit: int = 20, after: str | None = None) -> Page[Tenant]:
         page: Page[Tenant] = self._json("GET", "/tenants", params=_page_params(limit, after))
         return page
+
+    def set_limits(self, tenant_id: str, limits: Mapping[str, int]) -> Tenant:
+        """Set all limits of a tenant: those given, and the server's settings for the others."""
+        tenant: Tenant = self._json("PUT", f"/tenants/{quote(tenant_id, safe='')}/limits", json=dict(limits))
+        return tenant
+
+    def usage(self) -> Usage:
+        """What this tenant uses, and how much it may."""
+        usage: Usage = self._json("GET", "/usage")
+        return usage
 
     def _json(self, method: str, path: str, **options: Any) -> Any:
         response = self._request(method, path, **options)

@@ -12,6 +12,7 @@ keys_app = typer.Typer(no_args_is_help=True, help="The keys of your tenant; want
 tenants_app = typer.Typer(no_args_is_help=True, help="The server's tenants; wants an admin key of the operator's tenant.")
 
 KeyId = Annotated[str, typer.Argument(metavar="KEY", help="An id such as key_…; not the key itself.")]
+MostOf = Annotated[int | None, typer.Option(min=0, help="Absent: the server's setting.")]
 
 
 class Scope(StrEnum):
@@ -102,6 +103,38 @@ def list_tenants(context: typer.Context, limit: Limit = 20, after: After = None,
     out.print(table(["id", "name", "created"], [(t["id"], plain(t["name"]), when(t["created_at"])) for t in page["data"]]))
     if page["has_more"]:
         note(f"There are more: --after {page['data'][-1]['id']}")
+
+
+@tenants_app.command("limits")
+def set_limits(
+    context: typer.Context,
+    tenant_id: Annotated[str, typer.Argument(metavar="TENANT", help="An id such as ten_….")],
+    storage_bytes: MostOf = None,
+    queued_jobs: MostOf = None,
+    running_jobs: MostOf = None,
+    generate_per_minute: MostOf = None,
+    as_json: AsJson = False,
+) -> None:
+    """Set all limits of a tenant: those given, and the server's settings for the others."""
+    given = {"storage_bytes": storage_bytes, "queued_jobs": queued_jobs, "running_jobs": running_jobs}
+    given |= {"generate_per_minute": generate_per_minute}
+    with connect(context) as client:
+        tenant = client.set_limits(tenant_id, {name: value for name, value in given.items() if value is not None})
+    if as_json:
+        print_json(tenant)
+    else:
+        out.print(facts(tenant["limits"].items()))
+
+
+@tenants_app.command("usage")
+def show_usage(context: typer.Context, as_json: AsJson = False) -> None:
+    """Show what your tenant uses of its limits; any key may ask."""
+    with connect(context) as client:
+        usage = client.usage()
+    if as_json:
+        print_json(usage)
+        return
+    out.print(table(["limit", "#used", "#most"], [(n, usage["usage"].get(n), most) for n, most in usage["limits"].items()]))
 
 
 def present(key: NewKey, as_json: bool) -> None:

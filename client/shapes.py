@@ -169,6 +169,7 @@ class Tenant(TypedDict):
 
     id: str
     name: str
+    limits: dict[str, int]
     created_at: str
 
 
@@ -176,6 +177,13 @@ class NewTenant(Tenant):
     """A tenant with its first admin key."""
 
     key: NewKey
+
+
+class Usage(TypedDict):
+    """`GET /usage`: how much of each limit is used."""
+
+    limits: dict[str, int]
+    usage: dict[str, int]
 
 
 class Plan(TypedDict):

@@ -15,6 +15,16 @@ class ConflictError(DiffFitError):
     code = "conflict"
 
 
+class QuotaError(DiffFitError):
+    """A limit of the tenant is reached; `param` names it. The same request may succeed after `retry_after` seconds."""
+
+    code = "quota_exceeded"
+
+    def __init__(self, message: str, *, code: str, param: str, retry_after: int) -> None:
+        super().__init__(message, code=code, param=param)
+        self.retry_after = retry_after
+
+
 class StorageError(DiffFitError):
     """The object store does not have a file, or cannot be reached."""
 

@@ -42,6 +42,13 @@ class Settings(BaseSettings):
     max_image_pixels: Annotated[int, Field(gt=0)] = Field(50_000_000, description="Largest image in a dataset, width x height")
     max_json_bytes: Annotated[int, Field(gt=0)] = Field(1 * MEBIBYTE, description="Largest JSON body")
 
+    tenant_storage_bytes: Annotated[int, Field(ge=0)] = Field(
+        100 * 1024 * MEBIBYTE, description="What a tenant may store: uploads, checkpoints and adapters"
+    )
+    tenant_queued_jobs: Annotated[int, Field(ge=0)] = Field(1000, description="Most waiting jobs of a tenant")
+    tenant_running_jobs: Annotated[int, Field(ge=1)] = Field(100, description="Most jobs of a tenant at work; others wait")
+    tenant_generate_per_minute: Annotated[int, Field(ge=0)] = Field(600, description="Most POST /generate of a tenant")
+
     @field_validator("database_url")
     @classmethod
     def _psycopg(cls, url: SecretStr) -> SecretStr:

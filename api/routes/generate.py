@@ -19,7 +19,8 @@ from difffit_core.base_models import BaseModelEntry, get_base_model
 from difffit_core.errors import SpecError
 from jobstore.dispatch import wake
 from jobstore.ids import new_id
-from jobstore.tables import Adapter, Generation, Image
+from jobstore.quotas import limits_of
+from jobstore.tables import Adapter, Generation, Image, Tenant
 
 router = APIRouter(prefix="/generate", tags=["images"])
 
@@ -38,7 +39,7 @@ ANSWERED: Answers = {
     "",
     status_code=201,
     response_model=GenerationView,
-    responses=ANSWERED | errors(400, 404, 406, 413, 415, 503),
+    responses=ANSWERED | errors(400, 404, 406, 413, 415, 429, 503),
 )
 async def generate(
     request: GenerateRequest,
@@ -69,6 +70,8 @@ def _queue(resources: Resources, request: GenerateRequest, tenant: str) -> str:
     with resources.transaction() as session:
         base, adapter = _model(session, resources, request, tenant)
         spec = generation_spec(request, base, label_space(base, adapter))
+        limits = limits_of(session.get_one(Tenant, tenant), resources.settings)
+        resources.rates.check("generate_per_minute", tenant, limits.generate_per_minute)
         generation = Generation(
             id=new_id("gen"),
             tenant_id=tenant,

@@ -20,6 +20,7 @@ from jobstore.dispatch import wake
 from jobstore.errors import ConflictError
 from jobstore.ids import new_id
 from jobstore.lifecycle import JobStatus, request_cancel
+from jobstore.quotas import check_queue
 from jobstore.tables import Adapter, Dataset, Job
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
@@ -28,7 +29,7 @@ PLANNED: Answers = {200: {"model": Plan, "description": "The plan"}}
 DryRun = Annotated[bool, Query(description="Answer the plan with status 200 and start nothing")]
 
 
-@router.post("", status_code=202, responses=PLANNED | errors(400, 404, 409, 413, 415))
+@router.post("", status_code=202, responses=PLANNED | errors(400, 404, 409, 413, 415, 429))
 def create_job(
     spec: JobSpec, tenant: TenantId, session: Transaction, resources: ResourcesDep, response: Response, dry_run: DryRun = False
 ) -> JobView | Plan:
@@ -40,6 +41,7 @@ def create_job(
     if dry_run:
         response.status_code = 200
         return Plan.of(training_spec)
+    check_queue(session, tenant, resources.settings)
     job = _queue(session, spec, training_spec, tenant)
     response.headers["location"] = f"/jobs/{job.id}"
     return job_views(session, [job])[0]

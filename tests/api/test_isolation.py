@@ -74,6 +74,7 @@ def bodies(ids: dict[str, str]) -> dict[str, dict[str, Any]]:
         "POST /keys": {"json": {"name": "new"}},
         "POST /keys/{key_id}/rotate": {"json": {}},
         "POST /tenants": {"json": {"name": "new"}},
+        "PUT /tenants/{tenant_id}/limits": {"json": {"queued_jobs": 0}},
     }
 
 
