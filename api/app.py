@@ -10,6 +10,7 @@ from starlette.middleware import Middleware
 
 from api.dependencies import Resources
 from api.errors import install_error_handlers
+from api.idempotency import Idempotency
 from api.keyring import KeyRing
 from api.limits import BodyLimits
 from api.notifications import Notifications
@@ -37,6 +38,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         middleware=[
             Middleware(RequestIds),
             Middleware(BodyLimits, max_bytes=settings.max_json_bytes, streamed=frozenset({("POST", "/datasets")})),
+            Middleware(Idempotency),
         ],
     )
     install_error_handlers(app)

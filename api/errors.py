@@ -13,7 +13,7 @@ from starlette.types import Scope
 
 from api.validation import explain
 from difffit_core.errors import AdapterError, DatasetError, DiffFitError, ModelError, SpecError
-from jobstore.errors import ConflictError, NotFoundError, QuotaError, StorageError
+from jobstore.errors import ConflictError, InProgressError, NotFoundError, QuotaError, StorageError
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ def respond(scope: Scope, error: DiffFitError) -> JSONResponse:
     response = error_response(scope, status, kind, error)
     if status == 401:
         response.headers["www-authenticate"] = "Bearer"
-    if isinstance(error, QuotaError):
+    if isinstance(error, QuotaError | InProgressError):
         response.headers["retry-after"] = str(error.retry_after)
     return response
 

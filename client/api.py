@@ -22,6 +22,7 @@ UPLOAD_TIMEOUT = httpx.Timeout(300.0, connect=10.0)  # after the last byte the s
 STREAM_TIMEOUT = httpx.Timeout(60.0, connect=10.0)  # a stream that is silent for longer is opened again
 GENERATE_WAIT = 60  # seconds; the longest the server holds an answer back
 SILENCE_LIMIT = 60.0  # seconds without any contact after which watching gives up
+REPEAT_PAUSES = (1.0, 4.0, 30.0)  # seconds; the server gives a request that died half-way up after 30
 ENDED = frozenset({"succeeded", "failed", "cancelled"})
 
 
@@ -82,7 +83,7 @@ class Client:
 
     def create_job(self, spec: Mapping[str, Any]) -> Job:
         """Start a training job; `spec` is the body of `POST /jobs` (difffit_core.spec.JobSpec), checked by the server."""
-        job: Job = self._json("POST", "/jobs", json=dict(spec))
+        job: Job = self._create("/jobs", json=dict(spec))
         return job
 
     def plan_job(self, spec: Mapping[str, Any]) -> Plan:
@@ -150,8 +151,7 @@ class Client:
         """`n` images of each label from an adapter or a base model; waits until they are made or have failed."""
         asked: dict[str, Any] = {"adapter": adapter, "base_model": base_model, "labels": list(labels), "n": n, "steps": steps}
         asked |= {"guidance_scale": guidance_scale, "seed": seed, "scheduler": scheduler}
-        generation: Generation = self._json(
-            "POST",
+        generation: Generation = self._create(
             "/generate",
             json={key: value for key, value in asked.items() if value is not None},
             headers={"prefer": f"wait={GENERATE_WAIT}"},
@@ -228,6 +228,21 @@ class Client:
         """What this tenant uses, and how much it may."""
         usage: Usage = self._json("GET", "/usage")
         return usage
+
+    def _create(self, path: str, *, headers: Mapping[str, str] | None = None, **options: Any) -> Any:
+        """POST what creates something. Where the answer is lost on the way it is asked for again: nothing is created twice."""
+        headers = {**(headers or {}), "idempotency-key": secrets.token_hex(16)}
+        for pause in REPEAT_PAUSES:
+            try:
+                return self._json("POST", path, headers=headers, **options)
+            except UnreachableError as error:
+                if isinstance(error.__cause__, httpx.ConnectError):
+                    raise
+            except ApiError as error:
+                if error.code != "idempotency_key_in_use":
+                    raise
+            time.sleep(pause)
+        return self._json("POST", path, headers=headers, **options)
 
     def _json(self, method: str, path: str, **options: Any) -> Any:
         response = self._request(method, path, **options)

@@ -165,6 +165,23 @@ class Generation(Leased, Base):
     finished_at: Mapped[datetime | None]
 
 
+class IdempotencyKey(Base):
+    """A request that creates something and may come again; see `idempotency`."""
+
+    __tablename__ = "idempotency_keys"
+    __table_args__ = (Index("ix_idempotency_keys_created_at", "created_at"),)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    fingerprint: Mapped[str]  # SHA-256 of what tells the request from another
+    token: Mapped[UUID]  # of the request that holds the key
+    locked_until: Mapped[datetime]  # a request silent for longer has died
+    location: Mapped[str | None]  # of what was created, from the transaction that did it
+    status: Mapped[int | None]  # of the answer; null until it is stored
+    content_type: Mapped[str | None]
+    body: Mapped[bytes | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
 class Image(Base):
     """A picture of a generation, or a sample grid that a job made while it trained."""
 

@@ -9,6 +9,7 @@ from starlette.concurrency import run_in_threadpool
 
 from api.auth import TenantId
 from api.dependencies import Resources, ResourcesDep, Transaction, after_commit, owned, owned_rows
+from api.idempotency import Idempotent, created
 from api.pagination import PageQuery, page_of
 from api.schemas import DatasetView, Listing, errors, file_answer
 from api.uploads import DatasetUpload
@@ -49,7 +50,9 @@ UPLOAD_FORM = {
 }
 
 
-@router.post("", status_code=202, responses=errors(400, 413, 415, 429), openapi_extra=UPLOAD_FORM)
+@router.post(
+    "", status_code=202, dependencies=[Idempotent], responses=errors(400, 409, 413, 415, 429), openapi_extra=UPLOAD_FORM
+)
 async def upload_dataset(request: Request, response: Response, tenant: TenantId, resources: ResourcesDep) -> DatasetView:
     """Upload an archive of class folders (or with a metadata.jsonl), or loose images with their `label`.
 
@@ -78,6 +81,7 @@ def _record(resources: Resources, dataset: Dataset) -> DatasetView:
         with resources.transaction() as session:
             check_storage(session, dataset.tenant_id, resources.settings, dataset.upload_bytes)
             session.add(dataset)
+            created(session, f"/datasets/{dataset.id}")
             session.flush()
             after_commit(session, partial(wake, "check_dataset", dataset.id))
             return DatasetView.of(dataset)

@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from api.auth import TenantId
 from api.dependencies import Resources, ResourcesDep, Transaction, after_commit, owned, owned_rows
 from api.errors import GenerationFailedError, NotAcceptableError
+from api.idempotency import Idempotent, created
 from api.labels import generation_spec, label_space
 from api.notifications import wait
 from api.schemas import Answers, GenerateRequest, GenerationView, errors
@@ -39,7 +40,8 @@ ANSWERED: Answers = {
     "",
     status_code=201,
     response_model=GenerationView,
-    responses=ANSWERED | errors(400, 404, 406, 413, 415, 429, 503),
+    dependencies=[Idempotent],
+    responses=ANSWERED | errors(400, 404, 406, 409, 413, 415, 429, 503),
 )
 async def generate(
     request: GenerateRequest,
@@ -81,6 +83,7 @@ def _queue(resources: Resources, request: GenerateRequest, tenant: str) -> str:
             parameters=spec.model_dump(mode="json"),
         )
         session.add(generation)
+        created(session, f"/generate/{generation.id}")
         after_commit(session, partial(wake, "generate", generation.id))
         return generation.id
 

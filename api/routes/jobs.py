@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from api.auth import TenantId
 from api.dependencies import ResourcesDep, Transaction, after_commit, owned, owned_rows
+from api.idempotency import Idempotent, created
 from api.pagination import PageQuery, page_of
 from api.schemas import Answers, JobView, Listing, Plan, errors
 from difffit_core.base_models import get_base_model
@@ -29,7 +30,7 @@ PLANNED: Answers = {200: {"model": Plan, "description": "The plan"}}
 DryRun = Annotated[bool, Query(description="Answer the plan with status 200 and start nothing")]
 
 
-@router.post("", status_code=202, responses=PLANNED | errors(400, 404, 409, 413, 415, 429))
+@router.post("", status_code=202, dependencies=[Idempotent], responses=PLANNED | errors(400, 404, 409, 413, 415, 429))
 def create_job(
     spec: JobSpec, tenant: TenantId, session: Transaction, resources: ResourcesDep, response: Response, dry_run: DryRun = False
 ) -> JobView | Plan:
@@ -44,6 +45,7 @@ def create_job(
     check_queue(session, tenant, resources.settings)
     job = _queue(session, spec, training_spec, tenant)
     response.headers["location"] = f"/jobs/{job.id}"
+    created(session, response.headers["location"])
     return job_views(session, [job])[0]
 
 

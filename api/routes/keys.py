@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from api.auth import AdminTenantId
 from api.dependencies import ResourcesDep, Transaction, after_commit, owned, owned_rows
+from api.idempotency import Idempotent, created
 from api.pagination import PageQuery, page_of
 from api.schemas import KeyView, Listing, NewKeyView, errors
 from difffit_core.strict import Strict
@@ -34,11 +35,12 @@ class RotateRequest(Strict):
     )
 
 
-@router.post("", status_code=201, responses=errors(400, 413, 415))
+@router.post("", status_code=201, dependencies=[Idempotent], responses=errors(400, 409, 413, 415))
 def make_key(request: KeyRequest, tenant: AdminTenantId, session: Transaction, response: Response) -> NewKeyView:
     """Make a key. The answer is the only place where it can be read."""
     view = new_key(session, session.get_one(Tenant, tenant), request)
     response.headers["location"] = f"/keys/{view.id}"
+    created(session, response.headers["location"])
     return view
 
 
@@ -70,7 +72,7 @@ def get_key(key: FoundKey) -> KeyView:
     return KeyView.of(key)
 
 
-@router.post("/{key_id}/rotate", status_code=201, responses=errors(400, 404, 409, 413, 415))
+@router.post("/{key_id}/rotate", status_code=201, dependencies=[Idempotent], responses=errors(400, 404, 409, 413, 415))
 def rotate(
     key: FoundKey,
     session: Transaction,
@@ -83,6 +85,7 @@ def rotate(
     session.refresh(row)
     after_commit(session, partial(resources.keyring.forget, key.id))
     response.headers["location"] = f"/keys/{row.id}"
+    created(session, response.headers["location"])
     return NewKeyView.with_key(row, text)
 
 

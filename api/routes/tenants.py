@@ -8,6 +8,7 @@ from sqlalchemy import select
 
 from api.auth import Operator, TenantId
 from api.dependencies import ResourcesDep, Transaction
+from api.idempotency import Idempotent, created
 from api.pagination import PageQuery, page_of
 from api.routes.keys import KeyRequest, new_key
 from api.schemas import Listing, NewTenantView, TenantView, UsageView, errors
@@ -36,7 +37,7 @@ class LimitsRequest(Strict):
     generate_per_minute: Count = None
 
 
-@router.post("", status_code=201, responses=errors(400, 409, 413, 415))
+@router.post("", status_code=201, dependencies=[Idempotent], responses=errors(400, 409, 413, 415))
 def make_tenant(request: TenantRequest, session: Transaction, resources: ResourcesDep, response: Response) -> NewTenantView:
     """Make a tenant with its first admin key, which the answer shows and nothing else ever does."""
     if session.scalar(select(Tenant.id).where(Tenant.name == request.name)) is not None:
@@ -47,6 +48,7 @@ def make_tenant(request: TenantRequest, session: Transaction, resources: Resourc
     session.refresh(tenant)
     key = new_key(session, tenant, KeyRequest(name="first", scope="admin"))
     response.headers["location"] = f"/tenants/{tenant.id}"
+    created(session, response.headers["location"])
     return NewTenantView.with_key(TenantView.of(tenant, resources.settings), key)
 
 

@@ -1,4 +1,4 @@
-"""Keys with scopes, expiry and revocation; limits of a tenant."""
+"""Keys with scopes, expiry and revocation; limits of a tenant; requests that may come again."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -23,9 +23,26 @@ def upgrade() -> None:
     for name in ("expires_at", "revoked_at", "last_used_at"):
         op.add_column("api_keys", sa.Column(name, TIME, nullable=True))
     op.create_index("ix_api_keys_tenant_id_id", "api_keys", ["tenant_id", "id"])
+    op.create_table(
+        "idempotency_keys",
+        sa.Column("tenant_id", sa.String(), nullable=False),
+        sa.Column("key", sa.String(), nullable=False),
+        sa.Column("fingerprint", sa.String(), nullable=False),
+        sa.Column("token", sa.Uuid(), nullable=False),
+        sa.Column("locked_until", TIME, nullable=False),
+        sa.Column("location", sa.String(), nullable=True),
+        sa.Column("status", sa.BigInteger(), nullable=True),
+        sa.Column("content_type", sa.String(), nullable=True),
+        sa.Column("body", sa.LargeBinary(), nullable=True),
+        sa.Column("created_at", TIME, server_default=sa.text("now()"), nullable=False),
+        sa.ForeignKeyConstraint(["tenant_id"], ["tenants.id"], name="fk_idempotency_keys_tenant_id_tenants"),
+        sa.PrimaryKeyConstraint("tenant_id", "key", name="pk_idempotency_keys"),
+    )
+    op.create_index("ix_idempotency_keys_created_at", "idempotency_keys", ["created_at"])
 
 
 def downgrade() -> None:
+    op.drop_table("idempotency_keys")
     op.drop_index("ix_api_keys_tenant_id_id", table_name="api_keys")
     for name in ("last_used_at", "revoked_at", "expires_at", "hint", "scope", "name"):
         op.drop_column("api_keys", name)
