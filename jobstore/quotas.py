@@ -5,7 +5,7 @@ from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.orm import Session
 
 from jobstore.errors import QuotaError
-from jobstore.lifecycle import JobStatus
+from jobstore.lifecycle import WITH_WORKER, JobStatus
 from jobstore.settings import Settings
 from jobstore.tables import Adapter, Checkpoint, Dataset, Job, Tenant
 
@@ -39,7 +39,7 @@ def limits_of(tenant: Tenant, settings: Settings) -> Limits:
 
 def usage_of(session: Session, tenant: Tenant) -> Usage:
     queued = session.scalar(_jobs(tenant.id, Job.status == JobStatus.QUEUED)) or 0
-    running = session.scalar(_jobs(tenant.id, Job.lease_token.is_not(None))) or 0
+    running = session.scalar(_jobs(tenant.id, Job.status.in_(WITH_WORKER))) or 0
     return Usage(storage_bytes=stored_bytes(session, tenant.id), queued_jobs=queued, running_jobs=running)
 
 

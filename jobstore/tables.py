@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Any, ClassVar
 from uuid import UUID
 
-from sqlalchemy import BigInteger, ForeignKey, Index, MetaData, String, UniqueConstraint, func
+from sqlalchemy import BigInteger, ForeignKey, Index, MetaData, String, UniqueConstraint, func, text
 from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -42,6 +42,7 @@ class Tenant(Base):
     id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(unique=True)
     limits: Mapped[Json] = mapped_column(default=dict)  # those that differ from the settings; see `quotas`
+    served_at: Mapped[datetime | None]  # when a worker last took a job of this tenant: the others' turn comes first
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
@@ -87,7 +88,14 @@ class Job(Leased, Base):
     """A fine-tuning job. Status: see `lifecycle`."""
 
     __tablename__ = "jobs"
-    __table_args__ = (Index("ix_jobs_tenant_id_id", "tenant_id", "id"), Index("ix_jobs_status", "status"))
+    __table_args__ = (
+        Index("ix_jobs_tenant_id_id", "tenant_id", "id"),
+        Index("ix_jobs_status", "status"),
+        Index("ix_jobs_dataset_id", "dataset_id"),
+        Index("ix_jobs_lease_expires_at", "lease_expires_at", postgresql_where=text("lease_expires_at IS NOT NULL")),
+        # The queue of each tenant in the order in which its jobs are taken.
+        Index("ix_jobs_waiting", "tenant_id", text("priority DESC"), "id", postgresql_where=text("status = 'queued'")),
+    )
     id: Mapped[str] = mapped_column(primary_key=True)
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"))
@@ -96,7 +104,11 @@ class Job(Leased, Base):
     base_model: Mapped[str]
     spec: Mapped[Json]  # the JobSpec as it was posted
     training_spec: Mapped[Json]  # the TrainingSpec it resolved to
-    cancel_requested: Mapped[bool] = mapped_column(default=False)
+    init_adapter_id: Mapped[str | None] = mapped_column(ForeignKey("adapters.id", use_alter=True))  # initial values
+    priority: Mapped[int] = mapped_column(default=0)  # among the tenant's own jobs; higher is sooner
+    max_duration: Mapped[float | None]  # seconds with a worker, over all attempts
+    seconds_used: Mapped[float] = mapped_column(default=0.0)  # with a worker, until the lease that is open now
+    claimed_at: Mapped[datetime | None]  # when that lease began
     step: Mapped[int] = mapped_column(default=0)
     total_steps: Mapped[int]
     samples_per_second: Mapped[float | None]
@@ -108,6 +120,7 @@ class Job(Leased, Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
+    deleted_at: Mapped[datetime | None]
 
 
 class JobEvent(Base):
@@ -127,7 +140,7 @@ class Checkpoint(Base):
     """A training state in the object store from which a job can go on."""
 
     __tablename__ = "checkpoints"
-    __table_args__ = (UniqueConstraint("job_id", "step"),)
+    __table_args__ = (UniqueConstraint("job_id", "step"), Index("ix_checkpoints_object_key", "object_key"))
     id: Mapped[str] = mapped_column(primary_key=True)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
     step: Mapped[int]
@@ -138,6 +151,7 @@ class Checkpoint(Base):
 
 class Adapter(Base):
     __tablename__ = "adapters"
+    __table_args__ = (Index("ix_adapters_object_key", "object_key"),)
     id: Mapped[str] = mapped_column(primary_key=True)
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), unique=True)
@@ -147,6 +161,7 @@ class Adapter(Base):
     sha256: Mapped[str]
     class_names: Mapped[list[str]] = mapped_column(JSONB)
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    deleted_at: Mapped[datetime | None]  # the row stays, because generations name it
 
 
 class Generation(Leased, Base):
@@ -186,7 +201,11 @@ class Image(Base):
     """A picture of a generation, or a sample grid that a job made while it trained."""
 
     __tablename__ = "images"
-    __table_args__ = (Index("ix_images_generation_id", "generation_id"), Index("ix_images_job_id", "job_id"))
+    __table_args__ = (
+        Index("ix_images_generation_id", "generation_id"),
+        Index("ix_images_job_id", "job_id"),
+        Index("ix_images_object_key", "object_key"),
+    )
     id: Mapped[str] = mapped_column(primary_key=True)
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     generation_id: Mapped[str | None] = mapped_column(ForeignKey("generations.id", ondelete="CASCADE"))

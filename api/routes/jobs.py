@@ -1,11 +1,11 @@
-"""Jobs: create or plan, list, look at, cancel."""
+"""Jobs: create or plan, list, look at, cancel, pause, resume, retry."""
 
 from collections.abc import Sequence
 from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Response
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from api.auth import TenantId
@@ -16,11 +16,11 @@ from api.schemas import Answers, JobView, Listing, Plan, errors
 from difffit_core.base_models import get_base_model
 from difffit_core.errors import DatasetError
 from difffit_core.spec import DatasetSummary, JobSpec, TrainingSpec, resolve
-from jobstore import events
+from jobstore import events, queue
 from jobstore.dispatch import wake
 from jobstore.errors import ConflictError
 from jobstore.ids import new_id
-from jobstore.lifecycle import JobStatus, request_cancel
+from jobstore.lifecycle import Action, JobStatus, UserAction, request
 from jobstore.quotas import check_queue
 from jobstore.tables import Adapter, Dataset, Job
 
@@ -105,7 +105,30 @@ def get_job(job: FoundJob, session: Transaction) -> JobView:
 @router.post("/{job_id}/cancel", responses=errors(404, 409))
 def cancel_job(job: FoundJob, session: Transaction) -> JobView:
     """Cancel a waiting job at once; a running one finishes its step and writes a checkpoint first (`cancelling`)."""
-    request_cancel(session, job)
+    return _request(session, job, Action.CANCEL)
+
+
+@router.post("/{job_id}/pause", responses=errors(404, 409))
+def pause_job(job: FoundJob, session: Transaction) -> JobView:
+    """Pause a waiting job at once; a running one writes a checkpoint (`pausing`) and then leaves its worker to others."""
+    return _request(session, job, Action.PAUSE)
+
+
+@router.post("/{job_id}/resume", responses=errors(404, 409))
+def resume_job(job: FoundJob, session: Transaction) -> JobView:
+    """Put a paused job back into the queue. It goes on where it stopped, and its adapter is that of an unpaused run."""
+    return _request(session, job, Action.RESUME)
+
+
+@router.post("/{job_id}/retry", responses=errors(404, 409))
+def retry_job(job: FoundJob, session: Transaction) -> JobView:
+    """Queue a failed or cancelled job once more: from its last checkpoint, with fresh attempts and a fresh time limit."""
+    return _request(session, job, Action.RETRY)
+
+
+def _request(session: Session, job: Job, action: UserAction) -> JobView:
+    if request(session, job, action) and job.status == JobStatus.QUEUED:
+        after_commit(session, partial(wake, "train", job.id))
     return job_views(session, [job])[0]
 
 
@@ -114,11 +137,6 @@ def job_views(session: Session, jobs: Sequence[Job]) -> list[JobView]:
     ids = [job.id for job in jobs]
     found = session.execute(select(Adapter.job_id, Adapter.id).where(Adapter.job_id.in_(ids)))
     adapters = dict(found.all())
-    positions: dict[str, int] = {}
-    if any(job.status == JobStatus.QUEUED for job in jobs):
-        # The workers serve every tenant's jobs in the order they came.
-        place = func.row_number().over(order_by=Job.id).label("place")
-        queue = select(Job.id, place).where(Job.status == JobStatus.QUEUED).subquery()
-        places = session.execute(select(queue.c.id, queue.c.place).where(queue.c.id.in_(ids)))
-        positions = dict(places.all())
+    waiting = [job.id for job in jobs if job.status == JobStatus.QUEUED]
+    positions = queue.positions(session, waiting) if waiting else {}
     return [JobView.of(job, positions.get(job.id), adapters.get(job.id)) for job in jobs]

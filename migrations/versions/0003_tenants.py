@@ -8,7 +8,7 @@ JSONB = postgresql.JSONB()
 TIME = postgresql.TIMESTAMP(timezone=True)
 
 revision = "0003"
-down_revision = "0001"
+down_revision = "0002"
 branch_labels = None
 depends_on = None
 
