@@ -16,7 +16,7 @@ from api.limits import BodyLimits
 from api.notifications import Notifications
 from api.rates import Rates
 from api.request_ids import RequestIds
-from api.routes import adapters, datasets, generate, health, images, job_outputs, jobs, keys, models, tenants
+from api.routes import adapters, datasets, generate, health, images, job_outputs, jobs, keys, models, tenants, webhooks
 from difffit_core.base_models import load_catalog
 from jobstore.database import make_engine, session_factory
 from jobstore.objects import ObjectStore
@@ -42,7 +42,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         ],
     )
     install_error_handlers(app)
-    for module in (datasets, models, jobs, job_outputs, adapters, generate, images, keys, tenants, health):
+    for module in (datasets, models, jobs, job_outputs, adapters, generate, images, keys, tenants, webhooks, health):
         app.include_router(module.router)
     app.include_router(tenants.usage_router)
     return app

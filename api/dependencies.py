@@ -16,9 +16,9 @@ from difffit_core.base_models import BaseModelEntry
 from jobstore.errors import NotFoundError
 from jobstore.objects import ObjectStore
 from jobstore.settings import Settings
-from jobstore.tables import Adapter, ApiKey, Dataset, Generation, Image, Job
+from jobstore.tables import Adapter, ApiKey, Dataset, Delivery, Generation, Image, Job, Webhook
 
-Owned = TypeVar("Owned", Dataset, Job, Adapter, Generation, Image, ApiKey)
+Owned = TypeVar("Owned", Dataset, Job, Adapter, Generation, Image, ApiKey, Webhook, Delivery)
 
 NOUNS = {"ApiKey": "key"}  # what errors call a row whose class is called otherwise
 

@@ -14,6 +14,7 @@ from jobstore import tables
 from jobstore.keys import Scope
 from jobstore.quotas import Limits, Usage, limits_of
 from jobstore.settings import Settings
+from jobstore.webhooks import EventType
 
 Item = TypeVar("Item")
 
@@ -282,6 +283,43 @@ class NewKeyView(KeyView):
     @classmethod
     def with_key(cls, row: tables.ApiKey, key: str) -> "NewKeyView":
         return cls(key=key, **KeyView.of(row).model_dump())
+
+
+class WebhookView(BaseModel):
+    id: str
+    url: str
+    events: list[EventType]
+    created_at: datetime
+
+    @classmethod
+    def of(cls, row: tables.Webhook) -> "WebhookView":
+        return cls.model_validate(_columns(row, "id url events created_at"))
+
+
+class NewWebhookView(WebhookView):
+    secret: str = Field(description="Checks the signatures, by the Standard Webhooks scheme; no other answer shows it")
+
+    @classmethod
+    def with_secret(cls, row: tables.Webhook) -> "NewWebhookView":
+        return cls.model_validate(_columns(row, "id url events created_at secret"))
+
+
+class DeliveryView(BaseModel):
+    id: str = Field(description="Sent as `webhook-id`, the same at every attempt")
+    type: str
+    status: Literal["pending", "delivered", "failed"]
+    attempts: int
+    next_try_at: datetime | None
+    response_status: int | None
+    error: str | None
+    body: str = Field(description="Exactly what is sent")
+    created_at: datetime
+    delivered_at: datetime | None
+
+    @classmethod
+    def of(cls, row: tables.Delivery) -> "DeliveryView":
+        names = "id type status attempts next_try_at response_status error body created_at delivered_at"
+        return cls.model_validate(_columns(row, names))
 
 
 class UsageView(BaseModel):

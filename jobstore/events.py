@@ -9,11 +9,13 @@ from typing import Literal
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from jobstore import webhooks
 from jobstore.errors import NotFoundError
 from jobstore.ids import new_id
 from jobstore.tables import Job, JobEvent, Json
 
 CHANNEL = "difffit"
+ENDS = frozenset({"succeeded", "failed", "cancelled"})  # events that are named like the status a job ends in
 Kind = Literal["job", "generation", "key"]
 
 
@@ -30,6 +32,8 @@ def append(session: Session, job_id: str, type: str, data: Json) -> JobEvent:
     session.add(event)
     session.flush()
     notify(session, "job", job_id)
+    if type in ENDS:
+        webhooks.announce(session, job_id)
     return event
 
 

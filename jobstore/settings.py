@@ -49,6 +49,8 @@ class Settings(BaseSettings):
     tenant_running_jobs: Annotated[int, Field(ge=1)] = Field(100, description="Most jobs of a tenant at work; others wait")
     tenant_generate_per_minute: Annotated[int, Field(ge=0)] = Field(600, description="Most POST /generate of a tenant")
 
+    webhook_private_addresses: bool = Field(False, description="Let webhooks go to private and loopback addresses too")
+
     @field_validator("database_url")
     @classmethod
     def _psycopg(cls, url: SecretStr) -> SecretStr:

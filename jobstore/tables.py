@@ -180,6 +180,42 @@ class Generation(Leased, Base):
     finished_at: Mapped[datetime | None]
 
 
+class Webhook(Base):
+    """An endpoint that a tenant wants to be told at."""
+
+    __tablename__ = "webhooks"
+    __table_args__ = (Index("ix_webhooks_tenant_id_id", "tenant_id", "id"),)
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    url: Mapped[str]
+    events: Mapped[list[str]] = mapped_column(JSONB)
+    secret: Mapped[str]  # signing needs it as it is
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Delivery(Base):
+    """The outbox of webhooks. Status: pending, delivered, failed."""
+
+    __tablename__ = "webhook_deliveries"
+    __table_args__ = (
+        Index("ix_webhook_deliveries_webhook_id_id", "webhook_id", "id"),
+        Index("ix_webhook_deliveries_next_try_at", "next_try_at", postgresql_where=text("next_try_at IS NOT NULL")),
+    )
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    webhook_id: Mapped[str] = mapped_column(ForeignKey("webhooks.id", ondelete="CASCADE"))
+    type: Mapped[str]
+    body: Mapped[str]  # the bytes that are signed and sent, the same at every attempt
+    status: Mapped[str]
+    attempts: Mapped[int] = mapped_column(default=0)
+    next_try_at: Mapped[datetime | None]  # null: no more
+    give_up_at: Mapped[datetime]
+    response_status: Mapped[int | None]
+    error: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    delivered_at: Mapped[datetime | None]
+
+
 class IdempotencyKey(Base):
     """A request that creates something and may come again; see `idempotency`."""
 

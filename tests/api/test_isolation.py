@@ -19,7 +19,8 @@ from jobstore.ids import new_id
 from jobstore.keys import Scope, create_key
 from jobstore.objects import ObjectStore
 from jobstore.settings import Settings
-from jobstore.tables import ApiKey, Base, Checkpoint, Generation, Image, Job, Tenant
+from jobstore.tables import ApiKey, Base, Checkpoint, Generation, Image, Job, Tenant, Webhook
+from jobstore.webhooks import new_delivery
 from tests.api.conftest import Rows, bearer
 from tests.api.test_errors import OPEN, assert_error
 from tests.worker.waiting import wait_for
@@ -59,9 +60,16 @@ def ids(rows: Rows, client: TestClient, sessions: sessionmaker[Session], store: 
         session.add(generation)
         session.flush()
         session.add(image)
+        webhook = Webhook(id=new_id("wh"), tenant_id=rows.tenant.id, url=f"https://example.com/{SECRET}", secret=SECRET)
+        webhook.events = ["job.succeeded"]
+        delivery = new_delivery(webhook, "job.succeeded", {"id": job, "note": SECRET})
+        session.add(webhook)
+        session.flush()
+        session.add(delivery)
         key_row, _ = create_key(session, session.get_one(Tenant, rows.tenant.id), SECRET, "read")
     found = {"dataset": dataset.id, "job": job, "adapter": adapter.id, "generation": generation.id, "image": image.id}
-    return {f"{noun}_id": row_id for noun, row_id in (found | {"key": key_row.id, "tenant": rows.tenant.id}).items()}
+    more = {"key": key_row.id, "tenant": rows.tenant.id, "webhook": webhook.id, "delivery": delivery.id}
+    return {f"{noun}_id": row_id for noun, row_id in (found | more).items()}
 
 
 def bodies(ids: dict[str, str]) -> dict[str, dict[str, Any]]:
@@ -73,6 +81,7 @@ def bodies(ids: dict[str, str]) -> dict[str, dict[str, Any]]:
         "POST /generate": {"json": {"adapter": ids["adapter_id"], "labels": ["cat"]}},
         "POST /keys": {"json": {"name": "new"}},
         "POST /keys/{key_id}/rotate": {"json": {}},
+        "POST /webhooks": {"json": {"url": "https://example.com/hook"}},
         "POST /tenants": {"json": {"name": "new"}},
         "PUT /tenants/{tenant_id}/limits": {"json": {"queued_jobs": 0}},
     }
