@@ -48,7 +48,7 @@ class JobSpec(Strict):
     seed: Seed = 0
     name: Annotated[str, Field(max_length=200)] | None = None
     priority: Annotated[int, Field(strict=True, ge=-100, le=100)] = 0  # among the tenant's own jobs; higher is sooner
-    max_duration: PositiveInt | None = None  # seconds with a worker, over all attempts
+    max_duration: Annotated[int, Field(strict=True, ge=1, le=31_536_000)] | None = None  # seconds with a worker, in all
 
 
 class DatasetSummary(Strict):

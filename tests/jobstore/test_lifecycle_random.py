@@ -147,7 +147,7 @@ class Lives(RuleBasedStateMachine):
 
 def test_random_lives(sessions: sessionmaker[Session], tenant: Tenant) -> None:
     run_state_machine_as_test(
-        lambda: Lives(sessions, tenant),
+        lambda: Lives(sessions, tenant),  # type: ignore[arg-type]  # any callable will do
         settings=settings(
             max_examples=30, stateful_step_count=30, deadline=None, database=None, suppress_health_check=list(HealthCheck)
         ),
