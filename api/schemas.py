@@ -137,6 +137,8 @@ class JobView(BaseModel):
     method: MethodConfig
     hyperparameters: ResolvedHyperparameters = Field(description='With a number for every "auto"')
     seed: int
+    priority: int = Field(description="Among the tenant's own jobs; higher is sooner")
+    max_duration: int | None = Field(description="Seconds with a worker, over all attempts, after which the job fails")
     progress: Progress
     losses: Losses
     trained_parameters: int | None
@@ -151,7 +153,9 @@ class JobView(BaseModel):
     @classmethod
     def of(cls, row: tables.Job, queue_position: int | None, adapter: str | None) -> "JobView":
         return cls.model_validate(
-            _columns(row, "id name status base_model losses trained_parameters total_parameters attempt error")
+            _columns(
+                row, "id name status base_model priority max_duration losses trained_parameters total_parameters attempt error"
+            )
             | _columns(row, "created_at started_at finished_at")
             | {key: row.training_spec[key] for key in ("method", "hyperparameters", "seed")}
             | {

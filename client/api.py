@@ -103,6 +103,18 @@ class Client:
         job: Job = self._json("POST", f"/jobs/{quote(job_id, safe='')}/cancel")
         return job
 
+    def pause_job(self, job_id: str) -> Job:
+        job: Job = self._json("POST", f"/jobs/{quote(job_id, safe='')}/pause")
+        return job
+
+    def resume_job(self, job_id: str) -> Job:
+        job: Job = self._json("POST", f"/jobs/{quote(job_id, safe='')}/resume")
+        return job
+
+    def retry_job(self, job_id: str) -> Job:
+        job: Job = self._json("POST", f"/jobs/{quote(job_id, safe='')}/retry")
+        return job
+
     def watch_job(self, job_id: str, *, after: int = 0) -> Iterator[Event]:
         """Every event of a job after sequence number `after`, as it happens, until the job has ended.
 

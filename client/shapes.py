@@ -100,6 +100,8 @@ class Job(TypedDict):
     method: dict[str, Any]
     hyperparameters: dict[str, Any]
     seed: int
+    priority: int
+    max_duration: int | None
     progress: Progress
     losses: Losses
     trained_parameters: int | None

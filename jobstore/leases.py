@@ -173,4 +173,4 @@ def unclaimed(session: Session, model: LeasedModel, older_than_seconds: float) -
     # Locked rows are being claimed or changed right now.
     chosen = chosen.order_by(model.id).limit(MOST_WOKEN).with_for_update(skip_locked=True)
     woken = update(model).where(model.id.in_(chosen.scalar_subquery())).values(woken_at=func.now())
-    return list(session.scalars(woken.returning(model.id)))
+    return sorted(session.scalars(woken.returning(model.id)))

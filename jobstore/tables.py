@@ -106,7 +106,7 @@ class Job(Leased, Base):
     training_spec: Mapped[Json]  # the TrainingSpec it resolved to
     init_adapter_id: Mapped[str | None] = mapped_column(ForeignKey("adapters.id", use_alter=True))  # initial values
     priority: Mapped[int] = mapped_column(default=0)  # among the tenant's own jobs; higher is sooner
-    max_duration: Mapped[float | None]  # seconds with a worker, over all attempts
+    max_duration: Mapped[int | None]  # seconds with a worker, over all attempts
     seconds_used: Mapped[float] = mapped_column(default=0.0)  # with a worker, until the lease that is open now
     claimed_at: Mapped[datetime | None]  # when that lease began
     step: Mapped[int] = mapped_column(default=0)

@@ -69,6 +69,8 @@ def _queue(session: Session, spec: JobSpec, training_spec: TrainingSpec, tenant:
         tenant_id=tenant,
         dataset_id=spec.dataset,
         name=spec.name,
+        priority=spec.priority,
+        max_duration=spec.max_duration,
         status=JobStatus.QUEUED,
         base_model=spec.base_model,
         spec=spec.model_dump(mode="json"),

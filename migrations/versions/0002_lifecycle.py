@@ -20,7 +20,7 @@ def upgrade() -> None:
     # Defaults of the server fill the rows that are there; later rows get theirs from the code.
     op.add_column("jobs", sa.Column("priority", sa.BigInteger(), server_default="0", nullable=False))
     op.alter_column("jobs", "priority", server_default=None)
-    op.add_column("jobs", sa.Column("max_duration", sa.Double(), nullable=True))
+    op.add_column("jobs", sa.Column("max_duration", sa.BigInteger(), nullable=True))
     op.add_column("jobs", sa.Column("seconds_used", sa.Double(), server_default="0", nullable=False))
     op.alter_column("jobs", "seconds_used", server_default=None)
     op.add_column("jobs", sa.Column("claimed_at", TIME, nullable=True))
