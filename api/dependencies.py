@@ -9,14 +9,18 @@ from fastapi import Depends, Request
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session, sessionmaker
 
+from api.keyring import KeyRing
 from api.notifications import Notifications
+from api.rates import Rates
 from difffit_core.base_models import BaseModelEntry
 from jobstore.errors import NotFoundError
 from jobstore.objects import ObjectStore
 from jobstore.settings import Settings
-from jobstore.tables import Adapter, Dataset, Generation, Image, Job
+from jobstore.tables import Adapter, ApiKey, Dataset, Delivery, Generation, Image, Job, Webhook
 
-Owned = TypeVar("Owned", Dataset, Job, Adapter, Generation, Image)
+Owned = TypeVar("Owned", Dataset, Job, Adapter, Generation, Image, ApiKey, Webhook, Delivery)
+
+NOUNS = {"ApiKey": "key"}  # what errors call a row whose class is called otherwise
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,8 @@ class Resources:
     store: ObjectStore
     catalog: dict[str, BaseModelEntry]
     notifications: Notifications
+    keyring: KeyRing
+    rates: Rates
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
@@ -67,6 +73,6 @@ def owned(session: Session, model: type[Owned], row_id: str, tenant: str, param:
     """The row; raises NotFoundError where there is none or it belongs to another tenant."""
     found = session.scalar(owned_rows(model, tenant).where(model.id == row_id)) if "\0" not in row_id else None
     if found is None:
-        noun = model.__name__.lower()
+        noun = NOUNS.get(model.__name__, model.__name__.lower())
         raise NotFoundError(f"There is no {noun} {row_id[:80]!r}.", code=f"{noun}_not_found", param=param)
     return found

@@ -85,14 +85,11 @@ class Launcher:
         # Open event streams would hold the API for ever.
         self._add_service("api", [*api, "--timeout-graceful-shutdown", "5"], {}, lambda: _answers(f"{self.url}/readyz"))
         for queue in QUEUES:
-            heartbeat = self.directory.path / "heartbeats" / queue
-            heartbeat.parent.mkdir(exist_ok=True)
-            heartbeat.unlink(missing_ok=True)
             worker = ["celery", "-A", "worker.app", "worker", "-Q", queue, "-n", f"{queue}@%h", "--loglevel", "INFO"]
             # Workers need not know each other, and listening for the others costs a second at the start.
             quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
-            environment = {"DIFFFIT_HEARTBEAT_FILE": str(heartbeat)}
-            self._add_service(f"worker-{queue}", [*worker, *quiet], environment, heartbeat.exists)
+            self._add_worker(queue, [*worker, *quiet])
+        self._add_worker("webhooks", ["worker.webhooks"])
         waiting = list(self.services)
         while waiting:
             self._check_start(waiting)
@@ -100,6 +97,12 @@ class Launcher:
                 self._up(service.name)
                 waiting.remove(service)
             time.sleep(POLL_SECONDS)
+
+    def _add_worker(self, name: str, command: list[str]) -> None:
+        heartbeat = self.directory.path / "heartbeats" / name
+        heartbeat.parent.mkdir(exist_ok=True)
+        heartbeat.unlink(missing_ok=True)
+        self._add_service(f"worker-{name}", command, {"DIFFFIT_HEARTBEAT_FILE": str(heartbeat)}, heartbeat.exists)
 
     def _add_service(self, name: str, command: list[str], environment: dict[str, str], is_ready: Callable[[], bool]) -> None:
         part = self._start_part(name, command, environment)

@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from difffit_core.base_models import get_base_model, load_catalog
 from difffit_core.errors import DiffFitError
 from difffit_core.spec import GenerationSpec
-from jobstore import events, lifecycle
+from jobstore import events, leases
 from jobstore.errors import NotFoundError, StorageError
 from jobstore.ids import new_id
 from jobstore.settings import get_settings
@@ -51,7 +51,7 @@ class Engine:
     def _run_one(self, generation_id: str) -> None:
         settings = get_settings()
         with sessions().begin() as session:
-            token = lifecycle.claim(session, Generation, generation_id, settings.lease_seconds)
+            token = leases.claim(session, Generation, generation_id, settings.lease_seconds)
             generation = session.get(Generation, generation_id)
         if token is None or generation is None:
             return

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from difffit_core.errors import DiffFitError
-from jobstore import events, lifecycle
+from jobstore import events, leases, queue
 from jobstore.dispatch import wake
 from jobstore.errors import StorageError
 from jobstore.lifecycle import JobStatus
@@ -28,21 +28,23 @@ POLL_SECONDS = 0.05  # between looks at the trainer's events; far below what a p
 LAST_LINES = 20  # of a crashed trainer's log that go into the job's error
 
 
-def run_job(job_id: str, standby: Standby) -> None:
-    """Claim the job and bring it to an end; does nothing where another worker has it or it waits no longer."""
+def run_next(standby: Standby) -> bool:
+    """Claim the job whose turn it is and bring it to an end; False where no job waits."""
     settings = get_settings()
     with sessions().begin() as session:
-        token = lifecycle.claim(session, Job, job_id, settings.lease_seconds)
-        job = session.get(Job, job_id)
-    if token is None or job is None:
-        return
+        claimed = queue.claim_next(session, settings.lease_seconds, settings.tenant_running_jobs)
+        if claimed is None:
+            return False
+        job_id, token = claimed
+        job = session.get_one(Job, job_id)
     with Lease(sessions(), Job, job_id, token, settings) as lease, scratch_folder(job_id, token) as spec_dir:
         try:
             _run(job, lease, spec_dir, standby)
         except LeaseLost:
             logger.warning("Lost the lease of job %s; its trainer was killed", job_id)
         except Stopping:
-            _release(lease)
+            _stop(lease)
+    return True
 
 
 def _run(job: Job, lease: Lease, spec_dir: Path, standby: Standby) -> None:
@@ -74,7 +76,7 @@ def _follow(trainer: TrainerProcess, recorder: Recorder, lease: Lease, spec_dir:
         event = next(reported)
         if lease.lost.is_set():
             raise LeaseLost(lease.row_id)
-        if kill_at is None and (lease.cancel_requested or stop_requested()):
+        if kill_at is None and (lease.asked_to_stop or stop_requested()):
             trainer.stop()
             kill_at = time.monotonic() + get_settings().stop_grace_seconds
         if kill_at is not None and time.monotonic() > kill_at:
@@ -106,12 +108,12 @@ def _decide(job: Job, trainer: TrainerProcess, ending: Event | None, lease: Leas
     status, how = trainer.exit_status(), ending and ending["type"]
     if status == 0 and ending is not None and how == "succeeded":
         _end(lease, JobStatus.SUCCEEDED, {"seconds": ending["seconds"]})
-    elif lease.cancel_requested:
-        _end(lease, JobStatus.CANCELLED, {})
+    elif lease.asked_to_stop:
+        _stop(lease)
     elif ending is not None and how == "failed":
         _end(lease, JobStatus.FAILED, {name: ending.get(name) for name in ("code", "message", "param")})
     elif stop_requested():
-        _release(lease)
+        _stop(lease)
     else:
         _crashed(job, status, trainer.log(), lease)
 
@@ -139,14 +141,13 @@ def _end(lease: Lease, status: JobStatus, data: dict[str, Any]) -> None:
         events.append(session, lease.row_id, status, data)
 
 
-def _release(lease: Lease) -> None:
-    """Hand the job to another worker, which goes on from the last checkpoint."""
+def _stop(lease: Lease) -> None:
+    """Give the job back before its end: cancelled, paused, or to another worker, which goes on from the last checkpoint."""
+    message = "The worker was stopped; the job waits for another."
     with sessions().begin() as session:
-        released = lifecycle.release(session, lease.row_id, lease.token)
-    if released:
+        after = leases.stop(session, lease.row_id, lease.token, message)
+    if after is JobStatus.QUEUED:
         wake("train", lease.row_id)
-    else:
-        lease.expire()  # it is being cancelled, and the sweep ends it
 
 
 def _keep_log(job: Job, trainer: TrainerProcess) -> None:

@@ -7,14 +7,14 @@ from kombu.exceptions import ChannelError
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, sessionmaker
 
-from jobstore import lifecycle
+from jobstore import idempotency, leases, webhooks
 from jobstore.dispatch import QUEUES, Kind, celery_app, wake
 from jobstore.settings import Settings
 from jobstore.tables import Dataset, Generation, Job
 
 logger = logging.getLogger(__name__)
 
-KINDS: dict[Kind, lifecycle.LeasedModel] = {"train": Job, "generate": Generation, "check_dataset": Dataset}
+KINDS: dict[Kind, leases.LeasedModel] = {"train": Job, "generate": Generation, "check_dataset": Dataset}
 ADVISORY_LOCK = 0x0D1F_F517  # any number that nothing else in the database locks
 
 
@@ -33,8 +33,10 @@ def sweep(sessions: sessionmaker[Session], settings: Settings) -> None:
         if not session.scalar(select(func.pg_try_advisory_xact_lock(ADVISORY_LOCK))):
             return
         waiting = [
-            (kind, row) for kind, model in KINDS.items() for row in lifecycle.expired(session, model, settings.max_attempts)
+            (kind, row) for kind, model in KINDS.items() for row in leases.expired(session, model, settings.max_attempts)
         ]
+        idempotency.forget_old(session)
+        webhooks.forget_old(session)
     for kind, row_id in waiting:
         logger.warning("Took over %s from a worker that fell silent", row_id)
         wake(kind, row_id)
@@ -42,7 +44,7 @@ def sweep(sessions: sessionmaker[Session], settings: Settings) -> None:
         if _messages(QUEUES[kind]):
             continue  # workers that are busy will come to the rows that wait: nothing is lost
         with sessions.begin() as session:
-            unclaimed = lifecycle.unclaimed(session, model, settings.sweep_seconds)
+            unclaimed = leases.unclaimed(session, model, settings.sweep_seconds)
         for row_id in unclaimed:
             wake(kind, row_id)
 

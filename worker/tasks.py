@@ -7,7 +7,7 @@ from worker.child import TRAINER, Standby
 from worker.dataset_check import check_dataset
 from worker.generation import Engine
 from worker.runtime import stop_requested, task_running
-from worker.supervisor import run_job
+from worker.supervisor import run_next
 
 
 @cache
@@ -22,11 +22,12 @@ def engine() -> Engine:
     return Engine()
 
 
-def train(job_id: str) -> None:
+def train(_job_id: str) -> None:
+    """Train every job that waits, in their order: the message is only a wake-up."""
     with task_running():
-        run_job(job_id, standby())
-        if not stop_requested():
-            standby().prepare()
+        while not stop_requested() and run_next(standby()):
+            if not stop_requested():
+                standby().prepare()
 
 
 def generate(generation_id: str) -> None:

@@ -10,7 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
 from difffit_core.base_models import load_catalog
-from jobstore import events, lifecycle
+from jobstore import events, leases
 from jobstore.ids import new_id
 from jobstore.objects import ObjectStore
 from jobstore.tables import Generation, Image
@@ -91,12 +91,12 @@ def working(sessions: sessionmaker[Session], finish: Callable[[Session, Generati
         if generation is None:
             return
         with sessions.begin() as session:
-            token = lifecycle.claim(session, Generation, generation.id, 30)
+            token = leases.claim(session, Generation, generation.id, 30)
         assert token is not None
         with sessions.begin() as session:
             finish(session, generation)
             status = "failed" if generation.error else "succeeded"
-            assert lifecycle.finish(session, Generation, generation.id, token, status, error=generation.error)
+            assert leases.finish(session, Generation, generation.id, token, status, error=generation.error)
             events.notify(session, "generation", generation.id)
 
     stopped = threading.Event()

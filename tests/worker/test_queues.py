@@ -10,7 +10,7 @@ from PIL import Image as PillowImage
 from sqlalchemy import select, update
 
 from jobstore.dispatch import wake
-from jobstore.lifecycle import request_cancel
+from jobstore.lifecycle import Action, request
 from jobstore.objects import ObjectStore
 from jobstore.tables import Adapter, Dataset, Generation, Image, Job
 from tests.worker.conftest import Rows, Workers
@@ -108,7 +108,7 @@ def test_a_job_trains_survives_its_worker_and_makes_images(rows: Rows, workers: 
     with rows.sessions.begin() as session:
         running = session.get(Job, second)
         assert running is not None
-        request_cancel(session, running)
+        request(session, running, Action.CANCEL)
     wait_for(lambda: rows.get(Job, second).status == "cancelled")
     assert [event.type for event in rows.events(second)][-2:] == ["checkpoint", "cancelled"]
 
