@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 from api.errors import ErrorType
 from difffit_core.base_models import BaseModelEntry, TrainingDefaults
 from difffit_core.methods.config import MethodConfig
-from difffit_core.spec import ResolvedHyperparameters, Scheduler, Seed, TrainingSpec
+from difffit_core.spec import AdapterStrength, ResolvedHyperparameters, Scheduler, Seed, TrainingSpec
 from difffit_core.strict import PositiveInt, Strict
 from jobstore import tables
 from jobstore.keys import Scope
@@ -224,6 +224,10 @@ class GenerateRequest(Strict):
     guidance_scale: Annotated[float, Field(ge=0, le=30)] | None = None
     seed: Seed | None = Field(None, description="Absent: a random one, which the answer tells")
     scheduler: Scheduler | None = None
+    adapter_strength: AdapterStrength | None = Field(
+        None,
+        description="0 is the base with the adapter's classes, 1 (if absent) the adapter as it was trained, 2 twice its change",
+    )
 
 
 class GenerationParameters(BaseModel):
@@ -232,6 +236,7 @@ class GenerationParameters(BaseModel):
     guidance_scale: float
     seed: int = Field(description="Of the first image; the next has the next number")
     scheduler: Scheduler
+    adapter_strength: float = 1.0
 
 
 class ImageView(BaseModel):

@@ -159,10 +159,12 @@ class Client:
         guidance_scale: float | None = None,
         seed: int | None = None,
         scheduler: str | None = None,
+        adapter_strength: float | None = None,
     ) -> Generation:
         """`n` images of each label from an adapter or a base model; waits until they are made or have failed."""
         asked: dict[str, Any] = {"adapter": adapter, "base_model": base_model, "labels": list(labels), "n": n, "steps": steps}
         asked |= {"guidance_scale": guidance_scale, "seed": seed, "scheduler": scheduler}
+        asked |= {"adapter_strength": adapter_strength}
         generation: Generation = self._create(
             "/generate",
             json={key: value for key, value in asked.items() if value is not None},

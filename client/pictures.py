@@ -36,6 +36,7 @@ def generate(
     guidance: Annotated[float | None, typer.Option(help="Guidance scale; absent: the base's default.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same request and seed give the same images; absent: random.")] = None,
     scheduler: Annotated[str | None, typer.Option(help="ddpm, ddim or dpmsolver++.")] = None,
+    strength: Annotated[float | None, typer.Option(min=0, max=2, help="Of the adapter: 0 is the base; absent: 1.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make images with an adapter or a base model."""
@@ -53,6 +54,7 @@ def generate(
                 guidance_scale=guidance,
                 seed=seed,
                 scheduler=scheduler,
+                adapter_strength=strength,
             )
         files = []
         for image in generation["images"]:
