@@ -168,3 +168,32 @@ def test_another_tenant_sees_nothing_of_a_job(client: TestClient, rows: Rows, st
         assert client.get(f"/jobs/{job_id}{outputs}", headers=stranger).status_code == 404
     answer = client.post("/jobs", json={"base_model": "emoji-dit", "dataset": dataset_id}, headers=stranger)
     assert answer.json()["error"]["code"] == "dataset_not_found"
+
+
+def test_a_job_is_paused_resumed_cancelled_and_retried(
+    client: TestClient, rows: Rows, sessions: sessionmaker[Session], stranger: dict[str, str]
+) -> None:
+    """Each request can be repeated, because its answer may have been lost."""
+    job_id = rows.job(client)
+    wishes = [("pause", "paused"), ("resume", "queued"), ("cancel", "cancelled"), ("retry", "queued"), ("pause", "paused")]
+    for action, status in wishes:
+        assert client.post(f"/jobs/{job_id}/{action}", headers=stranger).status_code == 404
+        assert client.post(f"/jobs/{job_id}/{action}").json()["status"] == status
+        if action in {"pause", "resume"}:
+            assert client.post(f"/jobs/{job_id}/{action}").json()["status"] == status
+    with sessions() as session:
+        types = session.scalars(select(JobEvent.type).where(JobEvent.job_id == job_id).order_by(JobEvent.sequence)).all()
+    assert types == ["queued", "paused", "resumed", "cancelled", "retried", "paused"]
+    refused = client.post(f"/jobs/{job_id}/retry")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "job_not_ended")
+
+
+def test_priority_moves_a_job_among_its_tenants_own(client: TestClient, rows: Rows) -> None:
+    spec = {"base_model": "emoji-dit", "dataset": rows.dataset().id}
+    first = client.post("/jobs", json=spec).json()
+    second = client.post("/jobs", json=spec | {"priority": 1, "max_duration": 60}).json()
+    assert (second["priority"], second["max_duration"], second["progress"]["queue_position"]) == (1, 60, 1)
+    assert client.get(f"/jobs/{first['id']}").json()["progress"]["queue_position"] == 2
+    for field, value in (("priority", 101), ("max_duration", 0)):
+        answer = client.post("/jobs", json=spec | {field: value})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (422, field)

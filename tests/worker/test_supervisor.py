@@ -14,7 +14,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from jobstore.lifecycle import Action, request
-from jobstore.objects import ObjectStore
+from jobstore.objects import ObjectStore, job_logs_prefix
 from jobstore.settings import Settings
 from jobstore.tables import Adapter, Checkpoint, Dataset, Image, Job
 from tests.worker.conftest import Rows
@@ -160,8 +160,8 @@ def test_a_crash_is_tried_again_from_the_last_checkpoint(
     job = rows.get(Job, job_id)
     assert (job.status, job.attempt, job.error) == ("succeeded", 2, None)
     assert rows.events(job_id, "started")[1].data["resumed_from"] == 10
-    log = store.get_bytes(f"jobs/{job_id}/log.txt").decode()
-    assert log.split("--- attempt ")[1:] == ["1\nabout to die\n", "2\n"]
+    logs = sorted(file.key for file in store.list(job_logs_prefix(job_id)))
+    assert [store.get_bytes(key) for key in logs] == [b"--- attempt 1\nabout to die\n", b"--- attempt 2\n"]
 
 
 def test_after_the_last_crash_the_job_fails(
