@@ -115,6 +115,7 @@ class Recorder:
         row = row or Adapter(id=new_id("ad"), tenant_id=self._job.tenant_id, job_id=self._job.id)
         row.base_model, row.object_key = self._job.base_model, f"adapters/{row.id}/{self._lease.token}.safetensors"
         row.bytes, row.sha256, row.class_names = event["bytes"], event["sha256"], event["class_names"]
+        row.deleted_at = None
         key = row.object_key
         persist(self._lease, lambda: self._objects.put_file(key, self._spec_dir / event["path"]))
         self._commit(event | {"id": row.id}, row)

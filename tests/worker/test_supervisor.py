@@ -1,12 +1,8 @@
 """One attempt at a job, in every way it can go. The trainer is a small real program that speaks the trainer's protocol."""
 
 import io
-import sys
 import tarfile
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from pathlib import Path
+from collections.abc import Callable
 from uuid import uuid4
 
 import pytest
@@ -17,7 +13,7 @@ from jobstore.lifecycle import Action, request
 from jobstore.objects import ObjectStore, job_logs_prefix
 from jobstore.settings import Settings
 from jobstore.tables import Adapter, Checkpoint, Dataset, Image, Job
-from tests.worker.conftest import Rows
+from tests.worker.conftest import SMALL_TRAINER, Rows
 from tests.worker.waiting import wait_for
 from worker import runtime
 from worker.child import Standby
@@ -25,7 +21,6 @@ from worker.dataset_check import check_dataset
 from worker.supervisor import run_next
 from worker.sweeper import sweep
 
-SMALL_TRAINER = [sys.executable, str(Path(__file__).with_name("small_trainer.py"))]
 ENDLESS = 1_000_000  # steps
 
 
@@ -34,23 +29,6 @@ def dataset(rows: Rows) -> str:
     dataset_id = rows.dataset()
     check_dataset(dataset_id)
     return dataset_id
-
-
-@pytest.fixture
-def run(fast_settings: Settings) -> Iterator[Callable[..., None]]:
-    """Runs one attempt at the job whose turn it is; `meanwhile` is called in another thread."""
-    with ExitStack() as stack:
-
-        def run(*options: str, meanwhile: Callable[[], None] = lambda: None) -> None:
-            standby = Standby(SMALL_TRAINER + list(options))
-            stack.callback(standby.close)
-            thread = threading.Thread(target=meanwhile)
-            thread.start()
-            run_next(standby)
-            thread.join()
-
-        yield run
-        assert list(fast_settings.work_dir.iterdir()) == []
 
 
 def test_a_job_becomes_rows_events_and_objects(
