@@ -10,16 +10,20 @@ from fastapi import Depends, Request
 from sqlalchemy import Select, select
 from sqlalchemy.orm import InstrumentedAttribute, Session, sessionmaker
 
+from api.keyring import KeyRing
 from api.notifications import Notifications
+from api.rates import Rates
 from difffit_core.base_models import BaseModelEntry
 from jobstore.errors import NotFoundError, StorageError
 from jobstore.objects import ObjectStore
 from jobstore.settings import Settings
-from jobstore.tables import Adapter, Dataset, Generation, Image, Job
+from jobstore.tables import Adapter, ApiKey, Dataset, Delivery, Generation, Image, Job, Webhook
 
 logger = logging.getLogger(__name__)
 
-Owned = TypeVar("Owned", Dataset, Job, Adapter, Generation, Image)
+Owned = TypeVar("Owned", Dataset, Job, Adapter, Generation, Image, ApiKey, Webhook, Delivery)
+
+NOUNS = {"ApiKey": "key"}  # what errors call a row whose class is called otherwise
 
 DELETED_AT: dict[type, InstrumentedAttribute[Any]] = {Job: Job.deleted_at, Adapter: Adapter.deleted_at}
 
@@ -33,6 +37,8 @@ class Resources:
     store: ObjectStore
     catalog: dict[str, BaseModelEntry]
     notifications: Notifications
+    keyring: KeyRing
+    rates: Rates
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
@@ -93,6 +99,6 @@ def owned(
     rows = owned_rows(model, tenant).where(model.id == row_id)
     found = session.scalar(rows.with_for_update(read=True) if keep else rows) if "\0" not in row_id else None
     if found is None:
-        noun = model.__name__.lower()
+        noun = NOUNS.get(model.__name__, model.__name__.lower())
         raise NotFoundError(f"There is no {noun} {row_id[:80]!r}.", code=f"{noun}_not_found", param=param)
     return found

@@ -1,6 +1,6 @@
 """The append-only events of a job, and the notifications that wake whoever waits for a change.
 
-Listeners run `LISTEN difffit`; the payload is {"job": id} or {"generation": id}. PostgreSQL delivers it at the commit.
+Listeners run `LISTEN difffit`; the payload is {kind: id}. PostgreSQL delivers it at the commit.
 """
 
 import json
@@ -9,11 +9,14 @@ from typing import Literal
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from jobstore import webhooks
 from jobstore.errors import NotFoundError
 from jobstore.ids import new_id
 from jobstore.tables import Job, JobEvent, Json
 
 CHANNEL = "difffit"
+ENDS = frozenset({"succeeded", "failed", "cancelled"})  # events that are named like the status a job ends in
+Kind = Literal["job", "generation", "key"]
 
 
 def append(session: Session, job_id: str, type: str, data: Json, event_id: str | None = None) -> JobEvent:
@@ -32,9 +35,11 @@ def append(session: Session, job_id: str, type: str, data: Json, event_id: str |
     session.add(event)
     session.flush()
     notify(session, "job", job_id)
+    if type in ENDS:
+        webhooks.announce(session, job_id)
     return event
 
 
-def notify(session: Session, kind: Literal["job", "generation"], row_id: str) -> None:
+def notify(session: Session, kind: Kind, row_id: str) -> None:
     """Tell listeners, at the commit, that a row has changed."""
     session.execute(select(func.pg_notify(CHANNEL, json.dumps({kind: row_id}))))

@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import case, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from jobstore import events
+from jobstore import events, webhooks
 from jobstore.lifecycle import TERMINAL, TRANSITIONS, Action, JobStatus, sources
 from jobstore.tables import Dataset, Generation, Job
 
@@ -71,6 +71,8 @@ def finish(session: Session, model: LeasedModel, row_id: str, token: UUID, statu
         .values({**values, **_released(model), "status": status, "finished_at": func.now()})
         .returning(model.id)
     )
+    if ended is not None and model is Dataset:
+        webhooks.announce(session, row_id)
     return ended is not None
 
 
@@ -144,6 +146,8 @@ def expired(session: Session, model: LeasedModel, max_attempts: int) -> list[str
             events.append(session, row.id, "requeued" if row.status == JobStatus.QUEUED else row.status, event)
         elif isinstance(row, Generation):
             events.notify(session, "generation", row.id)
+        elif row.status == "failed":
+            webhooks.announce(session, row.id)
     return waiting
 
 

@@ -16,15 +16,17 @@ from jobstore import leases
 from jobstore.lifecycle import WITH_WORKER, JobStatus
 from jobstore.tables import Job, Tenant
 
+NO_LIMIT = 2**31
 IN_ORDER = (Job.priority.desc(), Job.id)  # of one tenant's jobs; the index ix_jobs_waiting holds them so
 
 
-def claim_next(session: Session, lease_seconds: float) -> tuple[str, UUID] | None:
+def claim_next(session: Session, lease_seconds: float, most_running: int = NO_LIMIT) -> tuple[str, UUID] | None:
     """Take the next waiting job: its id and the lease token, or None where no job waits.
 
-    Two workers that look at once choose the same job; the second one waits for the first one's commit and looks again.
+    A tenant with as many jobs at work as its own limit says, or else `most_running`, has to wait. Two workers that look at
+    once choose the same job; the second one waits for the first one's commit and looks again.
     """
-    while (found := session.execute(_next()).first()) is not None:
+    while (found := session.execute(_next(most_running)).first()) is not None:
         token = leases.claim(session, Job, found.id, lease_seconds)
         if token is not None:
             served = update(Tenant).where(Tenant.id == found.tenant_id).values(served_at=func.clock_timestamp())
@@ -33,12 +35,14 @@ def claim_next(session: Session, lease_seconds: float) -> tuple[str, UUID] | Non
     return None
 
 
-def _next() -> Select[str, str]:
+def _next(most_running: int) -> Select[str, str]:
     """One look into the index for each tenant, however many jobs wait."""
     first = _head()
     at_work = select(func.count()).where(Job.tenant_id == Tenant.id, Job.status.in_(WITH_WORKER)).scalar_subquery()
+    limit = func.coalesce(Tenant.limits["running_jobs"].as_integer(), most_running)
     turn = (at_work, Tenant.served_at.asc().nulls_first(), first.c.id)
-    return select(first.c.id, Tenant.id.label("tenant_id")).join(first, true()).order_by(*turn).limit(1)
+    waiting = select(first.c.id, Tenant.id.label("tenant_id")).join(first, true()).where(at_work < limit)
+    return waiting.order_by(*turn).limit(1)
 
 
 def _head() -> LateralFromClause:

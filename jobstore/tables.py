@@ -41,18 +41,26 @@ class Tenant(Base):
     __tablename__ = "tenants"
     id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(unique=True)
+    limits: Mapped[Json] = mapped_column(default=dict)  # those that differ from the settings; see `quotas`
     served_at: Mapped[datetime | None]  # when a worker last took a job of this tenant: the others' turn comes first
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
 class ApiKey(Base):
-    """A key is stored as its SHA-256 only."""
+    """A key is stored as its SHA-256 only. Scope: read, write, admin; each includes those before it."""
 
     __tablename__ = "api_keys"
+    __table_args__ = (Index("ix_api_keys_tenant_id_id", "tenant_id", "id"),)
     id: Mapped[str] = mapped_column(primary_key=True)
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    name: Mapped[str]
+    scope: Mapped[str]
     sha256: Mapped[str] = mapped_column(unique=True)
+    hint: Mapped[str]  # the key's last characters, by which people tell keys apart
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]  # to a few minutes
 
 
 class Dataset(Leased, Base):
@@ -170,6 +178,59 @@ class Generation(Leased, Base):
     error: Mapped[Json | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     finished_at: Mapped[datetime | None]
+
+
+class Webhook(Base):
+    """An endpoint that a tenant wants to be told at."""
+
+    __tablename__ = "webhooks"
+    __table_args__ = (Index("ix_webhooks_tenant_id_id", "tenant_id", "id"),)
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    url: Mapped[str]
+    events: Mapped[list[str]] = mapped_column(JSONB)
+    secret: Mapped[str]  # signing needs it as it is
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Delivery(Base):
+    """The outbox of webhooks. Status: pending, delivered, failed."""
+
+    __tablename__ = "webhook_deliveries"
+    __table_args__ = (
+        Index("ix_webhook_deliveries_webhook_id_id", "webhook_id", "id"),
+        Index("ix_webhook_deliveries_next_try_at", "next_try_at", postgresql_where=text("next_try_at IS NOT NULL")),
+    )
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    webhook_id: Mapped[str] = mapped_column(ForeignKey("webhooks.id", ondelete="CASCADE"))
+    type: Mapped[str]
+    body: Mapped[str]  # the bytes that are signed and sent, the same at every attempt
+    status: Mapped[str]
+    attempts: Mapped[int] = mapped_column(default=0)
+    next_try_at: Mapped[datetime | None]  # null: no more
+    give_up_at: Mapped[datetime]
+    response_status: Mapped[int | None]
+    error: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    delivered_at: Mapped[datetime | None]
+
+
+class IdempotencyKey(Base):
+    """A request that creates something and may come again; see `idempotency`."""
+
+    __tablename__ = "idempotency_keys"
+    __table_args__ = (Index("ix_idempotency_keys_created_at", "created_at"),)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    fingerprint: Mapped[str]  # SHA-256 of what tells the request from another
+    token: Mapped[UUID]  # of the request that holds the key
+    locked_until: Mapped[datetime]  # a request silent for longer has died
+    location: Mapped[str | None]  # of what was created, from the transaction that did it
+    status: Mapped[int | None]  # of the answer; null until it is stored
+    content_type: Mapped[str | None]
+    body: Mapped[bytes | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
 class Image(Base):

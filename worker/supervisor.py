@@ -38,7 +38,7 @@ def run_next(standby: Standby) -> bool:
         logger.error("Jobs wait: %s has %d bytes free, less than %d", settings.work_dir, free, settings.min_free_bytes)
         return False
     with sessions().begin() as session:
-        claimed = queue.claim_next(session, settings.lease_seconds)
+        claimed = queue.claim_next(session, settings.lease_seconds, settings.tenant_running_jobs)
         if claimed is None:
             return False
         job_id, token = claimed

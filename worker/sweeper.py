@@ -8,7 +8,7 @@ from kombu.exceptions import ChannelError
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session, sessionmaker
 
-from jobstore import leases
+from jobstore import idempotency, leases, webhooks
 from jobstore.dispatch import QUEUES, Kind, celery_app, wake
 from jobstore.settings import Settings
 from jobstore.tables import Dataset, Generation, Job
@@ -59,6 +59,8 @@ def sweep(sessions: sessionmaker[Session], settings: Settings, take_over: bool =
             if take_over
             for row in leases.expired(session, model, settings.max_attempts)
         ]
+        idempotency.forget_old(session)
+        webhooks.forget_old(session)
     for kind, row_id in waiting:
         logger.warning("Took over %s from a worker that fell silent", row_id)
         wake(kind, row_id)

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from api.auth import TenantId
 from api.deletion import delete_ended_job
 from api.dependencies import ResourcesDep, Transaction, after_commit, owned, owned_rows
+from api.idempotency import Idempotent, created
 from api.pagination import PageQuery, page_of
 from api.schemas import Answers, JobView, Listing, Plan, errors
 from difffit_core.base_models import get_base_model
@@ -21,6 +22,7 @@ from jobstore.dispatch import wake
 from jobstore.errors import ConflictError
 from jobstore.ids import new_id
 from jobstore.lifecycle import Action, JobStatus, UserAction, request
+from jobstore.quotas import check_queue
 from jobstore.tables import Adapter, Dataset, Job
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
@@ -29,7 +31,7 @@ PLANNED: Answers = {200: {"model": Plan, "description": "The plan"}}
 DryRun = Annotated[bool, Query(description="Answer the plan with status 200 and start nothing")]
 
 
-@router.post("", status_code=202, responses=PLANNED | errors(400, 404, 409, 413, 415))
+@router.post("", status_code=202, dependencies=[Idempotent], responses=PLANNED | errors(400, 404, 409, 413, 415, 429))
 def create_job(
     spec: JobSpec, tenant: TenantId, session: Transaction, resources: ResourcesDep, response: Response, dry_run: DryRun = False
 ) -> JobView | Plan:
@@ -40,8 +42,10 @@ def create_job(
     if dry_run:
         response.status_code = 200
         return Plan.of(training_spec)
+    check_queue(session, tenant, resources.settings)
     job = _queue(session, spec, training_spec, tenant)
     response.headers["location"] = f"/jobs/{job.id}"
+    created(session, response.headers["location"])
     return job_views(session, [job])[0]
 
 

@@ -191,3 +191,27 @@ def api_process(data_dir: Path) -> int:
         if b"api.app:create_app" in command and os.fsencode(data_dir) in environment:
             return int(process.name)
     raise AssertionError("no API process")
+
+
+@pytest.mark.usefixtures("at_service")
+def test_keys_are_made_rotated_and_revoked(difffit: Command) -> None:
+    key = difffit("keys", "create", "ci", "--scope", "read", "--expires-in-days", 7, "--json").json()
+    assert difffit("--api-key", key["key"], "jobs", "list").exit_code == 0
+    assert difffit("--api-key", key["key"], "keys", "list", "--json").json()["error"]["code"] == "scope_missing"
+    shown = difffit("keys", "rotate", key["id"])
+    assert "difffit_" in shown.stdout
+    listed = difffit("keys", "list", "--json").json()["data"]
+    assert [k["name"] for k in listed[:2]] == ["ci", "ci"]
+    assert difffit("keys", "revoke", listed[0]["id"]).exit_code == 0
+    assert "revoked" in difffit("keys", "list").stdout
+    assert difffit("--api-key", shown.stdout.split()[-1], "jobs", "list", "--json").json()["error"]["code"] == "key_revoked"
+
+
+@pytest.mark.usefixtures("at_service")
+def test_another_tenant_sees_none_of_this(difffit: Command, job: Job) -> None:
+    tenant = difffit("tenants", "create", "neighbours", "--json").json()
+    assert "neighbours" in difffit("tenants", "list").stdout
+    theirs = ["--api-key", tenant["key"]["key"]]
+    assert difffit(*theirs, "jobs", "list", "--json").json() == {"data": [], "has_more": False}
+    assert difffit(*theirs, "jobs", "show", job["id"], "--json").json()["error"]["code"] == "job_not_found"
+    assert difffit(*theirs, "tenants", "list", "--json").json()["error"]["code"] == "operator_only"

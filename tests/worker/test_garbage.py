@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from sqlalchemy import func, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from jobstore.ids import new_id
@@ -83,5 +83,6 @@ def test_what_lost_attempts_stored_is_collected(
     before = keys(store)
     assert collect(sessions, store, 0) == 3 + 1 + 1  # checkpoints, sample and adapter of the first run
     with sessions() as session:
-        named = {row.object_key for model in (Checkpoint, Image, Adapter) for row in session.query(model)}
+        columns = (Checkpoint.object_key, Image.object_key, Adapter.object_key)
+        named = {key for column in columns for key in session.scalars(select(column))}
     assert named < keys(store) < before
