@@ -271,6 +271,18 @@ class GenerationView(BaseModel):
         )
 
 
+class ExportView(BaseModel):
+    id: str
+    adapter: str
+    format: Literal["peft", "merged"]
+    status: Literal["queued", "running"]
+    created_at: datetime
+
+    @classmethod
+    def of(cls, row: tables.Export) -> "ExportView":
+        return cls.model_validate(_columns(row, "id format status created_at") | {"adapter": row.adapter_id})
+
+
 class KeyView(BaseModel):
     id: str
     name: str
