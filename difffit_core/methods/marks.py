@@ -4,6 +4,7 @@ from typing import Literal
 
 from torch import nn
 
+from difffit_core.families import ZERO_CONVOLUTIONS, family_of
 from difffit_core.methods.structure import WITH_BIAS, class_tables, is_norm
 
 Kind = Literal["bias", "scale", "norm", "class_table", "weight", "added"]
@@ -20,8 +21,17 @@ def biases(model: nn.Module) -> Marks:
 
 
 def class_table(model: nn.Module) -> Marks:
-    """The table of class labels where the model has one; rows of it that were never trained need training in any method."""
+    """The table of class labels where the model has one."""
     return {parameter: "class_table" for table in class_tables(model) for parameter in table.parameters()}
+
+
+def never_trained(model: nn.Module) -> Marks:
+    """What any method has to train since its base does not know it: the class table, and a ControlNet's zero convolutions."""
+    marks = class_table(model)
+    if family_of(model) == "controlnet":
+        for name in ZERO_CONVOLUTIONS:
+            marks |= whole(model.get_submodule(name), "weight")
+    return marks
 
 
 def whole(module: nn.Module, kind: Kind) -> Marks:

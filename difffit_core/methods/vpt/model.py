@@ -5,7 +5,7 @@ from diffusers import DiTTransformer2DModel
 from torch import nn
 
 from difffit_core.errors import SpecError
-from difffit_core.methods.marks import Marks, class_table, whole
+from difffit_core.methods.marks import Marks, never_trained, whole
 from difffit_core.methods.vpt.config import VPTDeepConfig
 from difffit_core.methods.vpt.layer import add_tokens
 
@@ -23,7 +23,7 @@ def prepare_vpt(model: DiTTransformer2DModel, config: VPTDeepConfig) -> Marks:
             code="unknown_module",
             param="method.blocks",
         )
-    marks = class_table(model)
+    marks = never_trained(model)
     if config.final_layer:
         marks |= whole(model.proj_out_1, "weight") | whole(model.proj_out_2, "weight")
     like = model.proj_out_2.weight
