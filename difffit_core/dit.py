@@ -90,19 +90,26 @@ def replace_class_table(model: DiTTransformer2DModel, base_names: Sequence[str],
     Raises ModelError where the base's table is smaller than its label space.
     """
     check_label_space(model, base_names)
-    embedder = class_embedder(model)
-    table = class_rows(embedder.embedding_table.weight.data, base_names, new_names)
-    embedder.embedding_table = nn.Embedding(len(table), table.shape[1], _weight=table)
-    embedder.num_classes = len(new_names)
-    model.register_to_config(num_embeds_ada_norm=len(new_names))
+    set_class_table(model, class_rows(class_embedder(model).embedding_table.weight.data, base_names, new_names))
     return len(set(base_names) & set(new_names))
 
 
 def class_rows(base_rows: Tensor, base_names: Sequence[str], new_names: Sequence[str]) -> Tensor:
-    """The class table `[new classes + 1, D]` that `replace_class_table` makes of the base's `[base classes + 1, D]`."""
+    """The class table `[new classes + 1, D]` that `replace_class_table` makes of the base's `[base classes + 1, D]`.
+
+    A base may repeat its null class behind its named classes, as diffusers' pipeline needs where they are few.
+    """
     rows = {name: base_rows[index] for index, name in enumerate(base_names)}
-    mean = base_rows[:-1].mean(dim=0)
+    mean = base_rows[: len(base_names) or -1].mean(dim=0)
     return torch.stack([*(rows.get(name, mean) for name in new_names), base_rows[-1]])
+
+
+def set_class_table(model: DiTTransformer2DModel, table: Tensor) -> None:
+    """Let the model use `table` `[classes + 1, D]`, the last row for the null class."""
+    embedder = class_embedder(model)
+    embedder.embedding_table = nn.Embedding(len(table), table.shape[1], _weight=table)
+    embedder.num_classes = len(table) - 1
+    model.register_to_config(num_embeds_ada_norm=len(table) - 1)
 
 
 def learns_variance(model: DiTTransformer2DModel) -> bool:
