@@ -20,7 +20,9 @@ class Processes:
             from accelerate import PartialState
 
             state = PartialState(cpu=device.type == "cpu", timeout=PATIENCE)
-            self.count, self.rank, self.device = state.num_processes, state.process_index, state.device
+            self.count, self.rank = state.num_processes, state.process_index
+            if device.type != "cpu":
+                self.device = state.device
 
     @property
     def is_first(self) -> bool:
