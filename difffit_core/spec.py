@@ -16,6 +16,8 @@ MAX_TOKENS = 256  # of a prompt with its answer
 
 Scheduler = Literal["ddpm", "ddim", "dpmsolver++"]
 
+AdapterStrength = Annotated[float, Field(ge=0, le=2)]  # 0 is the base, 1 the adapter as it was trained
+
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**53)]  # the integers that survive JSON in every language
 
 
@@ -146,10 +148,10 @@ class TrainingSpec(Strict):
 def resolve(spec: JobSpec, base: BaseModelEntry, dataset: DatasetSummary) -> TrainingSpec:
     """Replace every "auto" by the value the base model, the method and the dataset call for.
 
-    The learning rate of DiffFit is ten times the base's pre-training rate (paper, section 4.1), and so is that of every
-    method that trains a small part; full fine-tuning keeps the pre-training rate. Raises SpecError where a combination
-    cannot be trained.
+    The learning rate is the method's: ten times the base's pre-training rate for what trains a small part (paper,
+    section 4.1), the pre-training rate for full fine-tuning. Raises SpecError where a combination cannot be trained.
     """
+    spec.method.check_fits(base.family)
     if base.task == "class-conditional" and len(dataset.classes) < 2:
         raise SpecError(
             "A class-conditional job needs images of at least two classes; this dataset has one. "
@@ -160,7 +162,6 @@ def resolve(spec: JobSpec, base: BaseModelEntry, dataset: DatasetSummary) -> Tra
     asked = {k: v for k, v in spec.hyperparameters.model_dump().items() if v != "auto"}
     steps = int(asked.get("steps", base.defaults.steps))
     batch_size = int(asked.get("batch_size", min(base.defaults.batch_size, max(1, dataset.images))))
-    ten_times = 1.0 if spec.method.type == "full" else 10.0
     automatic = {
         "steps": steps,
         "batch_size": batch_size,
@@ -168,7 +169,7 @@ def resolve(spec: JobSpec, base: BaseModelEntry, dataset: DatasetSummary) -> Tra
         "gradient_checkpointing": False,
         "resolution": base.image_size(),
         "max_tokens": MAX_TOKENS if base.task == "instruction" else None,
-        "learning_rate": base.defaults.pretraining_learning_rate * ten_times,
+        "learning_rate": spec.method.learning_rate(base.defaults.pretraining_learning_rate, base.family),
         "lr_schedule": "constant",
         "warmup_steps": 0,
         "weight_decay": 0.0,
@@ -230,3 +231,4 @@ class GenerationSpec(Strict):
     guidance_scale: Annotated[float, Field(strict=True, ge=0, le=30)]
     seed: Seed
     scheduler: Scheduler
+    adapter_strength: AdapterStrength = 1.0

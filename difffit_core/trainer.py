@@ -15,6 +15,7 @@ from difffit_core.dataset import Item, read_index, split
 from difffit_core.devices import inference_autocast
 from difffit_core.errors import DatasetError, SpecError, TrainingDiverged
 from difffit_core.events import EventLog
+from difffit_core.families import family_of
 from difffit_core.methods.injection import count_parameters, prepare, trained_parameters
 from difffit_core.processes import Processes
 from difffit_core.spec import TrainingSpec
@@ -242,8 +243,8 @@ class Trainer:
 
     def _write_adapter(self) -> None:
         path = self.folder / "adapter" / "adapter.safetensors"
-        names = self.task.class_names
-        save_adapter(path, self.state.ema, self.spec, self.base.sha256(), names, self.h.resolution)
+        family, names = family_of(self.model), self.task.class_names
+        save_adapter(path, self.state.ema, self.spec, self.base.sha256(), family, names, self.h.resolution)
         data = path.read_bytes()
         self.events.emit(
             "adapter",

@@ -1,6 +1,7 @@
 """Put a method into a model: it chooses what is trained and may add parameters of its own."""
 
 import re
+from collections import defaultdict
 from dataclasses import dataclass
 
 import torch
@@ -35,13 +36,12 @@ class Preparation:
     family: Family
     kinds: dict[str, Kind]
 
-    def chosen(self) -> list[tuple[Kind, str, int]]:
-        """A list for people: kind, name with `*` for the numbers of blocks and layers, and how many tensors are called so."""
-        counts: dict[tuple[Kind, str], int] = {}
+    def groups(self) -> list[tuple[tuple[Kind, str], list[str]]]:
+        """The names by kind and pattern, which is the name with `*` for the numbers of blocks and layers: a list for people."""
+        found: dict[tuple[Kind, str], list[str]] = defaultdict(list)
         for name, kind in self.kinds.items():
-            pattern = re.sub(r"(?<=\.)\d+(?=\.)", "*", name)
-            counts[kind, pattern] = counts.get((kind, pattern), 0) + 1
-        return [(kind, pattern, count) for (kind, pattern), count in counts.items()]
+            found[kind, re.sub(r"(?<=\.)\d+(?=\.)", "*", name)].append(name)
+        return list(found.items())
 
 
 def prepare(model: nn.Module, config: MethodConfig) -> Preparation:

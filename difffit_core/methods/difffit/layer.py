@@ -46,15 +46,6 @@ class ScaledLinear(Scaled, nn.Linear):
         output = F.linear(x, self.weight, self.bias)  # [..., out]
         return output * self.scale().to(output.dtype)
 
-    def merged(self) -> nn.Linear:
-        """The plain Linear that does the same: `W' = diag(γ) W`, `b' = γ * b`."""
-        linear = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None, device="meta")
-        scale = self.scale().detach()
-        linear.weight = nn.Parameter(scale[:, None] * self.weight.detach(), requires_grad=False)
-        if self.bias is not None:
-            linear.bias = nn.Parameter(scale * self.bias.detach(), requires_grad=False)
-        return linear
-
 
 class ScaledConv2d(Scaled, nn.Conv2d):
     """`γ * (W ⋆ x + b)`, channel by channel. Takes over the weight and bias of a convolution."""
@@ -83,11 +74,3 @@ class ScaledConv2d(Scaled, nn.Conv2d):
 def with_scales(layer: nn.Linear | nn.Conv2d, names: Sequence[str]) -> ScaledLinear | ScaledConv2d:
     """The scaled layer that takes over from a plain one."""
     return ScaledLinear(layer, names) if isinstance(layer, nn.Linear) else ScaledConv2d(layer, names)
-
-
-def merge_scaled_linears(model: nn.Module) -> None:
-    """Replace every ScaledLinear below `model` by the plain Linear that does the same."""
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, ScaledLinear):
-                setattr(parent, name, child.merged())
