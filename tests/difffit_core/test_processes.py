@@ -14,12 +14,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from difffit_core.base_models import BaseModelEntry, TaskName
+from difffit_core.base_models import BaseModelEntry
 from difffit_core.errors import SpecError
+from difffit_core.events import EventLog
 from difffit_core.processes import Processes
 from difffit_core.stopping import StopRequest
 from difffit_core.trainer import Trainer
-from difffit_core.events import EventLog
 from tests.difffit_core.spec_dirs import ADAPTER, CPU, events_of, run_here, write_spec_dir
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
