@@ -18,8 +18,8 @@ from difffit_core.adapter_file import Adapter, check_base
 from difffit_core.base_models import BaseModelEntry
 from difffit_core.dit import class_embedder, set_class_table, untie_conditioning
 from difffit_core.errors import AdapterError
-from difffit_core.exports.peft_readme import readme
 from difffit_core.exports.networks import allow_biases, check_stock, load_network
+from difffit_core.exports.peft_readme import readme
 from difffit_core.fitting import fit, give_label_space
 from difffit_core.merging import at_strength, by_module, lora_layers, rows_scaled
 from difffit_core.methods.lora.config import LoRAConfig

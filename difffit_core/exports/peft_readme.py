@@ -7,16 +7,16 @@ from difffit_core.families import Family
 
 # The stock lines that load the base; BASE is its folder or its Hub id.
 LOADING: Mapping[Family, str] = {
-    "dit": '''from diffusers import DiTPipeline
+    "dit": """from diffusers import DiTPipeline
 pipeline = DiTPipeline.from_pretrained(BASE)
-pipeline.transformer = PeftModel.from_pretrained(pipeline.transformer, FOLDER)''',
-    "unet": '''from diffusers import StableDiffusionPipeline
+pipeline.transformer = PeftModel.from_pretrained(pipeline.transformer, FOLDER)""",
+    "unet": """from diffusers import StableDiffusionPipeline
 pipeline = StableDiffusionPipeline.from_pretrained(BASE)
-pipeline.unet = PeftModel.from_pretrained(pipeline.unet, FOLDER)''',
-    "controlnet": '''from diffusers import ControlNetModel
-controlnet = PeftModel.from_pretrained(ControlNetModel.from_pretrained(BASE, subfolder="controlnet"), FOLDER)''',
-    "llama": '''from transformers import AutoModelForCausalLM
-model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(BASE{biases}), FOLDER)''',
+pipeline.unet = PeftModel.from_pretrained(pipeline.unet, FOLDER)""",
+    "controlnet": """from diffusers import ControlNetModel
+controlnet = PeftModel.from_pretrained(ControlNetModel.from_pretrained(BASE, subfolder="controlnet"), FOLDER)""",
+    "llama": """from transformers import AutoModelForCausalLM
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(BASE{biases}), FOLDER)""",
 }
 
 
