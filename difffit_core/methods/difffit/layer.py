@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from difffit_core.methods.difffit.kernel import scaled_linear
 
 
 class ScaledLinear(nn.Linear):
@@ -31,8 +32,7 @@ class ScaledLinear(nn.Linear):
         return product
 
     def forward(self, x: Tensor) -> Tensor:
-        output = F.linear(x, self.weight, self.bias)  # [..., out]
-        return output * self.scale().to(output.dtype)
+        return scaled_linear(x, self.weight, self.bias, self.scale())
 
     def merged(self) -> nn.Linear:
         """The plain Linear that does the same: `W' = diag(γ) W`, `b' = γ * b`."""
