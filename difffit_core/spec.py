@@ -14,6 +14,8 @@ from difffit_core.strict import Auto, PositiveInt, Strict
 
 Scheduler = Literal["ddpm", "ddim", "dpmsolver++"]
 
+AdapterStrength = Annotated[float, Field(ge=0, le=2)]  # 0 is the base, 1 the adapter as it was trained
+
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**53)]  # the integers that survive JSON in every language
 
 
@@ -110,9 +112,10 @@ class TrainingSpec(Strict):
 def resolve(spec: JobSpec, base: BaseModelEntry, dataset: DatasetSummary) -> TrainingSpec:
     """Replace every "auto" by the value the base model, the method and the dataset call for.
 
-    The learning rate of DiffFit is ten times the base's pre-training rate (paper, section 4.1); full fine-tuning
-    keeps the pre-training rate. Raises SpecError where a combination cannot be trained.
+    The learning rate is the method's: ten times the base's pre-training rate for what trains a small part (paper,
+    section 4.1), the pre-training rate for full fine-tuning. Raises SpecError where a combination cannot be trained.
     """
+    spec.method.check_fits(base.family)
     if len(dataset.classes) < 2:
         raise SpecError(
             "A class-conditional job needs images of at least two classes; this dataset has one. "
@@ -122,11 +125,10 @@ def resolve(spec: JobSpec, base: BaseModelEntry, dataset: DatasetSummary) -> Tra
         )
     asked = {k: v for k, v in spec.hyperparameters.model_dump().items() if v != "auto"}
     steps = int(asked.get("steps", base.defaults.steps))
-    ten_times = 10.0 if spec.method.type == "difffit" else 1.0
     automatic = {
         "steps": steps,
         "batch_size": min(base.defaults.batch_size, max(1, dataset.images)),
-        "learning_rate": base.defaults.pretraining_learning_rate * ten_times,
+        "learning_rate": spec.method.learning_rate(base.defaults.pretraining_learning_rate, base.family),
         "lr_schedule": "constant",
         "warmup_steps": 0,
         "weight_decay": 0.0,
@@ -169,3 +171,4 @@ class GenerationSpec(Strict):
     guidance_scale: Annotated[float, Field(strict=True, ge=0, le=30)]
     seed: Seed
     scheduler: Scheduler
+    adapter_strength: AdapterStrength = 1.0

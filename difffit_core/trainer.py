@@ -16,6 +16,7 @@ from difffit_core.diffusion import add_noise, load_diffusion, per_sample_loss
 from difffit_core.dit import load_autoencoder, load_transformer, null_label, replace_class_table
 from difffit_core.errors import DatasetError, TrainingDiverged
 from difffit_core.events import EventLog
+from difffit_core.families import family_of
 from difffit_core.latents import LatentSet, encode
 from difffit_core.methods.injection import count_parameters, prepare, trained_parameters
 from difffit_core.sampling import decode, grid, sample_latents
@@ -213,7 +214,8 @@ class Trainer:
 
     def _write_adapter(self) -> None:
         path = self.folder / "adapter" / "adapter.safetensors"
-        save_adapter(path, self.state.ema, self.spec, self.base.sha256(), self.class_names, self.base.image_size())
+        names, size = self.class_names, self.base.image_size()
+        save_adapter(path, self.state.ema, self.spec, self.base.sha256(), family_of(self.model), names, size)
         data = path.read_bytes()
         self.events.emit(
             "adapter",

@@ -10,12 +10,12 @@ import torch
 from diffusers import DDPMScheduler, DiTTransformer2DModel
 from torch import nn
 
-from difffit_core.adapter_file import load_trained, read_adapter
+from difffit_core.adapter_file import read_adapter
 from difffit_core.base_models import load_catalog
 from difffit_core.dataset import index_class_folders
 from difffit_core.dit import class_embedder, load_transformer, tie_conditioning, untie_conditioning
+from difffit_core.merging import merge
 from difffit_core.methods.full.config import FullConfig
-from difffit_core.methods.injection import prepare
 from difffit_core.spec import ResolvedHyperparameters, TrainingSpec
 
 MODEL_ID = "emoji-dit"
@@ -121,8 +121,6 @@ def run_trainer(spec_dir: Path) -> None:
 def write_trained_base(folder: Path, untrained: Path, adapter: Path) -> None:
     """Copy the untrained folder and put the trained weights of `adapter` into its transformer."""
     shutil.copytree(untrained, folder, dirs_exist_ok=True)
-    header, tensors = read_adapter(adapter)
-    model = load_transformer(untrained)
-    prepare(model, header.method)
-    load_trained(model, tensors)
+    model, trained = load_transformer(untrained), read_adapter(adapter)
+    merge(model, trained, base_names=trained.header.class_names)
     save_transformer(model, folder)
