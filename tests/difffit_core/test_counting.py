@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from client.jobs import json_value
 from difffit_core.counting import ARCHITECTURES, architectures, build, count, main
 from difffit_core.errors import ModelError, SpecError
 from difffit_core.methods.config import named_method
@@ -122,6 +123,17 @@ def test_the_folder_of_a_model_is_counted_too(tmp_path: Path) -> None:
     counted = count(str(write_tiny_llama(tmp_path)), named_method("difffit"))
     assert counted.family == "llama"
     assert counted.trained > 0
+
+
+def test_the_counts_of_the_documentation_are_these() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "method.md").read_text().partition("\n## Counts\n")[2].partition("\n## ")[0]
+    rows = [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    assert len(rows) > 15
+    for model, words, classes, trained, _ in rows[2:]:
+        method, *settings = words.split()
+        given = {name: json_value(text) for name, _, text in (setting.partition("=") for setting in settings)}
+        counted = count(model, named_method(method, given), int(classes) if classes else None)
+        assert f"{counted.trained:,}" == trained, (model, words)
 
 
 def test_models_and_classes_that_do_not_exist_are_refused(tmp_path: Path) -> None:
