@@ -5,7 +5,7 @@ from typing import Literal
 from torch import nn
 
 from difffit_core.families import ZERO_CONVOLUTIONS, family_of
-from difffit_core.methods.structure import WITH_BIAS, class_tables, is_norm
+from difffit_core.methods.structure import class_tables, has_own_bias, is_norm
 
 Kind = Literal["bias", "scale", "norm", "class_table", "weight", "added"]
 Marks = dict[nn.Parameter, Kind]  # the first mark of a parameter stands
@@ -15,7 +15,7 @@ def biases(model: nn.Module) -> Marks:
     """Every bias of Linears, convolutions and norms."""
     marks: Marks = {}
     for module in model.modules():
-        if (isinstance(module, WITH_BIAS) or is_norm(module)) and isinstance(getattr(module, "bias", None), nn.Parameter):
+        if (has_own_bias(module) or is_norm(module)) and isinstance(getattr(module, "bias", None), nn.Parameter):
             marks[module.bias] = "norm" if is_norm(module) else "bias"  # type: ignore[index]
     return marks
 

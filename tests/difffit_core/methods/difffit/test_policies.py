@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from transformers import BertConfig, BertModel, GPT2Config, GPT2Model, T5Config, T5EncoderModel
 
 from difffit_core.errors import SpecError
 from difffit_core.methods.config import named_method
@@ -116,6 +117,27 @@ def test_an_unknown_model_is_treated_by_module_type_and_says_what_was_chosen() -
     assert groups["bias", "encoder.layers.*.mlp.fc1.bias"] == 2
     assert groups["norm", "final_layer_norm.weight"] == 1
     assert not any("embedding" in name for name in preparation.kinds)
+
+
+@pytest.mark.parametrize(
+    ("model", "kinds"),
+    [
+        (
+            T5EncoderModel(T5Config(d_model=8, d_kv=4, d_ff=16, num_layers=2, num_heads=2, vocab_size=9)),
+            {"scale": 6, "norm": 5},
+        ),
+        (
+            BertModel(
+                BertConfig(hidden_size=8, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, vocab_size=9)
+            ),
+            {"scale": 6, "bias": 13, "norm": 10},
+        ),
+        (GPT2Model(GPT2Config(n_embd=8, n_layer=2, n_head=2, vocab_size=9)), {"bias": 8, "norm": 10}),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_norms_biases_and_blocks_of_other_libraries_are_known_by_their_types(model: nn.Module, kinds: dict[str, int]) -> None:
+    assert Counter(difffit(model).kinds.values()) == kinds
 
 
 def test_a_model_without_blocks_carries_scales_everywhere() -> None:
