@@ -13,24 +13,15 @@ from typing import Any
 
 import torch
 from diffusers import DiTTransformer2DModel
-from pydantic import TypeAdapter
 from torch.utils.flop_counter import FlopCounterMode
 
 from difffit_core.base_models import get_base_model, load_catalog
 from difffit_core.devices import pick_device, training_autocast
 from difffit_core.dit import load_transformer, tie_conditioning
-from difffit_core.methods.config import MethodConfig
+from difffit_core.methods.config import named_method
 from difffit_core.methods.injection import prepare, trained_parameters
 
-METHODS: dict[str, dict[str, Any]] = {
-    "difffit": {"type": "difffit"},
-    "bitfit": {"type": "bitfit"},
-    "lora-r8": {"type": "lora", "rank": 8},
-    "lora-r16": {"type": "lora", "rank": 16},
-    "adapter-parallel": {"type": "adapter-parallel"},
-    "adapter-sequential": {"type": "adapter-sequential"},
-    "full": {"type": "full"},
-}
+METHODS = ("difffit", "bitfit", "lora-r8", "lora-r16", "adapter-parallel", "adapter-sequential", "full")
 # The published DiT-XL/2 needs a GPU. Four of its 28 blocks have its shapes, and so its balance of arithmetic and memory.
 DEPTHS = {"dit-xl-2": 28, "dit-xl-2-blocks-4": 4}
 MEMORY_STEPS = 3  # the second step is the first whose optimiser has its state
@@ -48,7 +39,7 @@ class Step:
         if method is None:
             freeze_all_but_the_first_bias(self.model)
         else:
-            prepare(self.model, TypeAdapter[MethodConfig](MethodConfig).validate_python(METHODS[method]))
+            prepare(self.model, named_method(method))
         self.model.to(device).train()
         self.parameters = list(trained_parameters(self.model).values())
         self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-4, weight_decay=0.0, fused=True)

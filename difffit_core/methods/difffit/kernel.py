@@ -7,12 +7,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from difffit_core.quantization import PackedWeight, unpack
+
 # A γ closer to zero is taken as this, so that the output can be divided by it: γ's gradient is right at γ = 0 too, and
-# the output is off by 5e-20 of W x + b, far below what fp32 and bf16 resolve (fp16 would; it is not trained in here).
+# the output is off by 5e-20 of W x + b, far below what fp32 and bf16 resolve (fp16 would not; nothing trains in it here).
 SMALLEST = 2.0**-64
 
 
-def scaled_linear(x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor) -> Tensor:
+def scaled_linear(x: Tensor, weight: Tensor | PackedWeight, bias: Tensor | None, scale: Tensor | None) -> Tensor:
     """`scale * (weight x + bias)` of x `[..., in]`, weight `[out, in]`, bias and scale `[out]`; returns `[..., out]`.
 
     Under autocast it multiplies in autocast's precision. A frozen weight (the usual case) gets no gradient: scale is
@@ -21,37 +23,54 @@ def scaled_linear(x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor)
     """
     if torch.is_autocast_enabled(x.device.type):
         x = x.to(torch.get_autocast_dtype(x.device.type))
+    if isinstance(weight, PackedWeight):
+        packed: Tensor = _ScaledLinear.apply(x, weight.payload, weight.steps, weight.shape, bias, scale)
+        return packed
     if weight.requires_grad:
-        return F.linear(x, weight, bias) * scale.to(x.dtype)
-    output: Tensor = _ScaledLinear.apply(x, weight, bias, scale)
-    return output
+        output = F.linear(x, weight, bias)
+        return output if scale is None else output * scale.to(output.dtype)
+    dense: Tensor = _ScaledLinear.apply(x, weight, None, weight.shape, bias, scale)
+    return dense
 
 
 class _ScaledLinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor) -> Tensor:
-        scale = torch.where(scale.abs() < SMALLEST, SMALLEST, scale)
-        shift = None if bias is None else (scale * bias).to(x.dtype)
-        output = F.linear(x, scaled_weight(weight, scale, x.dtype), shift)  # [..., out]
-        ctx.save_for_backward(weight, bias, scale, output if ctx.needs_input_grad[3] else None)
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        payload: Tensor,
+        steps: Tensor | None,
+        shape: torch.Size,
+        bias: Tensor | None,
+        scale: Tensor | None,
+    ) -> Tensor:
+        if scale is not None:
+            scale = torch.where(scale.abs() < SMALLEST, SMALLEST, scale)
+        shift = bias if bias is None or scale is None else scale * bias
+        weight = scaled_weight(payload, steps, shape, scale, x.dtype)
+        output = F.linear(x, weight, None if shift is None else shift.to(x.dtype))  # [..., out]
+        ctx.shape = shape
+        ctx.save_for_backward(payload, steps, bias, scale, output if ctx.needs_input_grad[5] else None)
         return output
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        weight, bias, scale, output = ctx.saved_tensors
+        payload, steps, bias, scale, output = ctx.saved_tensors
         rows = gradient.reshape(-1, gradient.shape[-1])  # [T, out]
         precision = torch.promote_types(gradient.dtype, torch.float32)
         to_x = to_bias = to_scale = None
         if ctx.needs_input_grad[0]:
-            to_x = gradient @ scaled_weight(weight, scale, gradient.dtype)
-        if ctx.needs_input_grad[2]:
-            to_bias = (scale * rows.sum(0, dtype=precision)).to(bias.dtype)
-        if ctx.needs_input_grad[3]:
+            to_x = gradient @ scaled_weight(payload, steps, ctx.shape, scale, gradient.dtype)
+        if ctx.needs_input_grad[4]:
+            total = rows.sum(0, dtype=precision)
+            to_bias = (total if scale is None else scale * total).to(bias.dtype)
+        if ctx.needs_input_grad[5]:
             to_scale = ((rows * output.view_as(rows)).sum(0, dtype=precision) / scale).to(scale.dtype)
-        return to_x, None, to_bias, to_scale
+        return to_x, None, None, None, to_bias, to_scale
 
 
-def scaled_weight(weight: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+def scaled_weight(payload: Tensor, steps: Tensor | None, shape: torch.Size, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
     """`diag(scale) weight` in the precision it is multiplied in: made twice a step, since keeping it would cost memory."""
-    return (scale[:, None] * weight).to(dtype)
+    weight = unpack(payload, steps, shape)
+    return (weight if scale is None else scale[:, None] * weight).to(dtype)
