@@ -108,7 +108,8 @@ def build(model: str) -> nn.Module:
     if "_class_name" in config:
         import diffusers
 
-        kind = getattr(diffusers, config["_class_name"], None)
+        published_dit = config["_class_name"] == "Transformer2DModel" and config.get("norm_type") == "ada_norm_zero"
+        kind = getattr(diffusers, "DiTTransformer2DModel" if published_dit else config["_class_name"], None)
         if kind is not None:
             return kind.from_config(config)  # type: ignore[no-any-return]
     elif config.get("architectures"):

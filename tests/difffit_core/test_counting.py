@@ -125,6 +125,13 @@ def test_the_folder_of_a_model_is_counted_too(tmp_path: Path) -> None:
     assert counted.trained > 0
 
 
+def test_a_published_dit_is_known_under_the_older_name_of_its_class(tmp_path: Path) -> None:
+    config = json.loads(architectures()[DIT].read_text()) | {"_class_name": "Transformer2DModel"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    counted = count(str(tmp_path), named_method("difffit"), 101)
+    assert (counted.family, counted.trained) == ("dit", 703_904)
+
+
 def test_the_counts_of_the_documentation_are_these() -> None:
     text = (Path(__file__).parents[2] / "docs" / "method.md").read_text().partition("\n## Counts\n")[2].partition("\n## ")[0]
     rows = [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
