@@ -77,19 +77,20 @@ class BaseModelEntry(BaseModel):
 
         None for a language model.
         """
-        return None if self.family == "llama" else int(self._network()["sample_size"]) * self._pixels_per_latent()
+        return None if self.family == "llama" else int(self._network()["sample_size"]) * self.pixels_per_latent()
 
     def pixels_per_token(self) -> int:
         """What width and height of a picture are a multiple of: a DiT's patch, or a pixel of a UNet's innermost level."""
         network = self._network()
         inner = int(network["patch_size"]) if self.family == "dit" else 1 << (len(network["block_out_channels"]) - 1)
-        return inner * self._pixels_per_latent()
+        return inner * self.pixels_per_latent()
+
+    def pixels_per_latent(self) -> int:
+        """By how much the autoencoder shrinks width and height."""
+        return 1 << (len(_read_json(self.path / "vae" / "config.json")["block_out_channels"]) - 1)
 
     def _network(self) -> dict[str, Any]:
         return _read_json(self.path / ("transformer" if self.family == "dit" else "unet") / "config.json")
-
-    def _pixels_per_latent(self) -> int:
-        return 1 << (len(_read_json(self.path / "vae" / "config.json")["block_out_channels"]) - 1)
 
     def size_bytes(self) -> int:
         return sum(f.stat().st_size for f in self.path.rglob("*.safetensors"))

@@ -82,7 +82,7 @@ class Trainer:
                 self._assist()
         except Stopped:
             if self._others_wait:
-                self._add_up(torch.zeros(()), stop=True)
+                self._add_up(self._no_loss(), stop=True)
             if self.processes.is_first:
                 self._checkpoint()
                 self.events.emit("stopped", step=self.state.step)
@@ -90,7 +90,7 @@ class Trainer:
     def _run(self, began: float, fresh: bool) -> None:
         train, held_out = self._load_data()
         with self._stop.deferred():
-            self._add_up(torch.zeros(()))  # the others may read what was encoded
+            self._add_up(self._no_loss())  # the others may read what was encoded
         if fresh:
             self._validate(held_out, base=True)
             self._sample(held_out or train)
@@ -104,7 +104,7 @@ class Trainer:
 
     def _assist(self) -> None:
         """The part of a process that is not the first: gradients, and nothing else."""
-        self._add_up(torch.zeros(()))
+        self._add_up(self._no_loss())
         train, _ = self._load_data()
         while self.state.step < self.h.steps:
             self._check(self._step(train))
@@ -166,7 +166,7 @@ class Trainer:
         batch, step = self.h.batch_size, self.state.step
         indices = self.state.batch_indices(len(train))  # [B]
         drawn = self.task.draw(train, batch, random_generator(self.spec.seed, "step", step))
-        loss = torch.zeros((), device=self.device)
+        loss = self._no_loss()
         for portion in self.processes.share(batch).split(self.h.micro_batch_size):
             # What a model draws by itself, such as dropout, starts anew as well.
             torch.manual_seed(random_generator(self.spec.seed, f"model/{portion[0]}", step).initial_seed())
@@ -194,6 +194,9 @@ class Trainer:
         self.processes.add_up([loss, flag, *gradients])
         if flag and not stop:
             raise Stopped
+
+    def _no_loss(self) -> Tensor:
+        return torch.zeros((), device=self.device)
 
     def _check(self, loss: float) -> None:
         if not math.isfinite(loss):

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from difffit_core.base_models import BaseModelEntry
 from difffit_core.dataset import Item
 from difffit_core.dit import load_transformer, null_label, replace_class_table
+from difffit_core.positions import resize
 from difffit_core.sampling import decode, grid, sample_latents
 from difffit_core.spec import GenerationSpec, TrainingSpec
 from difffit_core.tasks.diffusion import DiffusionTask
@@ -23,7 +24,10 @@ class ClassConditional(DiffusionTask):
 
     def __init__(self, spec: TrainingSpec, base: BaseModelEntry, device: torch.device) -> None:
         super().__init__(spec, base, device)
+        assert self.h.resolution is not None
         self.model = load_transformer(base.path)
+        if self.h.resolution != base.image_size():
+            resize(self.model, self.h.resolution // base.pixels_per_latent())
         self.class_names = sorted(spec.dataset.classes)
         if self.class_names != base.class_names():
             replace_class_table(self.model, base.class_names(), self.class_names)
