@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -22,7 +22,10 @@ FORMAT_VERSION = "1"
 
 @dataclass(frozen=True)
 class AdapterHeader:
-    """What the file says of itself. `class_names` is empty unless the base is class-conditional."""
+    """What the file says of itself. `class_names` is empty unless the base is class-conditional.
+
+    `resolution` is that of the pictures in pixels, or None for a model that makes none.
+    """
 
     base_model: str
     base_sha256: str
@@ -30,6 +33,7 @@ class AdapterHeader:
     family: Family
     method: MethodConfig
     class_names: list[str]
+    resolution: int | None = None
 
 
 class Adapter(NamedTuple):
@@ -102,6 +106,7 @@ def read_adapter(path: Path) -> Adapter:
             f"{path.name} is not a DiffFit adapter of format version {FORMAT_VERSION}: its header says "
             f"{metadata.get('format')!r}, version {metadata.get('format_version')!r}."
         )
+    resolution = metadata.get("modelspec.resolution")
     try:
         header = AdapterHeader(
             base_model=metadata["base_model"],
@@ -110,8 +115,9 @@ def read_adapter(path: Path) -> Adapter:
             family=TypeAdapter[Family](Family).validate_python(metadata["family"]),
             method=TypeAdapter[MethodConfig](MethodConfig).validate_json(metadata["method"]),
             class_names=TypeAdapter(list[str]).validate_json(metadata["class_names"]),
+            resolution=int(resolution.partition("x")[0]) if resolution else None,
         )
-    except (KeyError, ValidationError) as error:
+    except (KeyError, ValueError) as error:  # ValidationError is a ValueError
         raise AdapterError(f"The header of {path.name} is incomplete: {error}") from error
     check_finite(tensors)
     return Adapter(header, tensors)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from difffit_core.adapter_file import Adapter, check_base
 from difffit_core.bank_sites import Batch, LayerSite, NormSite, Site, TableSite, Values
-from difffit_core.dit import class_embedder, class_rows, tie_conditioning
+from difffit_core.dit import class_embedder, class_rows, null_label, tie_conditioning
 from difffit_core.errors import AdapterError
 from difffit_core.fitting import fit, meta_copy
 from difffit_core.merging import at_strength, by_module, check_strength, check_unmerged
@@ -109,7 +109,9 @@ class AdapterBank:
 
     def null_labels(self, names: Sequence[str | None]) -> Tensor:
         """`[B]`: the null class of each sample, the last row of its adapter's table."""
-        return torch.tensor([len(self.class_names(name)) for name in names], device=self._device)
+        own = null_label(self._blueprint) if isinstance(self._blueprint, DiTTransformer2DModel) else 0
+        spaces = [self.class_names(name) for name in names]
+        return torch.tensor([own if space == self.base_names else len(space) for space in spaces], device=self._device)
 
     def _current(self) -> Batch | None:
         return self._batch

@@ -13,6 +13,7 @@ from difffit_core.dit import load_autoencoder, load_transformer
 from difffit_core.errors import SpecError
 from difffit_core.fitting import inject
 from difffit_core.merging import MERGEABLE, Merge, check_mergeable, merge
+from difffit_core.positions import resize
 from difffit_core.sampling import decode, sample_latents
 from difffit_core.spec import GenerationSpec
 
@@ -51,6 +52,7 @@ class Generator:
             self._transformer = self._load()
         self._adapter = self._merge = None
         self.class_names = self.base.class_names()
+        self._set_resolution(self.base.image_size())
 
     def _apply(self, adapter: Adapter, strength: float) -> None:
         if adapter.header.method.type in MERGEABLE:
@@ -58,7 +60,13 @@ class Generator:
         else:
             inject(self._transformer, adapter, self.class_names)
             self._transformer.eval().to(self.device)
+        self._set_resolution(adapter.header.resolution)
         self._adapter, self._strength, self.class_names = adapter, strength, adapter.header.class_names
+
+    def _set_resolution(self, pixels: int | None) -> None:
+        """Make pictures of the size that an adapter was trained on."""
+        if pixels is not None:
+            resize(self._transformer, pixels // self.base.pixels_per_latent())
 
     def images(self, spec: GenerationSpec) -> list[Image.Image]:
         """One RGB picture for each label of `spec`. Raises SpecError for a label that the model does not have.

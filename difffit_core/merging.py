@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from diffusers import DiTTransformer2DModel
@@ -136,9 +137,10 @@ def _changes(model: nn.Module, skeleton: nn.Module, adapter: Adapter, strength: 
             bias = values.get("bias", module._parameters["bias"])
             if bias is not None:
                 yield [(module, "bias")], bias.float() * scale
-    for path, delta in _lora_deltas(skeleton, adapter.tensors):
-        module = model.get_submodule(path)
-        yield [(module, "weight")], _weight(module) + strength * delta.to(_weight(module))
+    for path, layer in lora_layers(skeleton, adapter.tensors).items():
+        weight = _weight(model.get_submodule(path))
+        delta = layer.get_delta_weight(layer.active_adapter[0])  # [out, in]
+        yield [(model.get_submodule(path), "weight")], weight + strength * delta.to(weight)
 
 
 def _holders(model: nn.Module) -> dict[int, Holders]:
@@ -177,8 +179,8 @@ def at_strength(
     values = {}
     for name, tensor in trained.items():
         start = own.get(name)
-        if start is None:  # γ, and the weight of a norm that has none in the base, start from 1; a new bias starts from 0
-            start = torch.zeros_like(tensor) if name == "bias" else torch.ones_like(tensor)
+        if start is None:
+            start = torch.ones_like(tensor) if name in FACTORS else torch.zeros_like(tensor)  # γ, or a new bias
         value = torch.lerp(start.float(), tensor.to(start.device), strength)
         if name in FACTORS:
             scale = value if scale is None else scale * value
@@ -192,15 +194,12 @@ def rows_scaled(weight: Tensor, scale: Tensor) -> Tensor:
     return weight * scale.view(-1, *[1] * (weight.ndim - 1))
 
 
-def _lora_deltas(skeleton: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """What each LoRA adds to the weight of its Linear, `[out, in]`, as PEFT computes it."""
+def lora_layers(skeleton: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """PEFT's LoRA layers by path, with the adapter's matrices in them; `skeleton` is what `fit` returns."""
     lora = {name: tensor for name, tensor in tensors.items() if ".lora_" in name}
     if not lora:
-        return
+        return {}
     from peft.tuners.lora import LoraLayer  # here, because it takes a second to import and most adapters are no LoRA
 
     skeleton.load_state_dict(lora, strict=False, assign=True)
-    for path, layer in skeleton.named_modules():
-        if isinstance(layer, LoraLayer):
-            for name in layer.active_adapters:
-                yield path, layer.get_delta_weight(name)  # type: ignore[attr-defined]  # of its subclasses
+    return {path: layer for path, layer in skeleton.named_modules() if isinstance(layer, LoraLayer)}

@@ -19,7 +19,7 @@ from difffit_core.errors import AdapterError
 from difffit_core.fitting import load_trained
 from difffit_core.methods.difffit.config import DiffFitConfig
 from difffit_core.methods.injection import prepare, trained_parameters
-from tests.difffit_core.conftest import write_spec_dir
+from tests.difffit_core.spec_dirs import write_spec_dir
 
 
 @pytest.fixture

@@ -40,8 +40,11 @@ def alone(case: Case, pristine: torch.nn.Module, adapter: Adapter | None, sample
     return case.answer(model, samples)
 
 
-@pytest.mark.parametrize("method", ["difffit", "bitfit"])
-def test_a_mixed_batch_gives_what_each_adapter_gives_alone(case: Case, method: str) -> None:
+@pytest.mark.parametrize(
+    ("family", "method"), [(family, "difffit") for family in FAMILIES] + [("dit", "bitfit"), ("unet", "bitfit")]
+)
+def test_a_mixed_batch_gives_what_each_adapter_gives_alone(family: str, method: str) -> None:
+    case = make_case(family)
     pristine = copy.deepcopy(case.model)
     bank, adapters = fill_bank(case, type=method)
     with bank.using(MIXED):
