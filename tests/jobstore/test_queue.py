@@ -31,7 +31,12 @@ def add_jobs(sessions: Sessions, tenant: Tenant, *priorities: int) -> list[str]:
     ids = sorted(new_id("job") for _ in priorities)
     with sessions.begin() as session:
         dataset = session.scalar(select(Dataset).where(Dataset.tenant_id == tenant.id)) or add_dataset(session, tenant)
-        common: dict[str, Any] = {"tenant_id": tenant.id, "dataset_id": dataset.id, "status": S.QUEUED, "base_model": "emoji-dit"}
+        common: dict[str, Any] = {
+            "tenant_id": tenant.id,
+            "dataset_id": dataset.id,
+            "status": S.QUEUED,
+            "base_model": "emoji-dit",
+        }
         common |= {"spec": {}, "training_spec": {}, "total_steps": 10}
         rows = [common | {"id": job_id, "priority": priority} for job_id, priority in zip(ids, priorities, strict=True)]
         if rows:
