@@ -115,6 +115,10 @@ class Client:
         job: Job = self._json("POST", f"/jobs/{quote(job_id, safe='')}/retry")
         return job
 
+    def delete_job(self, job_id: str) -> None:
+        """Delete a job that has ended; its adapter stays."""
+        self._request("DELETE", f"/jobs/{quote(job_id, safe='')}")
+
     def watch_job(self, job_id: str, *, after: int = 0) -> Iterator[Event]:
         """Every event of a job after sequence number `after`, as it happens, until the job has ended.
 

@@ -1,4 +1,4 @@
-"""`difffit jobs`: create, watch, list, show, cancel, pause, resume, retry."""
+"""`difffit jobs`: create, watch, list, show, cancel, pause, resume, retry, delete."""
 
 import json
 from typing import Annotated, Any
@@ -189,6 +189,13 @@ def retry(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> Non
     """Queue a failed or cancelled job once more; it goes on from its last checkpoint."""
     with connect(context) as client:
         present(client.retry_job(job_id), as_json)
+
+
+@app.command()
+def delete(context: typer.Context, job_id: JobId) -> None:
+    """Delete a job that has ended, with its checkpoints, samples and logs; its adapter stays."""
+    with connect(context) as client:
+        client.delete_job(job_id)
 
 
 def present(job: Job, as_json: bool) -> None:

@@ -19,16 +19,19 @@ ENDS = frozenset({"succeeded", "failed", "cancelled"})  # events that are named 
 Kind = Literal["job", "generation", "key"]
 
 
-def append(session: Session, job_id: str, type: str, data: Json) -> JobEvent:
+def append(session: Session, job_id: str, type: str, data: Json, event_id: str | None = None) -> JobEvent:
     """Write the job's next event and notify listeners; both take effect at the commit. Raises NotFoundError without the job.
 
-    The job's row stays locked until the commit, so sequences have no gaps and are committed in order.
+    The job's row stays locked until the commit, so sequences have no gaps and are committed in order. Whoever writes again
+    because a commit was not answered names the event's id: an event that is there already is not written twice.
     """
     locked = session.scalar(select(Job.id).where(Job.id == job_id).with_for_update(key_share=True))
     if locked is None:
         raise NotFoundError(f"There is no job {job_id!r}.", param="job")
+    if event_id is not None and (written := session.get(JobEvent, event_id)) is not None:
+        return written
     last = session.scalar(select(func.max(JobEvent.sequence)).where(JobEvent.job_id == job_id))
-    event = JobEvent(id=new_id("evt"), job_id=job_id, sequence=(last or 0) + 1, type=type, data=data)
+    event = JobEvent(id=event_id or new_id("evt"), job_id=job_id, sequence=(last or 0) + 1, type=type, data=data)
     session.add(event)
     session.flush()
     notify(session, "job", job_id)

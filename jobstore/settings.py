@@ -33,6 +33,14 @@ class Settings(BaseSettings):
     stop_grace_seconds: Annotated[float, Field(gt=0)] = Field(60.0, description="From asking a trainer to stop to killing it")
     max_attempts: Annotated[int, Field(ge=1)] = Field(3, description="After so many lost workers a job fails")
 
+    keep_checkpoints: Annotated[int, Field(ge=1)] = Field(3, description="Training states that are kept of each job")
+    garbage_grace_seconds: Annotated[float, Field(gt=0)] = Field(
+        3600.0, description="Files that no row names are deleted after it; longer than any upload takes to be recorded"
+    )
+    min_free_bytes: Annotated[int, Field(ge=0)] = Field(
+        1024 * MEBIBYTE, description="A worker with less free space in its work_dir takes no job"
+    )
+
     max_upload_bytes: Annotated[int, Field(gt=0)] = Field(8192 * MEBIBYTE, description="Largest dataset upload")
     max_unpacked_bytes: Annotated[int, Field(gt=0)] = Field(32768 * MEBIBYTE, description="Largest unpacked dataset")
     max_unpack_ratio: Annotated[float, Field(gt=1)] = Field(

@@ -83,7 +83,8 @@ def _bring_to_end(dataset: Dataset, lease: Lease, folder: Path, settings: Settin
             lease.finish(session, "failed", error=reason, report=checked and checked.report)
         return
     lease.check()
-    keys = {"content_key": f"datasets/{dataset.id}/content.tar", "preview_key": f"datasets/{dataset.id}/preview.png"}
+    prefix = f"datasets/{dataset.id}/{lease.token}"  # of this attempt only
+    keys = {"content_key": f"{prefix}/content.tar", "preview_key": f"{prefix}/preview.png"}
     objects().put_file(keys["content_key"], content)
     objects().put_file(keys["preview_key"], preview)
     found = {"sha256": checked.sha256, "classes": checked.report["classes"], "report": checked.report}

@@ -18,6 +18,9 @@ from worker.runtime import stop_requested
 logger = logging.getLogger(__name__)
 
 
+OUTAGE_SECONDS = 1800.0  # so long a worker goes on without the database, which alone could give its row to another
+
+
 class LeaseLost(Exception):
     """Another worker may have the row by now: stop at once and write nothing more."""
 
@@ -29,7 +32,8 @@ class Stopping(Exception):
 class Lease:
     """A row of a leased table that this process holds while the `with` block is open.
 
-    `lost` is set when the row was taken away, or when the database could not be reached for as long as the lease lasts.
+    `lost` is set when the row was taken away. While the database is away nobody can take it: the work goes on, and a worker
+    that finds its lease expired in the end has written nothing, for every write names the token.
     """
 
     def __init__(
@@ -43,7 +47,6 @@ class Lease:
         self._thread = threading.Thread(target=self._keep, name=f"lease-{row_id}", daemon=True)
 
     def __enter__(self) -> Self:
-        self._held_until = time.monotonic() + self._settings.lease_seconds
         self._thread.start()
         return self
 
@@ -78,8 +81,8 @@ class Lease:
         self._thread.join()
 
     def _keep(self) -> None:
+        reached_at = time.monotonic()
         while not self._closed.wait(self._settings.heartbeat_seconds):
-            asked_at = time.monotonic()
             try:
                 with self._sessions.begin() as session:
                     status = leases.renew(session, self.model, self.row_id, self.token, self._settings.lease_seconds)
@@ -87,9 +90,9 @@ class Lease:
                 self.asked_to_stop = status in {JobStatus.CANCELLING, JobStatus.PAUSING}
             except SQLAlchemyError as error:
                 logger.warning("The lease of %s could not be renewed: %s", self.row_id, error)
-                held = asked_at < self._held_until
+                held = time.monotonic() < reached_at + OUTAGE_SECONDS
             else:
-                self._held_until = asked_at + self._settings.lease_seconds
+                reached_at = time.monotonic()
             if not held:
                 self.lost.set()
                 return

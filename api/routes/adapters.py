@@ -1,4 +1,4 @@
-"""Adapters: the few megabytes that a job trained, as a file."""
+"""Adapters: the few megabytes that a job trained, as a file; and their deletion."""
 
 from typing import Annotated
 
@@ -6,6 +6,7 @@ from fastapi import APIRouter, Query, Response
 from fastapi.responses import StreamingResponse
 
 from api.auth import TenantId
+from api.deletion import delete_unused_adapter
 from api.dependencies import ResourcesDep, Transaction, owned
 from api.schemas import errors, file_answer
 from difffit_core.errors import AdapterError
@@ -30,6 +31,12 @@ def download_adapter(
     if file_format != "difffit":
         raise AdapterError("Adapters are offered as format=difffit only.", code="unsupported_format", param="format")
     return adapter_file(adapter, resources.store)
+
+
+@router.delete("/{adapter_id}", status_code=204, responses=errors(404, 409))
+def delete_adapter(adapter_id: str, tenant: TenantId, session: Transaction, resources: ResourcesDep) -> None:
+    """Delete the file. Pictures that it made stay."""
+    delete_unused_adapter(session, owned(session, Adapter, adapter_id, tenant), resources.store)
 
 
 def adapter_file(adapter: Adapter, store: ObjectStore) -> StreamingResponse:

@@ -8,7 +8,8 @@ from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
 
 from api.auth import TenantId
-from api.dependencies import Resources, ResourcesDep, Transaction, after_commit, owned, owned_rows
+from api.deletion import refuse_while_used
+from api.dependencies import Resources, ResourcesDep, Transaction, after_commit, discard, owned, owned_rows
 from api.idempotency import Idempotent, created
 from api.pagination import PageQuery, page_of
 from api.schemas import DatasetView, Listing, errors, file_answer
@@ -130,11 +131,8 @@ def get_preview(dataset: FoundDataset, resources: ResourcesDep) -> Response:
 def delete_dataset(dataset: FoundDataset, session: Transaction, resources: ResourcesDep) -> None:
     """Delete the files and keep the row, so that finished jobs still say what they were trained on."""
     session.refresh(dataset, with_for_update=True)  # a job that is being created holds the row until it is visible below
-    waiting = session.scalar(select(Job.id).where(Job.dataset_id == dataset.id, Job.status.not_in(TERMINAL)).limit(1))
-    if waiting is not None:
-        raise ConflictError(f"The job {waiting} needs this dataset. Cancel it, or wait for its end.", code="dataset_in_use")
+    users = session.scalars(select(Job.id).where(Job.dataset_id == dataset.id, Job.status.not_in(TERMINAL)).order_by(Job.id))
+    refuse_while_used("dataset", users.all(), "Cancel them, or wait for their end")
     dataset.status = "deleted"
     dataset.lease_token = dataset.lease_expires_at = None
-    for key in (dataset.upload_key, dataset.content_key, dataset.preview_key):
-        if key is not None:
-            after_commit(session, partial(resources.store.delete, key))
+    discard(session, resources.store, filter(None, (dataset.upload_key, dataset.content_key, dataset.preview_key)))

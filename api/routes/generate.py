@@ -95,7 +95,7 @@ def _model(
         raise SpecError("Name either an `adapter` or a `base_model`.", code="one_model_only", param="adapter")
     if request.adapter is None:
         return get_base_model(resources.catalog, str(request.base_model)), None
-    adapter = owned(session, Adapter, request.adapter, tenant, param="adapter")
+    adapter = owned(session, Adapter, request.adapter, tenant, param="adapter", keep=True)
     return get_base_model(resources.catalog, adapter.base_model), adapter
 
 
@@ -117,7 +117,7 @@ def _read(resources: Resources, generation_id: str, tenant: str) -> GenerationVi
 
 
 def _view(session: Session, resources: Resources, row: Generation, tenant: str) -> GenerationView:
-    adapter = owned(session, Adapter, row.adapter_id, tenant) if row.adapter_id else None
+    adapter = session.get(Adapter, row.adapter_id) if row.adapter_id else None  # it may have been deleted since
     names = label_space(get_base_model(resources.catalog, row.base_model), adapter)
     images = owned_rows(Image, tenant).where(Image.generation_id == row.id).order_by(Image.position)
     return GenerationView.of(row, names, list(session.scalars(images)))

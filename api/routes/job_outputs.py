@@ -17,7 +17,7 @@ from api.schemas import CheckpointView, EventView, Listing, Metric, Metrics, Sam
 from api.streams import events_after, stream_events
 from jobstore.errors import ConflictError, NotFoundError
 from jobstore.lifecycle import TERMINAL
-from jobstore.objects import job_log_key
+from jobstore.objects import job_logs_prefix
 from jobstore.tables import Adapter, Checkpoint, Image, Job, JobEvent
 
 router = APIRouter(prefix="/jobs/{job_id}", tags=["jobs"])
@@ -105,10 +105,10 @@ def list_checkpoints(job: FoundJob, page: PageQuery, session: Transaction) -> Li
 @router.get("/logs", response_class=Response, responses=file_answer("text/plain", "Of all attempts") | errors(404, 503))
 def get_logs(job: FoundJob, resources: ResourcesDep) -> Response:
     """What the job's trainers printed; it is there once an attempt has ended."""
-    key = job_log_key(job.id)
-    if not resources.store.exists(key):
+    keys = sorted(file.key for file in resources.store.list(job_logs_prefix(job.id)))
+    if not keys:
         raise NotFoundError("The job has no log yet: it is kept when an attempt ends.", code="no_logs")
-    return Response(resources.store.get_bytes(key), media_type="text/plain; charset=utf-8")
+    return Response(b"".join(map(resources.store.get_bytes, keys)), media_type="text/plain; charset=utf-8")
 
 
 @router.get("/adapter", response_class=Response, responses=ADAPTER_FILE | errors(404, 409, 503))

@@ -1,4 +1,4 @@
-"""Jobs: create or plan, list, look at, cancel, pause, resume, retry."""
+"""Jobs: create or plan, list, look at, cancel, pause, resume, retry, delete."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -9,6 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from api.auth import TenantId
+from api.deletion import delete_ended_job
 from api.dependencies import ResourcesDep, Transaction, after_commit, owned, owned_rows
 from api.idempotency import Idempotent, created
 from api.pagination import PageQuery, page_of
@@ -36,8 +37,7 @@ def create_job(
 ) -> JobView | Plan:
     """Queue a fine-tuning job. Fields that are left out or "auto" are chosen for the base model and the dataset."""
     base = get_base_model(resources.catalog, spec.base_model)
-    dataset = owned(session, Dataset, spec.dataset, tenant, param="dataset")
-    session.refresh(dataset, with_for_update={"read": True})  # until the commit nobody deletes it
+    dataset = owned(session, Dataset, spec.dataset, tenant, param="dataset", keep=True)
     training_spec = resolve(spec, base, _summary(dataset))
     if dry_run:
         response.status_code = 200
@@ -128,6 +128,12 @@ def retry_job(job: FoundJob, session: Transaction) -> JobView:
     return _request(session, job, Action.RETRY)
 
 
+@router.delete("/{job_id}", status_code=204, responses=errors(404, 409))
+def delete_job(job: FoundJob, session: Transaction, resources: ResourcesDep) -> None:
+    """Delete a job that has ended, with its checkpoints, samples and logs. Its adapter stays until it is deleted itself."""
+    delete_ended_job(session, job, resources.store)
+
+
 def _request(session: Session, job: Job, action: UserAction) -> JobView:
     if request(session, job, action) and job.status == JobStatus.QUEUED:
         after_commit(session, partial(wake, "train", job.id))
@@ -137,7 +143,7 @@ def _request(session: Session, job: Job, action: UserAction) -> JobView:
 def job_views(session: Session, jobs: Sequence[Job]) -> list[JobView]:
     """The jobs as the API shows them, with their adapters and places in the queue in one query each."""
     ids = [job.id for job in jobs]
-    found = session.execute(select(Adapter.job_id, Adapter.id).where(Adapter.job_id.in_(ids)))
+    found = session.execute(select(Adapter.job_id, Adapter.id).where(Adapter.job_id.in_(ids), Adapter.deleted_at.is_(None)))
     adapters = dict(found.all())
     waiting = [job.id for job in jobs if job.status == JobStatus.QUEUED]
     positions = queue.positions(session, waiting) if waiting else {}

@@ -1,12 +1,8 @@
 """One attempt at a job, in every way it can go. The trainer is a small real program that speaks the trainer's protocol."""
 
 import io
-import sys
 import tarfile
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from pathlib import Path
+from collections.abc import Callable
 from uuid import uuid4
 
 import pytest
@@ -14,10 +10,10 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from jobstore.lifecycle import Action, request
-from jobstore.objects import ObjectStore
+from jobstore.objects import ObjectStore, job_logs_prefix
 from jobstore.settings import Settings
 from jobstore.tables import Adapter, Checkpoint, Dataset, Image, Job
-from tests.worker.conftest import Rows
+from tests.worker.conftest import SMALL_TRAINER, Rows
 from tests.worker.waiting import wait_for
 from worker import runtime
 from worker.child import Standby
@@ -25,7 +21,6 @@ from worker.dataset_check import check_dataset
 from worker.supervisor import run_next
 from worker.sweeper import sweep
 
-SMALL_TRAINER = [sys.executable, str(Path(__file__).with_name("small_trainer.py"))]
 ENDLESS = 1_000_000  # steps
 
 
@@ -34,23 +29,6 @@ def dataset(rows: Rows) -> str:
     dataset_id = rows.dataset()
     check_dataset(dataset_id)
     return dataset_id
-
-
-@pytest.fixture
-def run(fast_settings: Settings) -> Iterator[Callable[..., None]]:
-    """Runs one attempt at the job whose turn it is; `meanwhile` is called in another thread."""
-    with ExitStack() as stack:
-
-        def run(*options: str, meanwhile: Callable[[], None] = lambda: None) -> None:
-            standby = Standby(SMALL_TRAINER + list(options))
-            stack.callback(standby.close)
-            thread = threading.Thread(target=meanwhile)
-            thread.start()
-            run_next(standby)
-            thread.join()
-
-        yield run
-        assert list(fast_settings.work_dir.iterdir()) == []
 
 
 def test_a_job_becomes_rows_events_and_objects(
@@ -160,8 +138,8 @@ def test_a_crash_is_tried_again_from_the_last_checkpoint(
     job = rows.get(Job, job_id)
     assert (job.status, job.attempt, job.error) == ("succeeded", 2, None)
     assert rows.events(job_id, "started")[1].data["resumed_from"] == 10
-    log = store.get_bytes(f"jobs/{job_id}/log.txt").decode()
-    assert log.split("--- attempt ")[1:] == ["1\nabout to die\n", "2\n"]
+    logs = sorted(file.key for file in store.list(job_logs_prefix(job_id)))
+    assert [store.get_bytes(key) for key in logs] == [b"--- attempt 1\nabout to die\n", b"--- attempt 2\n"]
 
 
 def test_after_the_last_crash_the_job_fails(
