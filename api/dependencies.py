@@ -20,11 +20,11 @@ from jobstore.database import CONNECTIONS
 from jobstore.errors import NotFoundError, StorageError
 from jobstore.objects import ObjectStore
 from jobstore.settings import Settings
-from jobstore.tables import Adapter, ApiKey, Dataset, Delivery, Generation, Image, Job, Webhook
+from jobstore.tables import Adapter, ApiKey, Dataset, Delivery, Generation, Image, Job, Upload, Webhook
 
 logger = logging.getLogger(__name__)
 
-Owned = TypeVar("Owned", Dataset, Job, Adapter, Generation, Image, ApiKey, Webhook, Delivery)
+Owned = TypeVar("Owned", Dataset, Job, Adapter, Generation, Image, ApiKey, Webhook, Delivery, Upload)
 
 NOUNS = {"ApiKey": "key"}  # what errors call a row whose class is called otherwise
 
