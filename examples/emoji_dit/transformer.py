@@ -42,7 +42,7 @@ FIRST_PHASE = ResolvedHyperparameters(
 # On their variants: what was known by heart becomes shapes, which an adapter can bend.
 SECOND_PHASE = FIRST_PHASE.model_copy(
     update={
-        "steps": 1800,
+        "steps": 1300,
         "learning_rate": 6e-4,
         "warmup_steps": 50,
         "validation_fraction": 0.02,
