@@ -1,7 +1,8 @@
 """The DiT family as diffusers stores it: load a base, tie its repeated conditioning, give it a new label space."""
 
 import copy
-from collections.abc import Sequence
+import json
+from collections.abc import Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,20 @@ from difffit_core.errors import ModelError
 
 
 def load_transformer(base: Path) -> DiTTransformer2DModel:
-    """The transformer of a diffusers folder in fp32, its conditioning tied; raises ModelError if it cannot be read."""
+    """The transformer of a diffusers folder in fp32, its conditioning tied.
+
+    Raises ModelError where it cannot be read, or its class table is smaller than the label space in `model_index.json`.
+    """
+    index = base / "model_index.json"
     try:
         model = DiTTransformer2DModel.from_pretrained(
             base, subfolder="transformer", torch_dtype=torch.float32, use_safetensors=True
         )
+        labels = json.loads(index.read_text()).get("id2label", {}) if index.exists() else {}
     except (OSError, ValueError) as error:
         raise ModelError(f"The transformer of {base.name} cannot be loaded: {error}") from error
     tie_conditioning(model)
+    check_label_space(model, labels)
     return model
 
 
@@ -65,20 +72,44 @@ def null_label(model: DiTTransformer2DModel) -> int:
     return int(class_embedder(model).embedding_table.num_embeddings) - 1
 
 
+def check_label_space(model: DiTTransformer2DModel, names: Sized) -> None:
+    """Raise ModelError unless the class table has a row for each of `names`."""
+    if len(names) > null_label(model):
+        raise ModelError(
+            f"transformer_blocks.0.norm1.emb.class_embedder.embedding_table has rows for {null_label(model)} classes, but the "
+            f"model's labels are {len(names)}. Mend `id2label` in its model_index.json.",
+            code="class_table_too_small",
+            param="base_model",
+        )
+
+
 def replace_class_table(model: DiTTransformer2DModel, base_names: Sequence[str], new_names: Sequence[str]) -> int:
     """Give the model the label space `new_names`; return how many classes the base knew by name.
 
     A class of the same name keeps the base's row, any other starts from the mean of the base's rows; the null class stays.
+    Raises ModelError where the base's table is smaller than its label space.
     """
+    check_label_space(model, base_names)
+    set_class_table(model, class_rows(class_embedder(model).embedding_table.weight.data, base_names, new_names))
+    return len(set(base_names) & set(new_names))
+
+
+def class_rows(base_rows: Tensor, base_names: Sequence[str], new_names: Sequence[str]) -> Tensor:
+    """The class table `[new classes + 1, D]` that `replace_class_table` makes of the base's `[base classes + 1, D]`.
+
+    A base may repeat its null class behind its named classes, as diffusers' pipeline needs where they are few.
+    """
+    rows = {name: base_rows[index] for index, name in enumerate(base_names)}
+    mean = base_rows[: len(base_names) or -1].mean(dim=0)
+    return torch.stack([*(rows.get(name, mean) for name in new_names), base_rows[-1]])
+
+
+def set_class_table(model: DiTTransformer2DModel, table: Tensor) -> None:
+    """Let the model use `table` `[classes + 1, D]`, the last row for the null class."""
     embedder = class_embedder(model)
-    old: Tensor = embedder.embedding_table.weight.data  # [base classes + 1, D]
-    rows = {name: old[index] for index, name in enumerate(base_names)}
-    mean = old[:-1].mean(dim=0)
-    table = torch.stack([*(rows.get(name, mean) for name in new_names), old[-1]])  # [new classes + 1, D]
     embedder.embedding_table = nn.Embedding(len(table), table.shape[1], _weight=table)
-    embedder.num_classes = len(new_names)
-    model.register_to_config(num_embeds_ada_norm=len(new_names))
-    return sum(name in rows for name in new_names)
+    embedder.num_classes = len(table) - 1
+    model.register_to_config(num_embeds_ada_norm=len(table) - 1)
 
 
 def learns_variance(model: DiTTransformer2DModel) -> bool:

@@ -10,13 +10,14 @@ import torch
 from diffusers import DDPMScheduler, DiTTransformer2DModel
 from torch import nn
 
-from difffit_core.adapter_file import load_trained, read_adapter
+from difffit_core.adapter_file import read_adapter
 from difffit_core.base_models import load_catalog
 from difffit_core.dataset import index_class_folders
 from difffit_core.dit import class_embedder, load_transformer, tie_conditioning, untie_conditioning
+from difffit_core.merging import merge
 from difffit_core.methods.full.config import FullConfig
-from difffit_core.methods.injection import prepare
 from difffit_core.spec import ResolvedHyperparameters, TrainingSpec
+from examples.emoji_dit.sources import SIZE
 
 MODEL_ID = "emoji-dit"
 
@@ -24,6 +25,10 @@ MODEL_ID = "emoji-dit"
 FIRST_PHASE = ResolvedHyperparameters(
     steps=7600,
     batch_size=64,
+    micro_batch_size=64,
+    gradient_checkpointing=False,
+    resolution=SIZE,
+    max_tokens=None,
     learning_rate=1e-3,
     lr_schedule="warmup-stable-decay",
     warmup_steps=200,
@@ -138,8 +143,6 @@ def run_trainer(spec_dir: Path) -> None:
 def write_trained_base(folder: Path, base: Path, adapter: Path) -> None:
     """Copy the folder `base` that a phase began with and put the trained weights of its `adapter` into the transformer."""
     shutil.copytree(base, folder, dirs_exist_ok=True)
-    header, tensors = read_adapter(adapter)
-    model = load_transformer(base)
-    prepare(model, header.method)
-    load_trained(model, tensors)
+    model, trained = load_transformer(base), read_adapter(adapter)
+    merge(model, trained, base_names=trained.header.class_names)
     save_transformer(model, folder)

@@ -17,6 +17,9 @@ WRONG_SPECS: list[tuple[dict[str, Any], int, str, str | None]] = [
     ({"method": {}}, 422, "missing_field", "method.type"),
     ({"method": {"type": "full", "scale_blocks": 3}}, 422, "unknown_field", "method.scale_blocks"),
     ({"method": {"type": "difffit", "scale_blocks": -1}}, 422, "invalid_value", "method.scale_blocks"),
+    ({"method": {"type": "difffit", "scale_layers": []}}, 422, "invalid_value", "method.scale_layers"),
+    ({"method": {"type": "difffit", "rank": 8}}, 422, "unknown_field", "method.rank"),
+    ({"method": {"type": "lora", "rank": 0}}, 422, "invalid_value", "method.rank"),
     ({"method": "difffit"}, 422, "invalid_value", "method"),
     ({"hyperparameters": {"lerning_rate": 1}}, 422, "unknown_field", "hyperparameters.lerning_rate"),
     ({"hyperparameters": {"learning_rate": 0}}, 422, "invalid_value", "hyperparameters.learning_rate"),
@@ -46,7 +49,8 @@ def test_a_job_is_queued_with_every_auto_resolved(client: TestClient, rows: Rows
     assert answer.headers["location"] == f"/jobs/{job['id']}"
     assert job["status"] == "queued"
     assert job["dataset"] == dataset.id
-    assert job["method"] == {"type": "difffit", "scale_blocks": "auto"}
+    assert job["method"]["type"] == "difffit"
+    assert job["method"]["scale_blocks"] == "auto"
     assert job["hyperparameters"]["steps"] == 50
     assert "auto" not in job["hyperparameters"].values()
     assert job["seed"] == 7
@@ -102,7 +106,10 @@ def test_messages_say_what_is_allowed(client: TestClient) -> None:
         "`hyperparameters.lerning_rate` is not a known field. Did you mean `learning_rate`? Known here: batch_size,"
     )
     unknown_method = client.post("/jobs", json={"base_model": "b", "dataset": "d", "method": {"type": "magic"}}).json()["error"]
-    assert unknown_method["message"] == "`method.type` must be one of 'difffit', 'full', not \"magic\"."
+    assert unknown_method["message"] == (
+        "`method.type` must be one of 'difffit', 'bitfit', 'full', 'lora', 'adapter-parallel', 'adapter-sequential', "
+        "'vpt-deep', not \"magic\"."
+    )
     assert "emoji-dit" in client.post("/jobs", json={"base_model": "b", "dataset": "d"}).json()["error"]["message"]
 
 

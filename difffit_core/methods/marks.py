@@ -1,0 +1,29 @@
+"""What a method trains: each parameter with its kind, and the marks that several methods share."""
+
+from typing import Literal
+
+from torch import nn
+
+from difffit_core.methods.structure import WITH_BIAS, class_tables, is_norm
+
+Kind = Literal["bias", "scale", "norm", "class_table", "weight", "added"]
+Marks = dict[nn.Parameter, Kind]  # the first mark of a parameter stands
+
+
+def biases(model: nn.Module) -> Marks:
+    """Every bias of Linears, convolutions and norms."""
+    marks: Marks = {}
+    for module in model.modules():
+        if (isinstance(module, WITH_BIAS) or is_norm(module)) and isinstance(getattr(module, "bias", None), nn.Parameter):
+            marks[module.bias] = "norm" if is_norm(module) else "bias"  # type: ignore[index]
+    return marks
+
+
+def class_table(model: nn.Module) -> Marks:
+    """The table of class labels where the model has one; rows of it that were never trained need training in any method."""
+    return {parameter: "class_table" for table in class_tables(model) for parameter in table.parameters()}
+
+
+def whole(module: nn.Module, kind: Kind) -> Marks:
+    """Every parameter of a module."""
+    return dict.fromkeys(module.parameters(), kind)
