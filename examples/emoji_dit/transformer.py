@@ -17,6 +17,7 @@ from difffit_core.dit import class_embedder, load_transformer, tie_conditioning,
 from difffit_core.merging import merge
 from difffit_core.methods.full.config import FullConfig
 from difffit_core.spec import ResolvedHyperparameters, TrainingSpec
+from examples.emoji_dit.sources import SIZE
 
 MODEL_ID = "emoji-dit"
 
@@ -26,7 +27,8 @@ FIRST_PHASE = ResolvedHyperparameters(
     batch_size=64,
     micro_batch_size=64,
     gradient_checkpointing=False,
-    resolution=64,
+    base_precision="fp32",
+    resolution=SIZE,
     max_tokens=None,
     learning_rate=1e-3,
     lr_schedule="warmup-stable-decay",
