@@ -10,10 +10,13 @@ from starlette.middleware import Middleware
 
 from api.dependencies import Resources
 from api.errors import install_error_handlers
+from api.idempotency import Idempotency
+from api.keyring import KeyRing
 from api.limits import BodyLimits
 from api.notifications import Notifications
+from api.rates import Rates
 from api.request_ids import RequestIds
-from api.routes import adapters, datasets, generate, health, images, job_outputs, jobs, models
+from api.routes import adapters, datasets, generate, health, images, job_outputs, jobs, keys, models, tenants, webhooks
 from difffit_core.base_models import load_catalog
 from jobstore.database import make_engine, session_factory
 from jobstore.objects import ObjectStore
@@ -35,11 +38,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         middleware=[
             Middleware(RequestIds),
             Middleware(BodyLimits, max_bytes=settings.max_json_bytes, streamed=frozenset({("POST", "/datasets")})),
+            Middleware(Idempotency),
         ],
     )
     install_error_handlers(app)
-    for module in (datasets, models, jobs, job_outputs, adapters, generate, images, health):
+    for module in (datasets, models, jobs, job_outputs, adapters, generate, images, keys, tenants, webhooks, health):
         app.include_router(module.router)
+    app.include_router(tenants.usage_router)
     return app
 
 
@@ -47,13 +52,17 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 async def _resources(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
     """What lives as long as the process. Servers that are away keep nothing from starting: /readyz tells."""
     engine = make_engine(settings.database_url.get_secret_value())
-    notifications = Notifications(settings.database_url.get_secret_value())
+    sessions = session_factory(engine)
+    keyring = KeyRing(sessions)
+    notifications = Notifications(settings.database_url.get_secret_value(), keyring)
     app.state.resources = Resources(
         settings=settings,
-        sessions=session_factory(engine),
+        sessions=sessions,
         store=ObjectStore(settings.storage_url),
         catalog=load_catalog(settings.models),
         notifications=notifications,
+        keyring=keyring,
+        rates=Rates(settings.redis_url.get_secret_value()),
     )
     listening = asyncio.create_task(notifications.run())
     try:

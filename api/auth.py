@@ -1,26 +1,60 @@
-"""Bearer keys: a key opens one tenant, and a request sees that tenant's rows only."""
+"""Bearer keys: a key opens one tenant within its scope, and a request sees that tenant's rows only."""
 
 from typing import Annotated
 
-from fastapi import Depends
+from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from api.dependencies import ResourcesDep
-from api.errors import AuthenticationError
-from jobstore.keys import find_tenant
+from api.errors import AuthenticationError, ForbiddenError
+from jobstore.keys import OPERATOR, OpenedKey, Scope
 
 bearer = HTTPBearer(auto_error=False, description="An API key of this server")
 
+READING = frozenset({"GET", "HEAD"})  # methods that a key with the scope `read` may use
 
-def authenticate(resources: ResourcesDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> str:
-    """The tenant's id. The session is closed here: a request that waits for a thread must hold no connection."""
+
+async def authenticate(
+    request: Request, resources: ResourcesDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
+) -> OpenedKey:
+    """The caller's key. Raises AuthenticationError, and ForbiddenError where its scope does not cover the method."""
     if credentials is None:
         raise AuthenticationError("Send an API key: `Authorization: Bearer <key>`.", code="missing_key")
-    with resources.sessions() as session:
-        tenant = find_tenant(session, credentials.credentials)
-    if tenant is None:
+    key = await resources.keyring.open(credentials.credentials)
+    if key is None:
         raise AuthenticationError("This API key opens nothing. Look for a typing error, or ask the operator for a new one.")
-    return tenant.id
+    if key.state != "valid":
+        happened = "has expired" if key.state == "expired" else "was revoked"
+        raise AuthenticationError(
+            f"This API key {happened}. Ask an admin of your tenant for a new one.", code=f"key_{key.state}"
+        )
+    _require(key, "read" if request.method in READING else "write")
+    return key
 
 
-TenantId = Annotated[str, Depends(authenticate)]
+def _require(key: OpenedKey, scope: Scope) -> None:
+    if not key.allows(scope):
+        raise ForbiddenError(f"This needs a key with the scope `{scope}`; the scope of yours is `{key.scope}`.")
+
+
+CallerKey = Annotated[OpenedKey, Depends(authenticate)]
+
+
+async def tenant_of(key: CallerKey) -> str:
+    return key.tenant_id
+
+
+async def admin_tenant_of(key: CallerKey) -> str:
+    _require(key, "admin")
+    return key.tenant_id
+
+
+async def require_operator(key: CallerKey) -> None:
+    _require(key, "admin")
+    if key.tenant != OPERATOR:
+        raise ForbiddenError(f"Tenants are managed with an admin key of the tenant `{OPERATOR}`.", code="operator_only")
+
+
+TenantId = Annotated[str, Depends(tenant_of)]
+AdminTenantId = Annotated[str, Depends(admin_tenant_of)]
+Operator = Depends(require_operator)

@@ -1,22 +1,31 @@
 """What the routes are given: the process's resources and a transaction; and the one place that filters rows by tenant."""
 
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
 from sqlalchemy import Select, select
-from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.orm import InstrumentedAttribute, Session, sessionmaker
 
+from api.keyring import KeyRing
 from api.notifications import Notifications
+from api.rates import Rates
 from difffit_core.base_models import BaseModelEntry
-from jobstore.errors import NotFoundError
+from jobstore.errors import NotFoundError, StorageError
 from jobstore.objects import ObjectStore
 from jobstore.settings import Settings
-from jobstore.tables import Adapter, Dataset, Generation, Image, Job
+from jobstore.tables import Adapter, ApiKey, Dataset, Delivery, Generation, Image, Job, Webhook
 
-Owned = TypeVar("Owned", Dataset, Job, Adapter, Generation, Image)
+logger = logging.getLogger(__name__)
+
+Owned = TypeVar("Owned", Dataset, Job, Adapter, Generation, Image, ApiKey, Webhook, Delivery)
+
+NOUNS = {"ApiKey": "key"}  # what errors call a row whose class is called otherwise
+
+DELETED_AT: dict[type, InstrumentedAttribute[Any]] = {Job: Job.deleted_at, Adapter: Adapter.deleted_at}
 
 
 @dataclass(frozen=True)
@@ -28,6 +37,8 @@ class Resources:
     store: ObjectStore
     catalog: dict[str, BaseModelEntry]
     notifications: Notifications
+    keyring: KeyRing
+    rates: Rates
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
@@ -41,6 +52,19 @@ class Resources:
 def after_commit(session: Session, action: Callable[[], object]) -> None:
     """Do this once the transaction is committed; not at all if it is rolled back."""
     session.info.setdefault("after_commit", []).append(action)
+
+
+def discard(session: Session, store: ObjectStore, keys: Iterable[str]) -> None:
+    """Delete files once the transaction that deletes their rows is committed; what fails is left to the garbage collector."""
+
+    def delete() -> None:
+        try:
+            for key in keys:
+                store.delete(key)
+        except StorageError:
+            logger.exception("Deleted files stay until the next collection of garbage")
+
+    after_commit(session, delete)
 
 
 def get_resources(request: Request) -> Resources:
@@ -59,14 +83,22 @@ Transaction = Annotated[Session, Depends(get_transaction, scope="function")]
 
 
 def owned_rows(model: type[Owned], tenant: str) -> Select[Owned]:
-    """The rows of the tenant: every query for such rows begins here."""
-    return select(model).where(model.tenant_id == tenant)
+    """The rows of the tenant that are not deleted: every query for such rows begins here."""
+    rows = select(model).where(model.tenant_id == tenant)
+    deleted_at = DELETED_AT.get(model)
+    return rows if deleted_at is None else rows.where(deleted_at.is_(None))
 
 
-def owned(session: Session, model: type[Owned], row_id: str, tenant: str, param: str | None = None) -> Owned:
-    """The row; raises NotFoundError where there is none or it belongs to another tenant."""
-    found = session.scalar(owned_rows(model, tenant).where(model.id == row_id)) if "\0" not in row_id else None
+def owned(
+    session: Session, model: type[Owned], row_id: str, tenant: str, param: str | None = None, keep: bool = False
+) -> Owned:
+    """The row; raises NotFoundError where there is none or it belongs to another tenant.
+
+    With `keep` nobody deletes it until the commit: for rows that come to name it.
+    """
+    rows = owned_rows(model, tenant).where(model.id == row_id)
+    found = session.scalar(rows.with_for_update(read=True) if keep else rows) if "\0" not in row_id else None
     if found is None:
-        noun = model.__name__.lower()
+        noun = NOUNS.get(model.__name__, model.__name__.lower())
         raise NotFoundError(f"There is no {noun} {row_id[:80]!r}.", code=f"{noun}_not_found", param=param)
     return found

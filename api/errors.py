@@ -13,12 +13,20 @@ from starlette.types import Scope
 
 from api.validation import explain
 from difffit_core.errors import AdapterError, DatasetError, DiffFitError, ModelError, SpecError
-from jobstore.errors import ConflictError, NotFoundError, StorageError
+from jobstore.errors import ConflictError, InProgressError, NotFoundError, QuotaError, StorageError
 
 logger = logging.getLogger(__name__)
 
 ErrorType = Literal[
-    "invalid_request", "authentication", "not_found", "conflict", "too_large", "rate_limited", "unavailable", "internal"
+    "invalid_request",
+    "authentication",
+    "permission",
+    "not_found",
+    "conflict",
+    "too_large",
+    "rate_limited",
+    "unavailable",
+    "internal",
 ]
 
 
@@ -32,6 +40,12 @@ class AuthenticationError(DiffFitError):
     """No key, or one that opens nothing."""
 
     code = "invalid_key"
+
+
+class ForbiddenError(DiffFitError):
+    """The key is good, but not for this."""
+
+    code = "scope_missing"
 
 
 class NotAcceptableError(DiffFitError):
@@ -67,6 +81,7 @@ class GenerationFailedError(DiffFitError):
 STATUS: dict[type[DiffFitError], tuple[int, ErrorType]] = {
     BadRequestError: (400, "invalid_request"),
     AuthenticationError: (401, "authentication"),
+    ForbiddenError: (403, "permission"),
     NotFoundError: (404, "not_found"),
     NotAcceptableError: (406, "invalid_request"),
     ConflictError: (409, "conflict"),
@@ -75,6 +90,7 @@ STATUS: dict[type[DiffFitError], tuple[int, ErrorType]] = {
     SpecError: (422, "invalid_request"),
     DatasetError: (422, "invalid_request"),
     AdapterError: (422, "invalid_request"),
+    QuotaError: (429, "rate_limited"),
     StorageError: (503, "unavailable"),
     UnavailableError: (503, "unavailable"),
     DiffFitError: (500, "internal"),
@@ -109,6 +125,8 @@ def respond(scope: Scope, error: DiffFitError) -> JSONResponse:
     response = error_response(scope, status, kind, error)
     if status == 401:
         response.headers["www-authenticate"] = "Bearer"
+    if isinstance(error, QuotaError | InProgressError):
+        response.headers["retry-after"] = str(error.retry_after)
     return response
 
 

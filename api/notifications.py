@@ -1,4 +1,4 @@
-"""One LISTEN connection a process: wakes every stream and every waiting request whose row has changed."""
+"""One LISTEN connection a process: wakes the streams and requests that wait for a changed row, and drops changed keys."""
 
 import asyncio
 import json
@@ -6,18 +6,17 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
 
 import psycopg
 
-from jobstore.events import CHANNEL
+from api.keyring import KeyRing
+from jobstore.events import CHANNEL, Kind
 
 logger = logging.getLogger(__name__)
 
 FIRST_RETRY, LAST_RETRY = 0.1, 5.0  # seconds between attempts to connect; doubled after each
 CONNECT_TIMEOUT = 5  # seconds
-
-Kind = Literal["job", "generation"]
+CHECK_SECONDS = 10.0  # a connection that is silent for so long is asked whether it still stands
 
 
 class Notifications:
@@ -26,7 +25,8 @@ class Notifications:
     What was notified while the connection was down is lost, so every event is set when it is back: waiters look again.
     """
 
-    def __init__(self, database_url: str) -> None:
+    def __init__(self, database_url: str, keyring: KeyRing) -> None:
+        self._keyring = keyring
         self._conninfo = database_url.replace("postgresql+psycopg://", "postgresql://", 1)
         self._waiting: defaultdict[tuple[str, str], set[asyncio.Event]] = defaultdict(set)
 
@@ -40,9 +40,12 @@ class Notifications:
                     await connection.execute(f"LISTEN {CHANNEL}")
                     delay = FIRST_RETRY
                     self._wake_all()
-                    async for notification in connection.notifies():
-                        self._wake(notification.payload)
+                    while True:
+                        async for notification in connection.notifies(timeout=CHECK_SECONDS):
+                            self._wake(notification.payload)
+                        await connection.execute("SELECT 1")
             except psycopg.OperationalError as error:
+                self._keyring.listening = False
                 logger.warning("Not listening to the database, trying again in %.1f s: %s", delay, error)
             await asyncio.sleep(delay)
             delay = min(2 * delay, LAST_RETRY)
@@ -59,11 +62,15 @@ class Notifications:
                 del self._waiting[kind, row_id]
 
     def _wake(self, payload: str) -> None:
-        for kind_and_id in json.loads(payload).items():
-            for changed in self._waiting.get(kind_and_id, ()):
+        for kind, row_id in json.loads(payload).items():
+            if kind == "key":
+                self._keyring.forget(row_id)
+            for changed in self._waiting.get((kind, row_id), ()):
                 changed.set()
 
     def _wake_all(self) -> None:
+        self._keyring.forget_all()
+        self._keyring.listening = True
         for waiting in self._waiting.values():
             for changed in waiting:
                 changed.set()

@@ -8,9 +8,13 @@ from pydantic import BaseModel, Field
 from api.errors import ErrorType
 from difffit_core.base_models import BaseModelEntry, TrainingDefaults
 from difffit_core.methods.config import MethodConfig
-from difffit_core.spec import ResolvedHyperparameters, Scheduler, Seed, TrainingSpec
+from difffit_core.spec import AdapterStrength, ResolvedHyperparameters, Scheduler, Seed, TrainingSpec
 from difffit_core.strict import PositiveInt, Strict
 from jobstore import tables
+from jobstore.keys import Scope
+from jobstore.quotas import Limits, Usage, limits_of
+from jobstore.settings import Settings
+from jobstore.webhooks import EventType
 
 Item = TypeVar("Item")
 
@@ -29,12 +33,14 @@ class ErrorAnswer(BaseModel):
 ERRORS = {
     400: "The body cannot be read",
     401: "No key, or an unknown one",
+    403: "The key's scope does not allow it",
     404: "There is no such thing for this key",
     406: "The answer cannot take the form asked for",
     409: "The state of the thing forbids it",
     413: "The body is too large",
     415: "The body is of an unknown kind",
     422: "A field is wrong; `param` names it",
+    429: "A limit of the tenant is reached; `param` names it and `Retry-After` says when to try again",
     500: "The server failed",
     503: "A part of the server is away",
 }
@@ -48,8 +54,8 @@ def file_answer(media_type: str, description: str) -> Answers:
 
 
 def errors(*statuses: int) -> Answers:
-    """The error statuses of a route; 401, 422 and 500 are every route's."""
-    return {status: {"model": ErrorAnswer, "description": ERRORS[status]} for status in sorted({401, 422, 500, *statuses})}
+    """The error statuses of a route; 401, 403, 422 and 500 are every route's."""
+    return {status: {"model": ErrorAnswer, "description": ERRORS[status]} for status in sorted({401, 403, 422, 500, *statuses})}
 
 
 class Listing(BaseModel, Generic[Item]):
@@ -131,6 +137,8 @@ class JobView(BaseModel):
     method: MethodConfig
     hyperparameters: ResolvedHyperparameters = Field(description='With a number for every "auto"')
     seed: int
+    priority: int = Field(description="Among the tenant's own jobs; higher is sooner")
+    max_duration: int | None = Field(description="Seconds with a worker, over all attempts, after which the job fails")
     progress: Progress
     losses: Losses
     trained_parameters: int | None
@@ -145,7 +153,9 @@ class JobView(BaseModel):
     @classmethod
     def of(cls, row: tables.Job, queue_position: int | None, adapter: str | None) -> "JobView":
         return cls.model_validate(
-            _columns(row, "id name status base_model losses trained_parameters total_parameters attempt error")
+            _columns(
+                row, "id name status base_model priority max_duration losses trained_parameters total_parameters attempt error"
+            )
             | _columns(row, "created_at started_at finished_at")
             | {key: row.training_spec[key] for key in ("method", "hyperparameters", "seed")}
             | {
@@ -214,6 +224,10 @@ class GenerateRequest(Strict):
     guidance_scale: Annotated[float, Field(ge=0, le=30)] | None = None
     seed: Seed | None = Field(None, description="Absent: a random one, which the answer tells")
     scheduler: Scheduler | None = None
+    adapter_strength: AdapterStrength | None = Field(
+        None,
+        description="0 is the base with the adapter's classes, 1 (if absent) the adapter as it was trained, 2 twice its change",
+    )
 
 
 class GenerationParameters(BaseModel):
@@ -222,6 +236,7 @@ class GenerationParameters(BaseModel):
     guidance_scale: float
     seed: int = Field(description="Of the first image; the next has the next number")
     scheduler: Scheduler
+    adapter_strength: float = 1.0
 
 
 class ImageView(BaseModel):
@@ -254,6 +269,102 @@ class GenerationView(BaseModel):
                 "images": [image.details | _columns(image, "id width height") | {"url": url_of(image)} for image in images],
             }
         )
+
+
+class ExportView(BaseModel):
+    id: str
+    adapter: str
+    format: Literal["peft", "merged"]
+    status: Literal["queued", "running"]
+    created_at: datetime
+
+    @classmethod
+    def of(cls, row: tables.Export) -> "ExportView":
+        return cls.model_validate(_columns(row, "id format status created_at") | {"adapter": row.adapter_id})
+
+
+class KeyView(BaseModel):
+    id: str
+    name: str
+    scope: Scope
+    hint: str = Field(description="The last characters of the key")
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    last_used_at: datetime | None = Field(description="To a few minutes")
+
+    @classmethod
+    def of(cls, row: tables.ApiKey) -> "KeyView":
+        return cls.model_validate(_columns(row, "id name scope hint created_at expires_at revoked_at last_used_at"))
+
+
+class NewKeyView(KeyView):
+    key: str = Field(description="The key itself; no other answer shows it")
+
+    @classmethod
+    def with_key(cls, row: tables.ApiKey, key: str) -> "NewKeyView":
+        return cls(key=key, **KeyView.of(row).model_dump())
+
+
+class WebhookView(BaseModel):
+    id: str
+    url: str
+    events: list[EventType]
+    created_at: datetime
+
+    @classmethod
+    def of(cls, row: tables.Webhook) -> "WebhookView":
+        return cls.model_validate(_columns(row, "id url events created_at"))
+
+
+class NewWebhookView(WebhookView):
+    secret: str = Field(description="Checks the signatures, by the Standard Webhooks scheme; no other answer shows it")
+
+    @classmethod
+    def with_secret(cls, row: tables.Webhook) -> "NewWebhookView":
+        return cls.model_validate(_columns(row, "id url events created_at secret"))
+
+
+class DeliveryView(BaseModel):
+    id: str = Field(description="Sent as `webhook-id`, the same at every attempt")
+    type: str
+    status: Literal["pending", "delivered", "failed"]
+    attempts: int
+    next_try_at: datetime | None
+    response_status: int | None
+    error: str | None
+    body: str = Field(description="Exactly what is sent")
+    created_at: datetime
+    delivered_at: datetime | None
+
+    @classmethod
+    def of(cls, row: tables.Delivery) -> "DeliveryView":
+        names = "id type status attempts next_try_at response_status error body created_at delivered_at"
+        return cls.model_validate(_columns(row, names))
+
+
+class UsageView(BaseModel):
+    limits: Limits
+    usage: Usage
+
+
+class TenantView(BaseModel):
+    id: str
+    name: str
+    limits: Limits
+    created_at: datetime
+
+    @classmethod
+    def of(cls, row: tables.Tenant, settings: Settings) -> "TenantView":
+        return cls(limits=limits_of(row, settings), **_columns(row, "id name created_at"))
+
+
+class NewTenantView(TenantView):
+    key: NewKeyView = Field(description="The tenant's first admin key")
+
+    @classmethod
+    def with_key(cls, view: TenantView, key: NewKeyView) -> "NewTenantView":
+        return cls(key=key, **view.model_dump())
 
 
 def url_of(image: tables.Image) -> str:

@@ -12,6 +12,7 @@ from fastapi import Request
 from api.errors import TooLargeError
 from api.multipart import PartBegins, PartEnds, read_multipart
 from difffit_core.errors import DatasetError
+from jobstore.quotas import storage_full
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 KNOWN_FIELDS = ("file", "label", "name")
@@ -22,10 +23,15 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class DatasetUpload:
-    """Reads one request. `content` is what to store; after it, `name` is what to call the dataset. Raises DatasetError."""
+    """Reads one request. `content` is what to store; after it, `name` is what to call the dataset.
 
-    def __init__(self, request: Request, max_bytes: int, max_files: int) -> None:
+    Raises DatasetError, TooLargeError, and QuotaError where the tenant may not store so much.
+    """
+
+    def __init__(self, request: Request, max_bytes: int, free_bytes: int, max_files: int) -> None:
+        """`free_bytes` is what the tenant may still store."""
         self._request = request
+        self._free_bytes = free_bytes
         self._max_bytes = max_bytes
         self._max_files = max_files
         self._bytes = 0
@@ -127,6 +133,8 @@ class DatasetUpload:
                 code="upload_too_large",
                 param="file",
             )
+        if self._bytes > self._free_bytes:
+            raise storage_full(self._free_bytes)
 
     def _take_field(self, name: str, text: str) -> None:
         text = text.strip()

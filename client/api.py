@@ -14,14 +14,16 @@ import httpx
 from httpx_sse import EventSource, SSEError, connect_sse
 
 from client.errors import ApiError, ConfigError, UnreachableError, error_of
-from client.shapes import Dataset, Event, Generation, Job, Model, Page, Plan
+from client.shapes import Dataset, Event, Generation, Job, Key, Model, NewKey, NewTenant, Page, Plan, Tenant, Usage
 from client.upload import CHUNK, MultipartBody, ProgressCallback
 
 TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 UPLOAD_TIMEOUT = httpx.Timeout(300.0, connect=10.0)  # after the last byte the server still moves the file into its store
 STREAM_TIMEOUT = httpx.Timeout(60.0, connect=10.0)  # a stream that is silent for longer is opened again
+EXPORT_PAUSE = 1.0  # seconds between two questions whether an export is made
 GENERATE_WAIT = 60  # seconds; the longest the server holds an answer back
 SILENCE_LIMIT = 60.0  # seconds without any contact after which watching gives up
+REPEAT_PAUSES = (1.0, 4.0, 30.0)  # seconds; the server gives a request that died half-way up after 30
 ENDED = frozenset({"succeeded", "failed", "cancelled"})
 
 
@@ -82,7 +84,7 @@ class Client:
 
     def create_job(self, spec: Mapping[str, Any]) -> Job:
         """Start a training job; `spec` is the body of `POST /jobs` (difffit_core.spec.JobSpec), checked by the server."""
-        job: Job = self._json("POST", "/jobs", json=dict(spec))
+        job: Job = self._create("/jobs", json=dict(spec))
         return job
 
     def plan_job(self, spec: Mapping[str, Any]) -> Plan:
@@ -101,6 +103,22 @@ class Client:
     def cancel_job(self, job_id: str) -> Job:
         job: Job = self._json("POST", f"/jobs/{quote(job_id, safe='')}/cancel")
         return job
+
+    def pause_job(self, job_id: str) -> Job:
+        job: Job = self._json("POST", f"/jobs/{quote(job_id, safe='')}/pause")
+        return job
+
+    def resume_job(self, job_id: str) -> Job:
+        job: Job = self._json("POST", f"/jobs/{quote(job_id, safe='')}/resume")
+        return job
+
+    def retry_job(self, job_id: str) -> Job:
+        job: Job = self._json("POST", f"/jobs/{quote(job_id, safe='')}/retry")
+        return job
+
+    def delete_job(self, job_id: str) -> None:
+        """Delete a job that has ended; its adapter stays."""
+        self._request("DELETE", f"/jobs/{quote(job_id, safe='')}")
 
     def watch_job(self, job_id: str, *, after: int = 0) -> Iterator[Event]:
         """Every event of a job after sequence number `after`, as it happens, until the job has ended.
@@ -146,12 +164,13 @@ class Client:
         guidance_scale: float | None = None,
         seed: int | None = None,
         scheduler: str | None = None,
+        adapter_strength: float | None = None,
     ) -> Generation:
         """`n` images of each label from an adapter or a base model; waits until they are made or have failed."""
         asked: dict[str, Any] = {"adapter": adapter, "base_model": base_model, "labels": list(labels), "n": n, "steps": steps}
         asked |= {"guidance_scale": guidance_scale, "seed": seed, "scheduler": scheduler}
-        generation: Generation = self._json(
-            "POST",
+        asked |= {"adapter_strength": adapter_strength}
+        generation: Generation = self._create(
             "/generate",
             json={key: value for key, value in asked.items() if value is not None},
             headers={"prefer": f"wait={GENERATE_WAIT}"},
@@ -171,26 +190,91 @@ class Client:
         """The PNG behind an image's `url`, a path on this server."""
         return self._request("GET", url).content
 
-    def download_adapter(self, source: str, target: Path, progress: ProgressCallback | None = None) -> int:
-        """Save an adapter, or that of a finished job, as `target`; return its size in bytes. Never leaves half a file there."""
+    def download_adapter(
+        self, source: str, target: Path, progress: ProgressCallback | None = None, *, file_format: str = "difffit"
+    ) -> int:
+        """Save an adapter, or that of a finished job, as `target`; return its size in bytes. Never leaves half a file there.
+
+        The formats `peft` and `merged` are archives that the server makes at the first request; this waits for them.
+        """
         identity = quote(source, safe="")
         path = f"/jobs/{identity}/adapter" if source.startswith("job_") else f"/adapters/{identity}/download"
         partial = target.with_name(f"{target.name}.part-{secrets.token_hex(4)}")
         try:
-            with self._http.stream("GET", path) as response:
-                _raise_for_refusal(response)
-                total, received = int(response.headers.get("content-length", 0)), 0
-                with partial.open("xb") as file:
-                    for chunk in response.iter_bytes(CHUNK):
-                        received += file.write(chunk)
-                        if progress is not None:
-                            progress(received, max(total, received))
+            while (size := self._save(path, {"format": file_format}, partial, progress)) is None:
+                time.sleep(EXPORT_PAUSE)
             os.replace(partial, target)  # noqa: PTH105  # says what it is: an atomic replacement
         except httpx.TransportError as error:
             raise self._unreachable(error) from error
         finally:
             partial.unlink(missing_ok=True)
+        return size
+
+    def _save(self, path: str, params: Mapping[str, str], target: Path, progress: ProgressCallback | None) -> int | None:
+        """Write an answer to a new file and return its size; None where the server is still making it."""
+        with self._http.stream("GET", path, params=dict(params)) as response:
+            _raise_for_refusal(response)
+            if response.status_code == httpx.codes.ACCEPTED:
+                return None
+            total, received = int(response.headers.get("content-length", 0)), 0
+            with target.open("xb") as file:
+                for chunk in response.iter_bytes(CHUNK):
+                    received += file.write(chunk)
+                    if progress is not None:
+                        progress(received, max(total, received))
         return received
+
+    def create_key(self, name: str, *, scope: str = "write", expires_in_days: int | None = None) -> NewKey:
+        """A new key of this tenant; `key` is in no other answer."""
+        asked = {"name": name, "scope": scope, "expires_in_days": expires_in_days}
+        key: NewKey = self._json("POST", "/keys", json=asked)
+        return key
+
+    def keys(self, *, limit: int = 20, after: str | None = None) -> Page[Key]:
+        page: Page[Key] = self._json("GET", "/keys", params=_page_params(limit, after))
+        return page
+
+    def rotate_key(self, key_id: str, *, grace_seconds: int = 0) -> NewKey:
+        """A new key in place of this one, which works `grace_seconds` longer."""
+        key: NewKey = self._json("POST", f"/keys/{quote(key_id, safe='')}/rotate", json={"grace_seconds": grace_seconds})
+        return key
+
+    def revoke_key(self, key_id: str) -> None:
+        self._request("DELETE", f"/keys/{quote(key_id, safe='')}")
+
+    def create_tenant(self, name: str) -> NewTenant:
+        """A new tenant with its first admin key; wants an admin key of the operator's tenant."""
+        tenant: NewTenant = self._json("POST", "/tenants", json={"name": name})
+        return tenant
+
+    def tenants(self, *, limit: int = 20, after: str | None = None) -> Page[Tenant]:
+        page: Page[Tenant] = self._json("GET", "/tenants", params=_page_params(limit, after))
+        return page
+
+    def set_limits(self, tenant_id: str, limits: Mapping[str, int]) -> Tenant:
+        """Set all limits of a tenant: those given, and the server's settings for the others."""
+        tenant: Tenant = self._json("PUT", f"/tenants/{quote(tenant_id, safe='')}/limits", json=dict(limits))
+        return tenant
+
+    def usage(self) -> Usage:
+        """What this tenant uses, and how much it may."""
+        usage: Usage = self._json("GET", "/usage")
+        return usage
+
+    def _create(self, path: str, *, headers: Mapping[str, str] | None = None, **options: Any) -> Any:
+        """POST what creates something. Where the answer is lost on the way it is asked for again: nothing is created twice."""
+        headers = {**(headers or {}), "idempotency-key": secrets.token_hex(16)}
+        for pause in REPEAT_PAUSES:
+            try:
+                return self._json("POST", path, headers=headers, **options)
+            except UnreachableError as error:
+                if isinstance(error.__cause__, httpx.ConnectError):
+                    raise
+            except ApiError as error:
+                if error.code != "idempotency_key_in_use":
+                    raise
+            time.sleep(pause)
+        return self._json("POST", path, headers=headers, **options)
 
     def _json(self, method: str, path: str, **options: Any) -> Any:
         response = self._request(method, path, **options)

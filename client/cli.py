@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from client import datasets, jobs, params, pictures
+from client import datasets, jobs, keys, params, pictures
 from client.console import AsJson, note, plain, print_json
 from client.errors import ApiError, ConfigError, UnreachableError
 from difffit_core.errors import DiffFitError
@@ -42,6 +42,8 @@ app.add_typer(jobs.app, name="jobs")
 app.command()(pictures.generate)
 app.command()(params.params)
 app.add_typer(pictures.adapters_app, name="adapters")
+app.add_typer(keys.keys_app, name="keys")
+app.add_typer(keys.tenants_app, name="tenants")
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

@@ -1,4 +1,4 @@
-"""`difffit jobs`: create, watch, list, show, cancel."""
+"""`difffit jobs`: create, watch, list, show, cancel, pause, resume, retry, delete."""
 
 import json
 from typing import Annotated, Any
@@ -54,15 +54,18 @@ def create(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed, data and settings give the same adapter.")] = None,
     name: Annotated[str | None, typer.Option(help="A name for people.")] = None,
+    priority: Annotated[int | None, typer.Option(help="-100 to 100; higher is sooner, among your own jobs.")] = None,
+    max_duration: Annotated[int | None, typer.Option(metavar="SECONDS", help="Fail after so long with a worker.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show every resolved value and start nothing.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Stay and watch the training.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Start a training job."""
     spec: dict[str, Any] = {"base_model": base, "dataset": dataset, "method": {"type": method}}
-    spec["method"] |= named_values(method_settings or [])
+    spec["method"] |= named_values(method_settings or [], "--method-set")
     spec |= {"hyperparameters": named_values(settings or [])}
-    spec |= {key: value for key, value in (("seed", seed), ("name", name)) if value is not None}
+    given = {"seed": seed, "name": name, "priority": priority, "max_duration": max_duration}
+    spec |= {key: value for key, value in given.items() if value is not None}
     with connect(context) as client:
         if dry_run:
             present_plan(client.plan_job(spec)["plan"], as_json)
@@ -75,13 +78,13 @@ def create(
     note(f"Watch it:  difffit jobs watch {job['id']}")
 
 
-def named_values(settings: list[str]) -> dict[str, Any]:
+def named_values(settings: list[str], option: str = "--set") -> dict[str, Any]:
     """`["steps=300", "lr_schedule=cosine"]` as a JSON object; whether a value fits is the server's to say."""
     values: dict[str, Any] = {}
     for setting in settings:
         name, equals, text = setting.partition("=")
         if not name or not equals:
-            raise typer.BadParameter(f"{setting!r} is not of the form NAME=VALUE, such as steps=300.", param_hint="--set")
+            raise typer.BadParameter(f"{setting!r} is not of the form NAME=VALUE, such as steps=300.", param_hint=option)
         values[name] = json_value(text)
     return values
 
@@ -175,6 +178,34 @@ def cancel(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> No
         present(client.cancel_job(job_id), as_json)
 
 
+@app.command()
+def pause(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
+    """Pause a job; a running one writes a checkpoint and leaves its place to others."""
+    with connect(context) as client:
+        present(client.pause_job(job_id), as_json)
+
+
+@app.command()
+def resume(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
+    """Put a paused job back into the queue; it goes on exactly where it stopped."""
+    with connect(context) as client:
+        present(client.resume_job(job_id), as_json)
+
+
+@app.command()
+def retry(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
+    """Queue a failed or cancelled job once more; it goes on from its last checkpoint."""
+    with connect(context) as client:
+        present(client.retry_job(job_id), as_json)
+
+
+@app.command()
+def delete(context: typer.Context, job_id: JobId) -> None:
+    """Delete a job that has ended, with its checkpoints, samples and logs; its adapter stays."""
+    with connect(context) as client:
+        client.delete_job(job_id)
+
+
 def present(job: Job, as_json: bool) -> None:
     if as_json:
         print_json(job)
@@ -194,6 +225,7 @@ def present(job: Job, as_json: bool) -> None:
                 ("method", job["method"]["type"]),
                 ("steps", f"{progress['step']} of {progress['total_steps']}"),
                 ("place in queue", progress["queue_position"]),
+                ("priority", job["priority"] or None),
                 ("trained parameters", f"{trained:,} of {job['total_parameters']:,}" if trained else None),
                 ("validation loss", f"{base} before, {tuned} now" if losses["validation"] is not None else None),
                 ("adapter", job["adapter"] and f"[bold]{job['adapter']}[/]"),

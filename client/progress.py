@@ -62,6 +62,8 @@ class TrainingView:
             case "validation":
                 which = "the untouched base" if data.get("base") else f"step {data['step']}"
                 self._line(f"validation loss of {which}: {number_text(data['loss'])}")
+            case "pausing" | "paused" | "cancelling" | "resumed" | "retried":
+                self._line(event["type"])
             case "warning" | "requeued":
                 self._line(f"[yellow]{event['type']}[/] {plain(data.get('message', ''))}")
             case _:

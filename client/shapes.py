@@ -100,6 +100,8 @@ class Job(TypedDict):
     method: dict[str, Any]
     hyperparameters: dict[str, Any]
     seed: int
+    priority: int
+    max_duration: int | None
     progress: Progress
     losses: Losses
     trained_parameters: int | None
@@ -143,6 +145,47 @@ class Generation(TypedDict):
     error: Problem | None
     created_at: str
     finished_at: str | None
+
+
+class Key(TypedDict):
+    """One entry of `GET /keys`."""
+
+    id: str
+    name: str
+    scope: str
+    hint: str
+    created_at: str
+    expires_at: str | None
+    revoked_at: str | None
+    last_used_at: str | None
+
+
+class NewKey(Key):
+    """The answer that shows a key."""
+
+    key: str
+
+
+class Tenant(TypedDict):
+    """One entry of `GET /tenants`."""
+
+    id: str
+    name: str
+    limits: dict[str, int]
+    created_at: str
+
+
+class NewTenant(Tenant):
+    """A tenant with its first admin key."""
+
+    key: NewKey
+
+
+class Usage(TypedDict):
+    """`GET /usage`: how much of each limit is used."""
+
+    limits: dict[str, int]
+    usage: dict[str, int]
 
 
 class Plan(TypedDict):

@@ -1,6 +1,6 @@
 """The append-only events of a job, and the notifications that wake whoever waits for a change.
 
-Listeners run `LISTEN difffit`; the payload is {"job": id} or {"generation": id}. PostgreSQL delivers it at the commit.
+Listeners run `LISTEN difffit`; the payload is {kind: id}. PostgreSQL delivers it at the commit.
 """
 
 import json
@@ -9,29 +9,37 @@ from typing import Literal
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from jobstore import webhooks
 from jobstore.errors import NotFoundError
 from jobstore.ids import new_id
 from jobstore.tables import Job, JobEvent, Json
 
 CHANNEL = "difffit"
+ENDS = frozenset({"succeeded", "failed", "cancelled"})  # events that are named like the status a job ends in
+Kind = Literal["job", "generation", "key"]
 
 
-def append(session: Session, job_id: str, type: str, data: Json) -> JobEvent:
+def append(session: Session, job_id: str, type: str, data: Json, event_id: str | None = None) -> JobEvent:
     """Write the job's next event and notify listeners; both take effect at the commit. Raises NotFoundError without the job.
 
-    The job's row stays locked until the commit, so sequences have no gaps and are committed in order.
+    The job's row stays locked until the commit, so sequences have no gaps and are committed in order. Whoever writes again
+    because a commit was not answered names the event's id: an event that is there already is not written twice.
     """
     locked = session.scalar(select(Job.id).where(Job.id == job_id).with_for_update(key_share=True))
     if locked is None:
         raise NotFoundError(f"There is no job {job_id!r}.", param="job")
+    if event_id is not None and (written := session.get(JobEvent, event_id)) is not None:
+        return written
     last = session.scalar(select(func.max(JobEvent.sequence)).where(JobEvent.job_id == job_id))
-    event = JobEvent(id=new_id("evt"), job_id=job_id, sequence=(last or 0) + 1, type=type, data=data)
+    event = JobEvent(id=event_id or new_id("evt"), job_id=job_id, sequence=(last or 0) + 1, type=type, data=data)
     session.add(event)
     session.flush()
     notify(session, "job", job_id)
+    if type in ENDS:
+        webhooks.announce(session, job_id)
     return event
 
 
-def notify(session: Session, kind: Literal["job", "generation"], row_id: str) -> None:
+def notify(session: Session, kind: Kind, row_id: str) -> None:
     """Tell listeners, at the commit, that a row has changed."""
     session.execute(select(func.pg_notify(CHANNEL, json.dumps({kind: row_id}))))

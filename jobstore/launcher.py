@@ -5,7 +5,8 @@ import secrets
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
@@ -23,20 +24,18 @@ QUEUES = ("train", "generate", "default")
 READY_SECONDS = 120.0  # importing torch from a cold disk on a busy machine included
 SERVER_GRACE_SECONDS = 30.0
 WORKER_GRACE_MARGIN_SECONDS = 15.0  # on top of the trainer's grace period, to save what it left
-FORGET_DEATHS_SECONDS = 120.0
-MOST_DEATHS = 5  # of one part in that time; after that, starting it once more will not help
+MOST_DEATHS = 5  # of one part without being ready in between; after that, starting it once more will not help
 
 
 @dataclass
 class Service:
-    """The API or a worker: a part that is started again when it dies."""
+    """A server, the API or a worker: a part that is started again when it dies."""
 
-    name: str
-    command: list[str]
-    environment: dict[str, str]
+    start: Callable[[], Part]
     is_ready: Callable[[], bool]
     part: Part
-    deaths: list[float] = field(default_factory=list)
+    ready: bool = False
+    deaths: int = 0  # since it was ready
     restart_at: float | None = None
 
 
@@ -47,7 +46,7 @@ class Launcher:
         self.directory, self.host, self.port, self.say = directory, host, port, say
         self.url = f"http://{host}:{port}"
         self.began = time.monotonic()
-        self.servers: list[Part] = []
+        self.servers: list[Service] = []
         self.services: list[Service] = []
 
     def start(self) -> str:
@@ -66,46 +65,55 @@ class Launcher:
         waits: list[Callable[[], None]] = []
         if "REDIS_URL" not in os.environ:
             broker = valkey.start(self.directory)
-            self.servers.append(broker)
+            self.servers.append(Service(partial(valkey.start, self.directory), partial(valkey.answers, self.directory), broker))
             waits.append(lambda: valkey.wait(broker, self.directory))
             os.environ["REDIS_URL"] = valkey.url(self.directory)
         if "DATABASE_URL" not in os.environ:
             database = postgres.start(self.directory)
-            self.servers.append(database)
+            again = partial(postgres.start, self.directory, again=True)
+            self.servers.append(Service(again, partial(postgres.answers, self.directory), database))
             waits.append(lambda: postgres.wait(database, self.directory))
             os.environ["DATABASE_URL"] = postgres.url(self.directory)
         os.environ.setdefault("DIFFFIT_STORAGE_URL", (self.directory.path / "files").as_uri())
         os.environ.setdefault("DIFFFIT_WORK_DIR", str(self.directory.path / "work"))
-        for part, wait in zip(self.servers, waits, strict=True):
+        for server, wait in zip(self.servers, waits, strict=True):
             wait()
-            self._up(part.name)
+            server.ready = True
+            self._up(server.part.name)
 
     def _start_services(self) -> None:
         api = ["uvicorn", "api.app:create_app", "--factory", "--host", self.host, "--port", str(self.port)]
         # Open event streams would hold the API for ever.
-        self._add_service("api", [*api, "--timeout-graceful-shutdown", "5"], {}, lambda: _answers(f"{self.url}/readyz"))
+        self._add_service("api", [*api, "--timeout-graceful-shutdown", "5"], lambda: _answers(f"{self.url}/readyz"))
         for queue in QUEUES:
-            heartbeat = self.directory.path / "heartbeats" / queue
-            heartbeat.parent.mkdir(exist_ok=True)
-            heartbeat.unlink(missing_ok=True)
             worker = ["celery", "-A", "worker.app", "worker", "-Q", queue, "-n", f"{queue}@%h", "--loglevel", "INFO"]
             # Workers need not know each other, and listening for the others costs a second at the start.
             quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
-            environment = {"DIFFFIT_HEARTBEAT_FILE": str(heartbeat)}
-            self._add_service(f"worker-{queue}", [*worker, *quiet], environment, heartbeat.exists)
+            self._add_worker(queue, [*worker, *quiet])
+        self._add_worker("webhooks", ["worker.webhooks"])
         waiting = list(self.services)
         while waiting:
             self._check_start(waiting)
             for service in [s for s in waiting if s.is_ready()]:
-                self._up(service.name)
+                service.ready = True
+                self._up(service.part.name)
                 waiting.remove(service)
             time.sleep(POLL_SECONDS)
 
-    def _add_service(self, name: str, command: list[str], environment: dict[str, str], is_ready: Callable[[], bool]) -> None:
-        part = self._start_part(name, command, environment)
-        self.services.append(Service(name, command, environment, is_ready, part))
+    def _add_worker(self, name: str, command: list[str]) -> None:
+        heartbeat = self.directory.path / "heartbeats" / name
+        heartbeat.parent.mkdir(exist_ok=True)
+        self._add_service(f"worker-{name}", command, heartbeat.exists, heartbeat)
 
-    def _start_part(self, name: str, command: list[str], environment: dict[str, str]) -> Part:
+    def _add_service(self, name: str, command: list[str], is_ready: Callable[[], bool], heartbeat: Path | None = None) -> None:
+        start = partial(self._start_part, name, command, heartbeat)
+        self.services.append(Service(start, is_ready, start()))
+
+    def _start_part(self, name: str, command: list[str], heartbeat: Path | None) -> Part:
+        environment = {}
+        if heartbeat is not None:
+            heartbeat.unlink(missing_ok=True)
+            environment["DIFFFIT_HEARTBEAT_FILE"] = str(heartbeat)
         return process.start(
             name,
             [sys.executable, "-m", *command],
@@ -115,7 +123,7 @@ class Launcher:
         )
 
     def _check_start(self, waiting: list[Service]) -> None:
-        for part in [*self.servers, *(service.part for service in waiting)]:
+        for part in [service.part for service in [*self.servers, *waiting]]:
             if not part.running:
                 raise part.failure(f"ended with status {part.process.returncode}")
         if time.monotonic() - self.began > READY_SECONDS:
@@ -126,33 +134,34 @@ class Launcher:
 
     def supervise(self) -> None:
         """One look at all parts, to be repeated: start again what died. Raises EmbeddedServerError where that is no use."""
-        for server in self.servers:
-            if not server.running:
-                raise server.failure(f"ended with status {server.process.returncode}")
         now = time.monotonic()
-        for service in self.services:
-            if service.restart_at is not None and now >= service.restart_at:
-                service.part, service.restart_at = self._start_part(service.name, service.command, service.environment), None
-            elif service.restart_at is None and not service.part.running:
-                service.deaths = [t for t in service.deaths if now - t < FORGET_DEATHS_SECONDS] + [now]
-                if len(service.deaths) >= MOST_DEATHS:
-                    raise service.part.failure(f"ended {MOST_DEATHS} times, last with status {service.part.process.returncode}")
-                service.restart_at = now + 2.0 ** (len(service.deaths) - 2)
-                self.say(
-                    f"{service.name} ended with status {service.part.process.returncode} and is started again; "
-                    f"its log is {service.part.log}"
-                )
+        for service in [*self.servers, *self.services]:
+            if service.restart_at is not None:
+                if now >= service.restart_at:
+                    service.part, service.restart_at = service.start(), None
+            elif not service.part.running:
+                self._plan_restart(service, now)
+            elif not service.ready and service.is_ready():
+                service.ready, service.deaths = True, 0
+
+    def _plan_restart(self, service: Service, now: float) -> None:
+        status, name = service.part.process.returncode, service.part.name
+        service.deaths, service.ready = service.deaths + 1, False
+        if service.deaths >= MOST_DEATHS:
+            raise service.part.failure(f"ended {MOST_DEATHS} times, last with status {status}")
+        service.restart_at = now + 2.0 ** (service.deaths - 2)
+        self.say(f"{name} ended with status {status} and is started again; its log is {service.part.log}")
 
     def stop(self) -> None:
         """Stop what runs: first the workers together, then the API, Valkey and PostgreSQL."""
-        workers = [service.part for service in self.services if service.name.startswith("worker-")]
+        workers = [service.part for service in self.services if service.part.name.startswith("worker-")]
         for worker in workers:
             worker.ask_to_stop()
         for worker in workers:
             worker.wait_or_kill(get_settings().stop_grace_seconds + WORKER_GRACE_MARGIN_SECONDS)
             self.say(f"{worker.name:<15} stopped")
         others = [service.part for service in self.services if service.part not in workers]
-        for part in [*others, *self.servers]:
+        for part in [*others, *(server.part for server in self.servers)]:
             part.stop(SERVER_GRACE_SECONDS)
             self.say(f"{part.name:<15} stopped")
 

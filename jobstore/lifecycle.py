@@ -1,27 +1,21 @@
-"""The job lifecycle: which status may follow which, and the guarded writes by which workers own a row.
+"""The life of a job as one state machine: which action leads from which status to which, and who may take it.
 
-A worker claims a row with a random lease token; every later write names the token, so a worker that lost its lease changes
-nothing. Times are the database's. Each function is one UPDATE … WHERE (or one locked row) in the caller's transaction.
+The API, the supervisor and the sweeper all ask this table; `leases` and `queue` write what it says.
 """
 
-from collections.abc import Sequence
-from datetime import timedelta
 from enum import StrEnum
-from typing import Any, cast
-from uuid import UUID, uuid4
+from typing import Literal
 
-from sqlalchemy import func, or_, select, update
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from jobstore import events
 from jobstore.errors import ConflictError
-from jobstore.tables import Dataset, Generation, Job
-
-LeasedModel = type[Dataset] | type[Job] | type[Generation]
+from jobstore.tables import Dataset, Job
 
 
 class JobStatus(StrEnum):
-    VALIDATING = "validating"
+    VALIDATING = "validating"  # part of the contract; no job is in it, because POST /jobs answers after every check
     QUEUED = "queued"
     RUNNING = "running"
     PAUSING = "pausing"
@@ -32,150 +26,105 @@ class JobStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
-S = JobStatus
-TERMINAL = frozenset({S.SUCCEEDED, S.FAILED, S.CANCELLED})
-ALLOWED: dict[JobStatus, frozenset[JobStatus]] = {
-    S.VALIDATING: frozenset({S.QUEUED, S.FAILED, S.CANCELLED}),
-    S.QUEUED: frozenset({S.RUNNING, S.PAUSED, S.CANCELLED}),
-    S.RUNNING: frozenset({S.QUEUED, S.PAUSING, S.CANCELLING, S.SUCCEEDED, S.FAILED}),
-    # A job that ends before it sees the request has ended as it ended.
-    S.PAUSING: frozenset({S.PAUSED, S.CANCELLING, S.SUCCEEDED, S.FAILED}),
-    S.PAUSED: frozenset({S.QUEUED, S.CANCELLED}),
-    S.CANCELLING: frozenset({S.CANCELLED, S.SUCCEEDED, S.FAILED}),
-    S.SUCCEEDED: frozenset(),
-    S.FAILED: frozenset({S.QUEUED}),  # a retry
-    S.CANCELLED: frozenset({S.QUEUED}),  # a retry
+class Actor(StrEnum):
+    USER = "user"  # through the API
+    WORKER = "worker"  # the supervisor that holds the job's lease
+    SWEEPER = "sweeper"  # on behalf of a worker that fell silent
+
+
+class Action(StrEnum):
+    CANCEL = "cancel"
+    PAUSE = "pause"
+    RESUME = "resume"
+    RETRY = "retry"
+    CLAIM = "claim"
+    STOP = "stop"  # the trainer has ended before its last step, and what it reached is kept
+    SUCCEED = "succeed"
+    FAIL = "fail"
+    LOSE = "lose"  # the worker fell silent, and attempts are left
+    GIVE_UP = "give_up"  # the worker fell silent, and none is left
+
+
+S, A = JobStatus, Action
+UserAction = Literal[Action.CANCEL, Action.PAUSE, Action.RESUME, Action.RETRY]
+
+ACTORS: dict[Action, Actor] = {
+    **dict.fromkeys((A.CANCEL, A.PAUSE, A.RESUME, A.RETRY), Actor.USER),
+    **dict.fromkeys((A.CLAIM, A.STOP, A.SUCCEED, A.FAIL), Actor.WORKER),
+    **dict.fromkeys((A.LOSE, A.GIVE_UP), Actor.SWEEPER),
 }
-
-WAITING: dict[LeasedModel, str] = {Dataset: "checking", Job: S.QUEUED, Generation: "queued"}
-WORKING: dict[LeasedModel, str] = {Dataset: "checking", Job: S.RUNNING, Generation: "running"}
-
-
-def claim(session: Session, model: LeasedModel, row_id: str, lease_seconds: float) -> UUID | None:
-    """Take a waiting row: the lease token, or None where another worker has it or it is not waiting."""
-    token = uuid4()
-    values: dict[str, Any] = {
-        "status": WORKING[model],
-        "lease_token": token,
-        "lease_expires_at": func.now() + timedelta(seconds=lease_seconds),
-        "attempt": model.attempt + 1,
-    }
-    if model is Job:
-        values["started_at"] = func.coalesce(Job.started_at, func.now())
-    taken = session.scalar(
-        update(model)
-        .where(model.id == row_id, model.status == WAITING[model], model.lease_token.is_(None))
-        .values(values)
-        .returning(model.id)
-    )
-    return token if taken else None
-
-
-def renew(session: Session, model: LeasedModel, row_id: str, token: UUID, lease_seconds: float) -> bool:
-    """Keep the lease; False where it was lost, and then the worker must stop."""
-    return write(session, model, row_id, token, lease_expires_at=func.now() + timedelta(seconds=lease_seconds))
+# An action that leads to where the job is already asks for nothing: repeating a request is safe.
+TRANSITIONS: dict[JobStatus, dict[Action, JobStatus]] = {
+    S.VALIDATING: {},
+    S.QUEUED: {A.CANCEL: S.CANCELLED, A.PAUSE: S.PAUSED, A.RESUME: S.QUEUED, A.CLAIM: S.RUNNING},
+    S.RUNNING: {
+        **{A.CANCEL: S.CANCELLING, A.PAUSE: S.PAUSING, A.RESUME: S.RUNNING},
+        **{A.STOP: S.QUEUED, A.SUCCEED: S.SUCCEEDED, A.FAIL: S.FAILED, A.LOSE: S.QUEUED, A.GIVE_UP: S.FAILED},
+    },
+    # A job that ends before it sees the request has ended as it ended.
+    S.PAUSING: {
+        **{A.CANCEL: S.CANCELLING, A.PAUSE: S.PAUSING},
+        **{A.STOP: S.PAUSED, A.SUCCEED: S.SUCCEEDED, A.FAIL: S.FAILED, A.LOSE: S.PAUSED, A.GIVE_UP: S.PAUSED},
+    },
+    S.PAUSED: {A.CANCEL: S.CANCELLED, A.PAUSE: S.PAUSED, A.RESUME: S.QUEUED},
+    S.CANCELLING: {
+        A.CANCEL: S.CANCELLING,
+        **{A.STOP: S.CANCELLED, A.SUCCEED: S.SUCCEEDED, A.FAIL: S.FAILED, A.LOSE: S.CANCELLED, A.GIVE_UP: S.CANCELLED},
+    },
+    S.SUCCEEDED: {},
+    S.FAILED: {A.RETRY: S.QUEUED},
+    S.CANCELLED: {A.RETRY: S.QUEUED},
+}
+TERMINAL = frozenset({S.SUCCEEDED, S.FAILED, S.CANCELLED})
+WITH_WORKER = frozenset({S.RUNNING, S.PAUSING, S.CANCELLING})
 
 
-def write(session: Session, model: LeasedModel, row_id: str, token: UUID, **values: Any) -> bool:
-    """Set columns of a row the worker holds; False where the lease was lost and nothing was written."""
-    written = session.scalar(
-        update(model).where(model.id == row_id, model.lease_token == token).values(values).returning(model.id)
-    )
-    return written is not None
+def sources(action: Action) -> dict[JobStatus, JobStatus]:
+    """{status: the next one} of the statuses in which an action may be taken."""
+    return {status: actions[action] for status, actions in TRANSITIONS.items() if action in actions}
 
 
-def finish(session: Session, model: LeasedModel, row_id: str, token: UUID, status: str, **values: Any) -> bool:
-    """End the work and release the lease; False where the lease was lost or the status may not follow. Appends no event."""
-    before = [s for s in JobStatus if status in ALLOWED[s]] if model is Job else [WORKING[model]]
-    ended = session.scalar(
-        update(model)
-        .where(model.id == row_id, model.lease_token == token, model.status.in_(before))
-        .values({**values, "status": status, "finished_at": func.now(), "lease_token": None, "lease_expires_at": None})
-        .returning(model.id)
-    )
-    return ended is not None
+def request(session: Session, job: Job, action: UserAction) -> bool:
+    """What a user asks of a job: change its status and append an event; False where the job is there already.
 
-
-def release(session: Session, job_id: str, token: UUID) -> bool:
-    """Hand a running job back to the queue because its worker shuts down; the attempt does not count."""
-    released = session.scalar(
-        update(Job)
-        .where(Job.id == job_id, Job.lease_token == token, Job.status == S.RUNNING)
-        .values(status=S.QUEUED, attempt=Job.attempt - 1, lease_token=None, lease_expires_at=None, woken_at=func.now())
-        .returning(Job.id)
-    )
-    if released:
-        events.append(session, job_id, "requeued", {"message": "The worker was stopped; the job waits for another."})
-    return released is not None
-
-
-def request_cancel(session: Session, job: Job) -> JobStatus:
-    """Cancel at once what no worker holds, ask the worker otherwise, and append the event `cancelled` or `cancelling`.
-
-    Asking again is no error. Raises ConflictError (`job_already_ended`) for a job that has ended.
+    What no worker holds changes at once; a running job becomes `cancelling` or `pausing`, which its worker sees. A retry goes
+    on from the last checkpoint with fresh attempts and a fresh time limit. Raises ConflictError where the status forbids it.
     """
     session.refresh(job, with_for_update=True)
-    status = JobStatus(job.status)
-    if status in TERMINAL:
-        raise ConflictError(f"The job has ended already: it is {status}.", code="job_already_ended")
-    if status is S.CANCELLING:
-        return status
-    job.cancel_requested = True
-    if S.CANCELLED in ALLOWED[status]:
-        job.status = S.CANCELLED
-        job.finished_at = session.scalar(select(func.now()))
-    else:
-        job.status = S.CANCELLING
-    events.append(session, job.id, job.status, {})
-    return JobStatus(job.status)
-
-
-def expired(session: Session, model: LeasedModel, max_attempts: int) -> list[str]:
-    """Take over rows whose worker fell silent; returns those that wait again and need a message after the commit.
-
-    A row waits again until `max_attempts` workers were lost with it, then it fails with `worker_lost`; a job that was to be
-    cancelled or paused is. Job events (`requeued`, `failed`, `cancelled`, `paused`) and notifications are written here.
-    """
-    silent = select(model).where(model.lease_expires_at < func.now(), model.finished_at.is_(None))
-    rows = cast("Sequence[Dataset | Job | Generation]", session.scalars(silent.with_for_update(skip_locked=True)).all())
+    before = JobStatus(job.status)
+    after = TRANSITIONS[before].get(action)
+    if after is None:
+        raise _refusal(before, action)
+    if after is before:
+        return False
+    if action is A.RETRY:
+        _require_dataset(session, job)
+        job.attempt, job.seconds_used, job.error, job.finished_at = 0, 0.0, None, None
+    job.status = after
     now = session.scalar(select(func.now()))
-    waiting = []
-    for row in rows:
-        message = f"The worker fell silent (attempt {row.attempt} of {max_attempts})."
-        event: dict[str, Any] = {"message": message}
-        row.lease_token = row.lease_expires_at = None
-        if row.status in {S.CANCELLING, S.PAUSING}:
-            row.status = S.CANCELLED if row.status == S.CANCELLING else S.PAUSED
-        elif row.attempt < max_attempts:
-            row.status, row.woken_at = WAITING[model], now
-            waiting.append(row.id)
-        else:
-            row.status = "failed"
-            row.error = event = {"code": "worker_lost", "message": f"{message} Look into the worker's log.", "param": None}
-        if row.status in {S.FAILED, S.CANCELLED}:
-            row.finished_at = now
-        if isinstance(row, Job):
-            events.append(session, row.id, "requeued" if row.status == S.QUEUED else row.status, event)
-        elif isinstance(row, Generation):
-            events.notify(session, "generation", row.id)
-    return waiting
+    if after in TERMINAL:
+        job.finished_at = now
+    if after is S.QUEUED:
+        job.woken_at = now
+    events.append(session, job.id, {A.RESUME: "resumed", A.RETRY: "retried"}.get(action, after), {})
+    return True
 
 
-def unclaimed(session: Session, model: LeasedModel, older_than_seconds: float) -> list[str]:
-    """Rows that wait although their last message is older than this: send it again after the commit.
-
-    Each is returned once in that time, so that a long queue is not flooded with messages.
-    """
-    before = func.now() - timedelta(seconds=older_than_seconds)
-    return list(
-        session.scalars(
-            update(model)
-            .where(
-                model.status == WAITING[model],
-                model.lease_token.is_(None),
-                or_(model.woken_at < before, model.woken_at.is_(None) & (model.created_at < before)),
-            )
-            .values(woken_at=func.now())
-            .returning(model.id)
+def _require_dataset(session: Session, job: Job) -> None:
+    """Jobs that have ended keep nobody from deleting their dataset."""
+    status = session.scalar(select(Dataset.status).where(Dataset.id == job.dataset_id).with_for_update(read=True))
+    if status != "ready":
+        raise ConflictError(
+            f"The job's dataset {job.dataset_id} is {status}. Upload it again and post a new job.", code=f"dataset_{status}"
         )
-    )
+
+
+def _refusal(status: JobStatus, action: Action) -> ConflictError:
+    if action is A.RETRY:
+        if status is S.SUCCEEDED:
+            return ConflictError("The job has succeeded: post a new one to train again.", code="job_already_succeeded")
+        return ConflictError(f"The job is {status}; only a failed or cancelled one can be retried.", code="job_not_ended")
+    if status in TERMINAL:
+        hint = " It can be retried." if A.RETRY in TRANSITIONS[status] else ""
+        return ConflictError(f"The job has ended already: it is {status}.{hint}", code="job_already_ended")
+    return ConflictError(f"The job is {status}; wait until it is over and then {action} it.", code=f"job_{status}")

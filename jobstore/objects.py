@@ -1,10 +1,14 @@
 """The object store: files under keys such as `datasets/ds_…/upload`, in a local folder or a bucket, always streamed."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import obstore
+from obstore.exceptions import BaseError
 from obstore.store import from_url
 
 from jobstore.errors import StorageError
@@ -13,23 +17,42 @@ CHUNK_BYTES = 5 * 1024**2  # the smallest part that S3 takes
 PARTS_IN_FLIGHT = 2  # an upload holds so many chunks in memory, however large it is
 
 
-def job_log_key(job_id: str) -> str:
-    """Where the workers keep what a job's trainers printed."""
-    return f"jobs/{job_id}/log.txt"
+def job_prefix(job_id: str) -> str:
+    """Where everything of a job but its adapter lies."""
+    return f"jobs/{job_id}/"
+
+
+def job_logs_prefix(job_id: str) -> str:
+    """Where the workers keep what a job's trainers printed: one file an attempt, whose names sort by time."""
+    return f"{job_prefix(job_id)}logs/"
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """What a listing tells of a file."""
+
+    key: str
+    bytes: int
+    modified_at: datetime
 
 
 class ObjectStore:
-    """Files under keys. A file appears whole or not at all. A key that is missing raises StorageError (`object_missing`)."""
+    """Files under keys. A file appears whole or not at all.
+
+    Every failure is a StorageError: `object_missing` for a key that is not there, else `storage_error`, which may pass.
+    """
 
     def __init__(self, url: str) -> None:
         """`url` is file:///a/folder (made where it is missing) or s3://bucket/prefix."""
         self._store = from_url(url, mkdir=True) if url.startswith("file:") else from_url(url)
 
     def put_file(self, key: str, path: Path) -> None:
-        obstore.put(self._store, key, path, chunk_size=CHUNK_BYTES, max_concurrency=PARTS_IN_FLIGHT)
+        with _failures(key):
+            obstore.put(self._store, key, path, chunk_size=CHUNK_BYTES, max_concurrency=PARTS_IN_FLIGHT)
 
     def put_bytes(self, key: str, data: bytes) -> None:
-        obstore.put(self._store, key, data)
+        with _failures(key):
+            obstore.put(self._store, key, data)
 
     async def put_stream(self, key: str, chunks: AsyncIterator[bytes]) -> int:
         """Store what the iterator gives, in constant memory; returns the bytes written. If it raises, nothing is stored."""
@@ -43,14 +66,14 @@ class ObjectStore:
         return written
 
     def get_bytes(self, key: str) -> bytes:
-        with _missing(key):
+        with _failures(key):
             return bytes(obstore.get(self._store, key).bytes())
 
     def stream(self, key: str) -> Iterator[bytes]:
         """The file in chunks of a few megabytes. A missing key raises here, not at the first chunk."""
-        with _missing(key):
+        with _failures(key):
             found = obstore.get(self._store, key)
-        return (bytes(chunk) for chunk in found.stream(min_chunk_size=CHUNK_BYTES))
+        return _chunks(key, found.stream(min_chunk_size=CHUNK_BYTES))
 
     def get_to_file(self, key: str, path: Path) -> None:
         chunks = self.stream(key)
@@ -68,14 +91,30 @@ class ObjectStore:
     def delete(self, key: str) -> None:
         """Deleting what is not there is no error."""
         try:
-            obstore.delete(self._store, key)
-        except FileNotFoundError:
-            return
+            with _failures(key):
+                obstore.delete(self._store, key)
+        except StorageError as error:
+            if error.code != "object_missing":
+                raise
+
+    def list(self, prefix: str) -> Iterator[StoredFile]:
+        """The files whose keys begin with the prefix, which ends with a slash; in no order, some thousand in memory at once."""
+        with _failures(prefix):
+            for found in obstore.list(self._store, prefix):
+                yield from (StoredFile(item["path"], item["size"], item["last_modified"]) for item in found)
+
+
+def _chunks(key: str, stream: Iterable[Any]) -> Iterator[bytes]:
+    with _failures(key):
+        for chunk in stream:
+            yield bytes(chunk)
 
 
 @contextmanager
-def _missing(key: str) -> Iterator[None]:
+def _failures(key: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
         raise StorageError(f"The object store has no file {key!r}.", code="object_missing") from error
+    except (BaseError, OSError) as error:
+        raise StorageError(f"The object store cannot be used ({key}): {error}") from error

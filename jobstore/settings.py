@@ -23,7 +23,7 @@ class Settings(BaseSettings):
     storage_url: str = Field(description="Where files are kept: file:///a/folder")
     models: Path = Field(PACKAGED_CATALOG, description="The catalog of base models (models.toml)")
     work_dir: Path = Field(Path("/tmp/difffit"), description="Scratch space of workers; safe to delete when they are stopped")
-    api_key: SecretStr | None = Field(None, description="The key that migrations install for the tenant `default`")
+    api_key: SecretStr | None = Field(None, description="The admin key that migrations install for the tenant `default`")
     device: str = Field("auto", description="Where workers compute: auto, cpu or cuda")
     heartbeat_file: Path | None = Field(None, description="A worker touches this file while it is healthy")
 
@@ -33,6 +33,14 @@ class Settings(BaseSettings):
     stop_grace_seconds: Annotated[float, Field(gt=0)] = Field(60.0, description="From asking a trainer to stop to killing it")
     max_attempts: Annotated[int, Field(ge=1)] = Field(3, description="After so many lost workers a job fails")
 
+    keep_checkpoints: Annotated[int, Field(ge=1)] = Field(3, description="Training states that are kept of each job")
+    garbage_grace_seconds: Annotated[float, Field(gt=0)] = Field(
+        3600.0, description="Files that no row names are deleted after it; longer than any upload takes to be recorded"
+    )
+    min_free_bytes: Annotated[int, Field(ge=0)] = Field(
+        1024 * MEBIBYTE, description="A worker with less free space in its work_dir takes no job"
+    )
+
     max_upload_bytes: Annotated[int, Field(gt=0)] = Field(8192 * MEBIBYTE, description="Largest dataset upload")
     max_unpacked_bytes: Annotated[int, Field(gt=0)] = Field(32768 * MEBIBYTE, description="Largest unpacked dataset")
     max_unpack_ratio: Annotated[float, Field(gt=1)] = Field(
@@ -41,6 +49,15 @@ class Settings(BaseSettings):
     max_archive_files: Annotated[int, Field(gt=0)] = Field(200_000, description="Most files in a dataset")
     max_image_pixels: Annotated[int, Field(gt=0)] = Field(50_000_000, description="Largest image in a dataset, width x height")
     max_json_bytes: Annotated[int, Field(gt=0)] = Field(1 * MEBIBYTE, description="Largest JSON body")
+
+    tenant_storage_bytes: Annotated[int, Field(ge=0)] = Field(
+        100 * 1024 * MEBIBYTE, description="What a tenant may store: uploads, checkpoints and adapters"
+    )
+    tenant_queued_jobs: Annotated[int, Field(ge=0)] = Field(1000, description="Most waiting jobs of a tenant")
+    tenant_running_jobs: Annotated[int, Field(ge=1)] = Field(100, description="Most jobs of a tenant at work; others wait")
+    tenant_generate_per_minute: Annotated[int, Field(ge=0)] = Field(600, description="Most POST /generate of a tenant")
+
+    webhook_private_addresses: bool = Field(False, description="Let webhooks go to private and loopback addresses too")
 
     @field_validator("database_url")
     @classmethod

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Any, ClassVar
 from uuid import UUID
 
-from sqlalchemy import BigInteger, ForeignKey, Index, MetaData, String, UniqueConstraint, func
+from sqlalchemy import BigInteger, ForeignKey, Index, MetaData, String, UniqueConstraint, func, text
 from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -41,17 +41,26 @@ class Tenant(Base):
     __tablename__ = "tenants"
     id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(unique=True)
+    limits: Mapped[Json] = mapped_column(default=dict)  # those that differ from the settings; see `quotas`
+    served_at: Mapped[datetime | None]  # when a worker last took a job of this tenant: the others' turn comes first
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
 class ApiKey(Base):
-    """A key is stored as its SHA-256 only."""
+    """A key is stored as its SHA-256 only. Scope: read, write, admin; each includes those before it."""
 
     __tablename__ = "api_keys"
+    __table_args__ = (Index("ix_api_keys_tenant_id_id", "tenant_id", "id"),)
     id: Mapped[str] = mapped_column(primary_key=True)
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    name: Mapped[str]
+    scope: Mapped[str]
     sha256: Mapped[str] = mapped_column(unique=True)
+    hint: Mapped[str]  # the key's last characters, by which people tell keys apart
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]  # to a few minutes
 
 
 class Dataset(Leased, Base):
@@ -79,7 +88,14 @@ class Job(Leased, Base):
     """A fine-tuning job. Status: see `lifecycle`."""
 
     __tablename__ = "jobs"
-    __table_args__ = (Index("ix_jobs_tenant_id_id", "tenant_id", "id"), Index("ix_jobs_status", "status"))
+    __table_args__ = (
+        Index("ix_jobs_tenant_id_id", "tenant_id", "id"),
+        Index("ix_jobs_status", "status"),
+        Index("ix_jobs_dataset_id", "dataset_id"),
+        Index("ix_jobs_lease_expires_at", "lease_expires_at", postgresql_where=text("lease_expires_at IS NOT NULL")),
+        # The queue of each tenant in the order in which its jobs are taken.
+        Index("ix_jobs_waiting", "tenant_id", text("priority DESC"), "id", postgresql_where=text("status = 'queued'")),
+    )
     id: Mapped[str] = mapped_column(primary_key=True)
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"))
@@ -88,7 +104,11 @@ class Job(Leased, Base):
     base_model: Mapped[str]
     spec: Mapped[Json]  # the JobSpec as it was posted
     training_spec: Mapped[Json]  # the TrainingSpec it resolved to
-    cancel_requested: Mapped[bool] = mapped_column(default=False)
+    init_adapter_id: Mapped[str | None] = mapped_column(ForeignKey("adapters.id", use_alter=True))  # initial values
+    priority: Mapped[int] = mapped_column(default=0)  # among the tenant's own jobs; higher is sooner
+    max_duration: Mapped[int | None]  # seconds with a worker, over all attempts
+    seconds_used: Mapped[float] = mapped_column(default=0.0)  # with a worker, until the lease that is open now
+    claimed_at: Mapped[datetime | None]  # when that lease began
     step: Mapped[int] = mapped_column(default=0)
     total_steps: Mapped[int]
     samples_per_second: Mapped[float | None]
@@ -100,6 +120,7 @@ class Job(Leased, Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
+    deleted_at: Mapped[datetime | None]
 
 
 class JobEvent(Base):
@@ -119,7 +140,7 @@ class Checkpoint(Base):
     """A training state in the object store from which a job can go on."""
 
     __tablename__ = "checkpoints"
-    __table_args__ = (UniqueConstraint("job_id", "step"),)
+    __table_args__ = (UniqueConstraint("job_id", "step"), Index("ix_checkpoints_object_key", "object_key"))
     id: Mapped[str] = mapped_column(primary_key=True)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
     step: Mapped[int]
@@ -130,6 +151,7 @@ class Checkpoint(Base):
 
 class Adapter(Base):
     __tablename__ = "adapters"
+    __table_args__ = (Index("ix_adapters_object_key", "object_key"),)
     id: Mapped[str] = mapped_column(primary_key=True)
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), unique=True)
@@ -139,6 +161,7 @@ class Adapter(Base):
     sha256: Mapped[str]
     class_names: Mapped[list[str]] = mapped_column(JSONB)
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    deleted_at: Mapped[datetime | None]  # the row stays, because generations name it
 
 
 class Generation(Leased, Base):
@@ -157,11 +180,85 @@ class Generation(Leased, Base):
     finished_at: Mapped[datetime | None]
 
 
+class Export(Leased, Base):
+    """An adapter in another format, as one archive, made on demand. Status: queued, running, succeeded, failed."""
+
+    __tablename__ = "exports"
+    __table_args__ = (UniqueConstraint("adapter_id", "format"), Index("ix_exports_object_key", "object_key"))
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    adapter_id: Mapped[str] = mapped_column(ForeignKey("adapters.id"))
+    format: Mapped[str]
+    status: Mapped[str]
+    object_key: Mapped[str | None]
+    bytes: Mapped[int | None]
+    error: Mapped[Json | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    finished_at: Mapped[datetime | None]
+
+
+class Webhook(Base):
+    """An endpoint that a tenant wants to be told at."""
+
+    __tablename__ = "webhooks"
+    __table_args__ = (Index("ix_webhooks_tenant_id_id", "tenant_id", "id"),)
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    url: Mapped[str]
+    events: Mapped[list[str]] = mapped_column(JSONB)
+    secret: Mapped[str]  # signing needs it as it is
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Delivery(Base):
+    """The outbox of webhooks. Status: pending, delivered, failed."""
+
+    __tablename__ = "webhook_deliveries"
+    __table_args__ = (
+        Index("ix_webhook_deliveries_webhook_id_id", "webhook_id", "id"),
+        Index("ix_webhook_deliveries_next_try_at", "next_try_at", postgresql_where=text("next_try_at IS NOT NULL")),
+    )
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    webhook_id: Mapped[str] = mapped_column(ForeignKey("webhooks.id", ondelete="CASCADE"))
+    type: Mapped[str]
+    body: Mapped[str]  # the bytes that are signed and sent, the same at every attempt
+    status: Mapped[str]
+    attempts: Mapped[int] = mapped_column(default=0)
+    next_try_at: Mapped[datetime | None]  # null: no more
+    give_up_at: Mapped[datetime]
+    response_status: Mapped[int | None]
+    error: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    delivered_at: Mapped[datetime | None]
+
+
+class IdempotencyKey(Base):
+    """A request that creates something and may come again; see `idempotency`."""
+
+    __tablename__ = "idempotency_keys"
+    __table_args__ = (Index("ix_idempotency_keys_created_at", "created_at"),)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    fingerprint: Mapped[str]  # SHA-256 of what tells the request from another
+    token: Mapped[UUID]  # of the request that holds the key
+    locked_until: Mapped[datetime]  # a request silent for longer has died
+    location: Mapped[str | None]  # of what was created, from the transaction that did it
+    status: Mapped[int | None]  # of the answer; null until it is stored
+    content_type: Mapped[str | None]
+    body: Mapped[bytes | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
 class Image(Base):
     """A picture of a generation, or a sample grid that a job made while it trained."""
 
     __tablename__ = "images"
-    __table_args__ = (Index("ix_images_generation_id", "generation_id"), Index("ix_images_job_id", "job_id"))
+    __table_args__ = (
+        Index("ix_images_generation_id", "generation_id"),
+        Index("ix_images_job_id", "job_id"),
+        Index("ix_images_object_key", "object_key"),
+    )
     id: Mapped[str] = mapped_column(primary_key=True)
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     generation_id: Mapped[str | None] = mapped_column(ForeignKey("generations.id", ondelete="CASCADE"))

@@ -11,7 +11,8 @@ from celery import signals
 from jobstore.dispatch import QUEUES, celery_app
 from jobstore.settings import get_settings
 from worker import runtime, tasks
-from worker.sweeper import sweep_forever
+from worker.garbage import collect_forever
+from worker.sweeper import Sweeper
 
 app = celery_app
 
@@ -34,9 +35,9 @@ def on_ready(**_: Any) -> None:
     settings = get_settings()
     threading.Thread(target=_show_life, name="heartbeat", daemon=True).start()
     if QUEUES["check_dataset"] in _queues:
-        threading.Thread(
-            target=sweep_forever, args=(runtime.sessions(), settings, _closed), name="sweeper", daemon=True
-        ).start()
+        sweeper, collecting = Sweeper(runtime.sessions(), settings), (runtime.sessions(), runtime.objects(), settings, _closed)
+        threading.Thread(target=sweeper.run, args=(_closed,), name="sweeper", daemon=True).start()
+        threading.Thread(target=collect_forever, args=collecting, name="garbage", daemon=True).start()
 
 
 def on_shutting_down(**_: Any) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from difffit_core.errors import DatasetError
 from difffit_core.spec import content_sha256
-from jobstore import lifecycle
+from jobstore import leases
 from jobstore.settings import Settings, get_settings
 from jobstore.tables import Dataset
 from worker import contact_sheet
@@ -51,7 +51,7 @@ def check_dataset(dataset_id: str) -> None:
     """Claim the dataset and bring it to `ready` or `failed`; does nothing where another worker has it."""
     settings = get_settings()
     with sessions().begin() as session:
-        token = lifecycle.claim(session, Dataset, dataset_id, settings.lease_seconds)
+        token = leases.claim(session, Dataset, dataset_id, settings.lease_seconds)
         dataset = session.get(Dataset, dataset_id)
     if token is None or dataset is None:
         return
@@ -83,7 +83,8 @@ def _bring_to_end(dataset: Dataset, lease: Lease, folder: Path, settings: Settin
             lease.finish(session, "failed", error=reason, report=checked and checked.report)
         return
     lease.check()
-    keys = {"content_key": f"datasets/{dataset.id}/content.tar", "preview_key": f"datasets/{dataset.id}/preview.png"}
+    prefix = f"datasets/{dataset.id}/{lease.token}"  # of this attempt only
+    keys = {"content_key": f"{prefix}/content.tar", "preview_key": f"{prefix}/preview.png"}
     objects().put_file(keys["content_key"], content)
     objects().put_file(keys["preview_key"], preview)
     found = {"sha256": checked.sha256, "classes": checked.report["classes"], "report": checked.report}

@@ -1,4 +1,4 @@
-"""Holding a claimed row: a thread renews the lease and reads whether the job is to be cancelled."""
+"""Holding a claimed row: a thread renews the lease and reads whether the job is to be cancelled or paused."""
 
 import logging
 import threading
@@ -7,16 +7,18 @@ from types import TracebackType
 from typing import Any, Self
 from uuid import UUID
 
-from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
-from jobstore import lifecycle
+from jobstore import leases
+from jobstore.lifecycle import JobStatus
 from jobstore.settings import Settings
-from jobstore.tables import Job
 from worker.runtime import stop_requested
 
 logger = logging.getLogger(__name__)
+
+
+OUTAGE_SECONDS = 1800.0  # so long a worker goes on without the database, which alone could give its row to another
 
 
 class LeaseLost(Exception):
@@ -30,21 +32,21 @@ class Stopping(Exception):
 class Lease:
     """A row of a leased table that this process holds while the `with` block is open.
 
-    `lost` is set when the row was taken away, or when the database could not be reached for as long as the lease lasts.
+    `lost` is set when the row was taken away. While the database is away nobody can take it: the work goes on, and a worker
+    that finds its lease expired in the end has written nothing, for every write names the token.
     """
 
     def __init__(
-        self, sessions: sessionmaker[Session], model: lifecycle.LeasedModel, row_id: str, token: UUID, settings: Settings
+        self, sessions: sessionmaker[Session], model: leases.LeasedModel, row_id: str, token: UUID, settings: Settings
     ) -> None:
         self.model, self.row_id, self.token = model, row_id, token
         self.lost = threading.Event()
-        self.cancel_requested = False
+        self.asked_to_stop = False  # the job is to be cancelled or paused
         self._sessions, self._settings = sessions, settings
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._keep, name=f"lease-{row_id}", daemon=True)
 
     def __enter__(self) -> Self:
-        self._held_until = time.monotonic() + self._settings.lease_seconds
         self._thread.start()
         return self
 
@@ -60,38 +62,37 @@ class Lease:
 
     def write(self, session: Session, **values: Any) -> None:
         """Set columns of the row; raises LeaseLost instead where the row is no longer ours."""
-        values["lease_token"] = self.token  # a write without columns still asks whether the row is ours
-        if self.lost.is_set() or not lifecycle.write(session, self.model, self.row_id, self.token, **values):
+        if self.lost.is_set() or not leases.write(session, self.model, self.row_id, self.token, **values):
             raise LeaseLost(self.row_id)
 
     def finish(self, session: Session, status: str, **values: Any) -> None:
         """End the row; raises LeaseLost instead where the row is no longer ours."""
-        if self.lost.is_set() or not lifecycle.finish(session, self.model, self.row_id, self.token, status, **values):
+        if self.lost.is_set() or not leases.finish(session, self.model, self.row_id, self.token, status, **values):
             raise LeaseLost(self.row_id)
 
     def expire(self) -> None:
         """Give up this attempt: the next sweep queues the row again, or fails it after the last attempt."""
         self._stop_renewing()
         with self._sessions.begin() as session:
-            lifecycle.renew(session, self.model, self.row_id, self.token, 0)
+            leases.renew(session, self.model, self.row_id, self.token, 0)
 
     def _stop_renewing(self) -> None:
         self._closed.set()
         self._thread.join()
 
     def _keep(self) -> None:
+        reached_at = time.monotonic()
         while not self._closed.wait(self._settings.heartbeat_seconds):
-            asked_at = time.monotonic()
             try:
                 with self._sessions.begin() as session:
-                    held = lifecycle.renew(session, self.model, self.row_id, self.token, self._settings.lease_seconds)
-                    if self.model is Job:
-                        self.cancel_requested = bool(session.scalar(select(Job.cancel_requested).where(Job.id == self.row_id)))
+                    status = leases.renew(session, self.model, self.row_id, self.token, self._settings.lease_seconds)
+                held = status is not None
+                self.asked_to_stop = status in {JobStatus.CANCELLING, JobStatus.PAUSING}
             except SQLAlchemyError as error:
                 logger.warning("The lease of %s could not be renewed: %s", self.row_id, error)
-                held = asked_at < self._held_until
+                held = time.monotonic() < reached_at + OUTAGE_SECONDS
             else:
-                self._held_until = asked_at + self._settings.lease_seconds
+                reached_at = time.monotonic()
             if not held:
                 self.lost.set()
                 return

@@ -1,22 +1,30 @@
 """Turns what a trainer reports into rows, events and objects; every write is guarded by the job's lease."""
 
+import logging
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from PIL import Image as PillowImage
-from sqlalchemy import select
+from sqlalchemy import Select, delete, select
 from sqlalchemy.orm import Session, sessionmaker
 
 from jobstore import events
+from jobstore.errors import StorageError
 from jobstore.ids import new_id
-from jobstore.objects import ObjectStore
+from jobstore.objects import ObjectStore, job_prefix
+from jobstore.settings import get_settings
 from jobstore.tables import Adapter, Checkpoint, Image, Job
 from worker.job_files import put_checkpoint
 from worker.lease import Lease
+from worker.outages import persist
+
+logger = logging.getLogger(__name__)
 
 Event = dict[str, Any]
+Row = TypeVar("Row", Checkpoint, Image, Adapter)
 
 INTERVAL = 0.5  # seconds between two rows of the frequent kinds; people cannot read faster
 FREQUENT = {"progress", "encoding"}
@@ -29,6 +37,8 @@ class Recorder:
     def __init__(self, sessions: sessionmaker[Session], objects: ObjectStore, lease: Lease, job: Job, spec_dir: Path) -> None:
         self._sessions, self._objects, self._lease, self._spec_dir = sessions, objects, lease, spec_dir
         self._job, self._losses = job, dict(job.losses)
+        # No other attempt has these keys: a worker that lost its job cannot change a file that its successor's rows name.
+        self._prefix = f"{job_prefix(job.id)}{lease.token}/"
         self._held_back: Event | None = None
         self._frequent_at = -INTERVAL
         self.ending: Event | None = None
@@ -42,7 +52,7 @@ class Recorder:
         }
 
     def record(self, event: Event) -> None:
-        """Write one event; raises LeaseLost where the job is no longer ours."""
+        """Write one event, waiting where a server is away; raises LeaseLost where the job is no longer ours, or Stopping."""
         if event["type"] in FREQUENT and time.monotonic() < self._frequent_at + INTERVAL:
             if self._held_back is not None and self._held_back["type"] != event["type"]:
                 self.flush()
@@ -79,40 +89,73 @@ class Recorder:
         self._commit(event, losses=self._losses)
 
     def _checkpoint(self, event: Event) -> None:
-        """A step that an earlier attempt reached as well keeps its row and gets the new object."""
-        step = event["step"]
-        with self._sessions() as session:
-            row = session.scalar(select(Checkpoint).where(Checkpoint.job_id == self._job.id, Checkpoint.step == step))
-        row = row or Checkpoint(id=new_id("ck"), job_id=self._job.id, step=step)
-        row.object_key = f"jobs/{self._job.id}/checkpoints/step-{step:06d}.tar"
-        row.bytes = put_checkpoint(self._objects, row.object_key, self._spec_dir / event["path"])
+        """Store a training state, and drop those that it makes superfluous, here and in the store."""
+        step, folder = event["step"], self._spec_dir / event["path"]
+        found = self._find(select(Checkpoint).where(Checkpoint.job_id == self._job.id, Checkpoint.step == step))
+        row = found or Checkpoint(id=new_id("ck"), job_id=self._job.id, step=step)
+        row.object_key = f"{self._prefix}checkpoints/step-{step:06d}.tar"
+        row.bytes = persist(self._lease, lambda: put_checkpoint(self._objects, row.object_key, folder))
         self._commit(event | {"id": row.id, "bytes": row.bytes}, row)
+        for older in folder.parent.glob("step-*"):
+            if older.name < folder.name and older.suffix != ".part":
+                shutil.rmtree(older)
 
     def _sample(self, event: Event) -> None:
         step, path = event["step"], self._spec_dir / event["path"]
-        with self._sessions() as session:
-            row = session.scalar(select(Image).where(Image.job_id == self._job.id, Image.position == step))
-        row = row or Image(id=new_id("img"), tenant_id=self._job.tenant_id, job_id=self._job.id, position=step)
-        row.object_key, row.details = f"jobs/{self._job.id}/samples/step-{step:06d}.png", {"labels": event["labels"]}
+        found = self._find(select(Image).where(Image.job_id == self._job.id, Image.position == step))
+        row = found or Image(id=new_id("img"), tenant_id=self._job.tenant_id, job_id=self._job.id, position=step)
+        row.object_key, row.details = f"{self._prefix}samples/step-{step:06d}.png", {"labels": event["labels"]}
         with PillowImage.open(path) as picture:
             row.width, row.height = picture.size
-        self._objects.put_file(row.object_key, path)
+        persist(self._lease, lambda: self._objects.put_file(row.object_key, path))
         self._commit(event | {"image": row.id}, row)
 
     def _adapter(self, event: Event) -> None:
-        with self._sessions() as session:
-            row = session.scalar(select(Adapter).where(Adapter.job_id == self._job.id))
+        row = self._find(select(Adapter).where(Adapter.job_id == self._job.id))
         row = row or Adapter(id=new_id("ad"), tenant_id=self._job.tenant_id, job_id=self._job.id)
-        row.base_model, row.object_key = self._job.base_model, f"adapters/{row.id}/adapter.safetensors"
+        row.base_model, row.object_key = self._job.base_model, f"adapters/{row.id}/{self._lease.token}.safetensors"
         row.bytes, row.sha256, row.class_names = event["bytes"], event["sha256"], event["class_names"]
-        self._objects.put_file(row.object_key, self._spec_dir / event["path"])
+        row.deleted_at = None
+        key = row.object_key
+        persist(self._lease, lambda: self._objects.put_file(key, self._spec_dir / event["path"]))
         self._commit(event | {"id": row.id}, row)
+
+    def _find(self, query: Select[Row]) -> Row | None:
+        """The row that an earlier attempt made for the same thing: it keeps its id and gets the new object."""
+
+        def find() -> Row | None:
+            with self._sessions() as session:
+                return session.scalar(query)
+
+        return persist(self._lease, find)
 
     def _commit(self, event: Event, row: Checkpoint | Image | Adapter | None = None, **columns: Any) -> None:
         """The event, a row that came with it and columns of the job in one transaction, or LeaseLost and nothing."""
         data = {name: value for name, value in event.items() if name not in {"type", "time", "path"}}
-        with self._sessions.begin() as session:
-            self._lease.write(session, **columns)
-            if row is not None:
-                session.merge(row)
-            events.append(session, self._job.id, event["type"], data)
+        event_id = new_id("evt")
+
+        def commit() -> list[str]:
+            with self._sessions.begin() as session:
+                self._lease.write(session, **columns)
+                if row is not None:
+                    session.merge(row)
+                superfluous = self._superfluous(session) if isinstance(row, Checkpoint) else []
+                events.append(session, self._job.id, event["type"], data, event_id)
+            return superfluous
+
+        for key in persist(self._lease, commit):
+            self._forget(key)
+
+    def _superfluous(self, session: Session) -> list[str]:
+        """Delete the rows of all but the newest checkpoints; the keys of their objects, to be deleted after the commit."""
+        session.flush()
+        newest = select(Checkpoint.id).where(Checkpoint.job_id == self._job.id).order_by(Checkpoint.step.desc())
+        kept = newest.limit(get_settings().keep_checkpoints).scalar_subquery()
+        others = delete(Checkpoint).where(Checkpoint.job_id == self._job.id, Checkpoint.id.not_in(kept))
+        return list(session.scalars(others.returning(Checkpoint.object_key)))
+
+    def _forget(self, key: str) -> None:
+        try:
+            self._objects.delete(key)
+        except StorageError as error:  # the next collection of garbage finds it
+            logger.warning("An old checkpoint stays for now: %s", error)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -9,16 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from difffit_core.errors import DiffFitError
-from jobstore import events, lifecycle
+from jobstore import events, leases, queue
 from jobstore.dispatch import wake
-from jobstore.errors import StorageError
+from jobstore.ids import new_id
 from jobstore.lifecycle import JobStatus
-from jobstore.objects import job_log_key
+from jobstore.objects import job_logs_prefix
 from jobstore.settings import get_settings
 from jobstore.tables import Job
 from worker.child import Standby, TrainerProcess
 from worker.job_files import stage
 from worker.lease import Lease, LeaseLost, Stopping
+from worker.outages import persist
 from worker.recorder import Event, Recorder
 from worker.runtime import objects, scratch_folder, sessions, stop_requested
 
@@ -28,53 +30,67 @@ POLL_SECONDS = 0.05  # between looks at the trainer's events; far below what a p
 LAST_LINES = 20  # of a crashed trainer's log that go into the job's error
 
 
-def run_job(job_id: str, standby: Standby) -> None:
-    """Claim the job and bring it to an end; does nothing where another worker has it or it waits no longer."""
+def run_next(standby: Standby) -> bool:
+    """Claim the job whose turn it is and bring it to an end; False where no job waits or there is no room to work in."""
     settings = get_settings()
+    settings.work_dir.mkdir(parents=True, exist_ok=True)
+    if (free := shutil.disk_usage(settings.work_dir).free) < settings.min_free_bytes:
+        logger.error("Jobs wait: %s has %d bytes free, less than %d", settings.work_dir, free, settings.min_free_bytes)
+        return False
     with sessions().begin() as session:
-        token = lifecycle.claim(session, Job, job_id, settings.lease_seconds)
-        job = session.get(Job, job_id)
-    if token is None or job is None:
-        return
+        claimed = queue.claim_next(session, settings.lease_seconds, settings.tenant_running_jobs)
+        if claimed is None:
+            return False
+        job_id, token = claimed
+        job = session.get_one(Job, job_id)
     with Lease(sessions(), Job, job_id, token, settings) as lease, scratch_folder(job_id, token) as spec_dir:
         try:
             _run(job, lease, spec_dir, standby)
         except LeaseLost:
             logger.warning("Lost the lease of job %s; its trainer was killed", job_id)
         except Stopping:
-            _release(lease)
+            _stop(lease)
+    return True
 
 
 def _run(job: Job, lease: Lease, spec_dir: Path, standby: Standby) -> None:
+    began = time.monotonic()
     try:
-        stage(sessions(), job, spec_dir, objects(), get_settings())
-    except StorageError:
-        raise  # the store may come back: the lease expires and the job is tried again
+        persist(lease, lambda: stage(sessions(), job, spec_dir, objects(), get_settings()))
     except DiffFitError as error:
-        _end(lease, JobStatus.FAILED, {"code": error.code, "message": error.message, "param": error.param})
+        _fail(lease, {"code": error.code, "message": error.message, "param": error.param})
+        return
+    except OSError as error:
+        _crashed(job, lease, f"The worker could not prepare the job's files: {error}.", "staging_failed")
         return
     lease.check()
     recorder = Recorder(sessions(), objects(), lease, job, spec_dir)
     trainer = standby.begin(spec_dir)
+    out_of_time = None if job.max_duration is None else began + job.max_duration - job.seconds_used
     try:
-        _follow(trainer, recorder, lease, spec_dir)
+        timed_out = _follow(trainer, recorder, lease, spec_dir, out_of_time)
     finally:
         trainer.kill()
         if not lease.lost.is_set():
-            _keep_log(job, trainer)
-    _decide(job, trainer, recorder.ending, lease)
+            _keep_log(job, trainer, lease)
+    _decide(job, trainer, recorder.ending, lease, timed_out)
 
 
-def _follow(trainer: TrainerProcess, recorder: Recorder, lease: Lease, spec_dir: Path) -> None:
-    """Record events until the trainer has exited; pass on the wish to stop, and insist after the grace period."""
+def _follow(trainer: TrainerProcess, recorder: Recorder, lease: Lease, spec_dir: Path, out_of_time: float | None) -> bool:
+    """Record events until the trainer has exited; pass on the wish to stop, and insist after the grace period.
+
+    True where it was stopped because `out_of_time`, a value of the monotonic clock, has come.
+    """
     reported = _events(spec_dir / "events.jsonl")
     kill_at: float | None = None
+    timed_out = False
     while True:
         exited = trainer.exit_status() is not None  # asked first: what it wrote before its end is read below
         event = next(reported)
         if lease.lost.is_set():
             raise LeaseLost(lease.row_id)
-        if kill_at is None and (lease.cancel_requested or stop_requested()):
+        timed_out = timed_out or (out_of_time is not None and time.monotonic() > out_of_time and not exited)
+        if kill_at is None and (lease.asked_to_stop or timed_out or stop_requested()):
             trainer.stop()
             kill_at = time.monotonic() + get_settings().stop_grace_seconds
         if kill_at is not None and time.monotonic() > kill_at:
@@ -83,7 +99,7 @@ def _follow(trainer: TrainerProcess, recorder: Recorder, lease: Lease, spec_dir:
             recorder.record(event)
         elif exited:
             recorder.flush()
-            return
+            return timed_out
         else:
             time.sleep(POLL_SECONDS)
 
@@ -101,59 +117,78 @@ def _events(path: Path) -> Iterator[Event | None]:
                 yield None
 
 
-def _decide(job: Job, trainer: TrainerProcess, ending: Event | None, lease: Lease) -> None:
+def _decide(job: Job, trainer: TrainerProcess, ending: Event | None, lease: Lease, timed_out: bool) -> None:
     """What the trainer's end means for the job."""
     status, how = trainer.exit_status(), ending and ending["type"]
     if status == 0 and ending is not None and how == "succeeded":
         _end(lease, JobStatus.SUCCEEDED, {"seconds": ending["seconds"]})
-    elif lease.cancel_requested:
-        _end(lease, JobStatus.CANCELLED, {})
+    elif lease.asked_to_stop:
+        _stop(lease)
+    elif timed_out:
+        message = f"The job has had a worker for its max_duration of {job.max_duration} seconds. Its last checkpoint is kept."
+        _fail(lease, {"code": "max_duration_exceeded", "message": message, "param": "max_duration"})
     elif ending is not None and how == "failed":
-        _end(lease, JobStatus.FAILED, {name: ending.get(name) for name in ("code", "message", "param")})
+        _fail(lease, {name: ending.get(name) for name in ("code", "message", "param")})
     elif stop_requested():
-        _release(lease)
+        _stop(lease)
     else:
-        _crashed(job, status, trainer.log(), lease)
+        _crashed(job, lease, f"The trainer ended {_how(status)}. {_last_lines(trainer.log())}", "trainer_crashed")
 
 
-def _crashed(job: Job, status: int | None, log: bytes, lease: Lease) -> None:
-    """Fail the job after its last attempt; before that, give the attempt up, and the next sweep queues the job again."""
-    how = f"by signal {signal.Signals(-status).name}" if status is not None and status < 0 else f"with exit status {status}"
+def _how(status: int | None) -> str:
+    return f"by signal {signal.Signals(-status).name}" if status is not None and status < 0 else f"with exit status {status}"
+
+
+def _last_lines(log: bytes) -> str:
     lines = log.decode(errors="replace").replace("\0", "").strip().splitlines()[-LAST_LINES:]
-    attempts = f"attempt {job.attempt} of {get_settings().max_attempts}"
-    message = "\n".join([f"The trainer ended {how} ({attempts}). The last it wrote:", *(lines or ["(nothing)"])])
-    if job.attempt >= get_settings().max_attempts:
-        _end(lease, JobStatus.FAILED, {"code": "trainer_crashed", "message": message, "param": None})
+    return "\n".join(["The last it wrote:", *(lines or ["(nothing)"])])
+
+
+def _crashed(job: Job, lease: Lease, what: str, code: str) -> None:
+    """Fail the job after its last attempt; before that, give the attempt up, and the next sweep queues the job again."""
+    attempts = get_settings().max_attempts
+    message = f"Attempt {job.attempt} of {attempts}: {what}"
+    if job.attempt >= attempts:
+        _fail(lease, {"code": code, "message": message, "param": None})
         return
-    with sessions().begin() as session:
-        lease.write(session)
-        events.append(session, job.id, "warning", {"message": message})
+    event_id = new_id("evt")
+
+    def warn() -> None:
+        with sessions().begin() as session:
+            lease.write(session)
+            events.append(session, job.id, "warning", {"message": message}, event_id)
+
+    persist(lease, warn)
     lease.expire()
 
 
-def _end(lease: Lease, status: JobStatus, data: dict[str, Any]) -> None:
-    """End the job with the event of the same name; the data of a failure is the job's error."""
-    values = {"error": data} if status is JobStatus.FAILED else {}
-    with sessions().begin() as session:
-        lease.finish(session, status, seconds_remaining=None, **values)
-        events.append(session, lease.row_id, status, data)
+def _fail(lease: Lease, error: dict[str, Any]) -> None:
+    _end(lease, JobStatus.FAILED, error, error=error)
 
 
-def _release(lease: Lease) -> None:
-    """Hand the job to another worker, which goes on from the last checkpoint."""
+def _end(lease: Lease, status: JobStatus, data: dict[str, Any], **values: Any) -> None:
+    """End the job with the event of the same name. Where the first try was committed unanswered, the second is LeaseLost."""
+
+    def end() -> None:
+        with sessions().begin() as session:
+            lease.finish(session, status, seconds_remaining=None, **values)
+            events.append(session, lease.row_id, status, data)
+
+    persist(lease, end)
+
+
+def _stop(lease: Lease) -> None:
+    """Give the job back before its end: cancelled, paused, or to another worker, which goes on from the last checkpoint."""
     with sessions().begin() as session:
-        released = lifecycle.release(session, lease.row_id, lease.token)
-    if released:
+        after = leases.stop(session, lease.row_id, lease.token, "The worker was stopped; the job waits for another.")
+    if after is JobStatus.QUEUED:
         wake("train", lease.row_id)
-    else:
-        lease.expire()  # it is being cancelled, and the sweep ends it
 
 
-def _keep_log(job: Job, trainer: TrainerProcess) -> None:
-    """Add this attempt's output to the job's log object. A store that is away costs the log, not the job."""
-    key = job_log_key(job.id)
+def _keep_log(job: Job, trainer: TrainerProcess, lease: Lease) -> None:
+    """Keep this attempt's output. A store that is away costs the log, not the job."""
+    key = f"{job_logs_prefix(job.id)}{job.claimed_at:%Y%m%dT%H%M%S.%f}-{lease.token}.txt"
     try:
-        earlier = objects().get_bytes(key) if objects().exists(key) else b""
-        objects().put_bytes(key, earlier + f"--- attempt {job.attempt}\n".encode() + trainer.log())
-    except Exception:  # obstore has many kinds of errors
+        objects().put_bytes(key, f"--- attempt {job.attempt}\n".encode() + trainer.log())
+    except DiffFitError:
         logger.exception("The log of job %s could not be stored", job.id)

@@ -2,39 +2,70 @@
 
 import logging
 import threading
+import time
 
 from kombu.exceptions import ChannelError
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session, sessionmaker
 
-from jobstore import lifecycle
+from jobstore import idempotency, leases, webhooks
 from jobstore.dispatch import QUEUES, Kind, celery_app, wake
 from jobstore.settings import Settings
-from jobstore.tables import Dataset, Generation, Job
+from jobstore.tables import Dataset, Export, Generation, Job
 
 logger = logging.getLogger(__name__)
 
-KINDS: dict[Kind, lifecycle.LeasedModel] = {"train": Job, "generate": Generation, "check_dataset": Dataset}
+KINDS: dict[Kind, leases.LeasedModel] = {
+    "train": Job,
+    "generate": Generation,
+    "export": Export,
+    "check_dataset": Dataset,
+}
 ADVISORY_LOCK = 0x0D1F_F517  # any number that nothing else in the database locks
 
 
-def sweep_forever(sessions: sessionmaker[Session], settings: Settings, stop: threading.Event) -> None:
-    """Sweep until `stop` is set; a database or broker that is away is logged and tried again."""
-    while not stop.wait(settings.sweep_seconds):
-        try:
-            sweep(sessions, settings)
-        except Exception:
-            logger.exception("A sweep failed; the next one follows in %s s", settings.sweep_seconds)
+class Sweeper:
+    """Sweeps until `stop` is set; a server that is away is logged and tried again."""
+
+    def __init__(self, sessions: sessionmaker[Session], settings: Settings) -> None:
+        self._sessions, self._settings = sessions, settings
+        self._reachable_since = self._reached_at = time.monotonic()
+
+    def run(self, stop: threading.Event) -> None:
+        while not stop.wait(self._settings.sweep_seconds):
+            try:
+                sweep(self._sessions, self._settings, take_over=self.database_is_steady())
+            except Exception:
+                logger.exception("A sweep failed; the next one follows in %s s", self._settings.sweep_seconds)
+
+    def database_is_steady(self) -> bool:
+        """Whether workers had the time to renew their leases: not in the first moments after the database was away.
+
+        They go on working meanwhile, and taking their jobs from them would throw that away.
+        """
+        with self._sessions() as session:
+            session.execute(text("SELECT 1"))
+        now = time.monotonic()
+        if now > self._reached_at + self._settings.sweep_seconds + self._settings.lease_seconds / 2:
+            self._reachable_since = now
+            logger.warning("The database was away; leases are left alone for %s s", self._settings.lease_seconds)
+        self._reached_at = now
+        return now >= self._reachable_since + self._settings.lease_seconds
 
 
-def sweep(sessions: sessionmaker[Session], settings: Settings) -> None:
+def sweep(sessions: sessionmaker[Session], settings: Settings, take_over: bool = True) -> None:
     """Take over expired leases and send missing messages; of several sweepers one works, the others find nothing to do."""
     with sessions.begin() as session:
         if not session.scalar(select(func.pg_try_advisory_xact_lock(ADVISORY_LOCK))):
             return
         waiting = [
-            (kind, row) for kind, model in KINDS.items() for row in lifecycle.expired(session, model, settings.max_attempts)
+            (kind, row)
+            for kind, model in KINDS.items()
+            if take_over
+            for row in leases.expired(session, model, settings.max_attempts)
         ]
+        idempotency.forget_old(session)
+        webhooks.forget_old(session)
     for kind, row_id in waiting:
         logger.warning("Took over %s from a worker that fell silent", row_id)
         wake(kind, row_id)
@@ -42,7 +73,7 @@ def sweep(sessions: sessionmaker[Session], settings: Settings) -> None:
         if _messages(QUEUES[kind]):
             continue  # workers that are busy will come to the rows that wait: nothing is lost
         with sessions.begin() as session:
-            unclaimed = lifecycle.unclaimed(session, model, settings.sweep_seconds)
+            unclaimed = leases.unclaimed(session, model, settings.sweep_seconds)
         for row_id in unclaimed:
             wake(kind, row_id)
 

@@ -5,9 +5,10 @@ from functools import cache
 from jobstore.dispatch import celery_app
 from worker.child import TRAINER, Standby
 from worker.dataset_check import check_dataset
+from worker.exports import run_export
 from worker.generation import Engine
 from worker.runtime import stop_requested, task_running
-from worker.supervisor import run_job
+from worker.supervisor import run_next
 
 
 @cache
@@ -22,16 +23,22 @@ def engine() -> Engine:
     return Engine()
 
 
-def train(job_id: str) -> None:
+def train(_job_id: str) -> None:
+    """Train every job that waits, in their order: the message is only a wake-up."""
     with task_running():
-        run_job(job_id, standby())
-        if not stop_requested():
-            standby().prepare()
+        while not stop_requested() and run_next(standby()):
+            if not stop_requested():
+                standby().prepare()
 
 
 def generate(generation_id: str) -> None:
     with task_running():
         engine().run(generation_id)
+
+
+def export(export_id: str) -> None:
+    with task_running():
+        run_export(export_id)
 
 
 def check(dataset_id: str) -> None:
@@ -41,4 +48,5 @@ def check(dataset_id: str) -> None:
 
 celery_app.task(train, name="difffit.train")
 celery_app.task(generate, name="difffit.generate")
+celery_app.task(export, name="difffit.export")
 celery_app.task(check, name="difffit.check_dataset")

@@ -8,7 +8,9 @@ from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
 
 from api.auth import TenantId
-from api.dependencies import Resources, ResourcesDep, Transaction, after_commit, owned, owned_rows
+from api.deletion import refuse_while_used
+from api.dependencies import Resources, ResourcesDep, Transaction, after_commit, discard, owned, owned_rows
+from api.idempotency import Idempotent, created
 from api.pagination import PageQuery, page_of
 from api.schemas import DatasetView, Listing, errors, file_answer
 from api.uploads import DatasetUpload
@@ -16,6 +18,7 @@ from jobstore.dispatch import wake
 from jobstore.errors import ConflictError, NotFoundError
 from jobstore.ids import new_id
 from jobstore.lifecycle import TERMINAL
+from jobstore.quotas import check_storage
 from jobstore.tables import Dataset, Job
 
 router = APIRouter(prefix="/datasets", tags=["datasets"])
@@ -48,7 +51,9 @@ UPLOAD_FORM = {
 }
 
 
-@router.post("", status_code=202, responses=errors(400, 413, 415), openapi_extra=UPLOAD_FORM)
+@router.post(
+    "", status_code=202, dependencies=[Idempotent], responses=errors(400, 409, 413, 415, 429), openapi_extra=UPLOAD_FORM
+)
 async def upload_dataset(request: Request, response: Response, tenant: TenantId, resources: ResourcesDep) -> DatasetView:
     """Upload an archive of class folders (or with a metadata.jsonl), or loose images with their `label`.
 
@@ -56,7 +61,8 @@ async def upload_dataset(request: Request, response: Response, tenant: TenantId,
     """
     settings, dataset_id = resources.settings, new_id("ds")
     key = f"datasets/{dataset_id}/upload"
-    upload = DatasetUpload(request, settings.max_upload_bytes, settings.max_archive_files)
+    free = await run_in_threadpool(_free_bytes, resources, tenant)
+    upload = DatasetUpload(request, settings.max_upload_bytes, free, settings.max_archive_files)
     size = await resources.store.put_stream(key, upload.content())
     dataset = Dataset(
         id=dataset_id, tenant_id=tenant, name=upload.name, status="checking", upload_key=key, upload_bytes=size, attempt=0
@@ -66,10 +72,17 @@ async def upload_dataset(request: Request, response: Response, tenant: TenantId,
     return view
 
 
+def _free_bytes(resources: Resources, tenant: str) -> int:
+    with resources.transaction() as session:
+        return 1 + check_storage(session, tenant, resources.settings, 1)
+
+
 def _record(resources: Resources, dataset: Dataset) -> DatasetView:
     try:
         with resources.transaction() as session:
+            check_storage(session, dataset.tenant_id, resources.settings, dataset.upload_bytes)
             session.add(dataset)
+            created(session, f"/datasets/{dataset.id}")
             session.flush()
             after_commit(session, partial(wake, "check_dataset", dataset.id))
             return DatasetView.of(dataset)
@@ -118,11 +131,8 @@ def get_preview(dataset: FoundDataset, resources: ResourcesDep) -> Response:
 def delete_dataset(dataset: FoundDataset, session: Transaction, resources: ResourcesDep) -> None:
     """Delete the files and keep the row, so that finished jobs still say what they were trained on."""
     session.refresh(dataset, with_for_update=True)  # a job that is being created holds the row until it is visible below
-    waiting = session.scalar(select(Job.id).where(Job.dataset_id == dataset.id, Job.status.not_in(TERMINAL)).limit(1))
-    if waiting is not None:
-        raise ConflictError(f"The job {waiting} needs this dataset. Cancel it, or wait for its end.", code="dataset_in_use")
+    users = session.scalars(select(Job.id).where(Job.dataset_id == dataset.id, Job.status.not_in(TERMINAL)).order_by(Job.id))
+    refuse_while_used("dataset", users.all(), "Cancel them, or wait for their end")
     dataset.status = "deleted"
     dataset.lease_token = dataset.lease_expires_at = None
-    for key in (dataset.upload_key, dataset.content_key, dataset.preview_key):
-        if key is not None:
-            after_commit(session, partial(resources.store.delete, key))
+    discard(session, resources.store, filter(None, (dataset.upload_key, dataset.content_key, dataset.preview_key)))

@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from api.auth import TenantId
 from api.dependencies import Resources, ResourcesDep, Transaction, after_commit, owned, owned_rows
 from api.errors import GenerationFailedError, NotAcceptableError
+from api.idempotency import Idempotent, created
 from api.labels import generation_spec, label_space
 from api.notifications import wait
 from api.schemas import Answers, GenerateRequest, GenerationView, errors
@@ -19,7 +20,8 @@ from difffit_core.base_models import BaseModelEntry, get_base_model
 from difffit_core.errors import SpecError
 from jobstore.dispatch import wake
 from jobstore.ids import new_id
-from jobstore.tables import Adapter, Generation, Image
+from jobstore.quotas import limits_of
+from jobstore.tables import Adapter, Generation, Image, Tenant
 
 router = APIRouter(prefix="/generate", tags=["images"])
 
@@ -38,7 +40,8 @@ ANSWERED: Answers = {
     "",
     status_code=201,
     response_model=GenerationView,
-    responses=ANSWERED | errors(400, 404, 406, 413, 415, 503),
+    dependencies=[Idempotent],
+    responses=ANSWERED | errors(400, 404, 406, 409, 413, 415, 429, 503),
 )
 async def generate(
     request: GenerateRequest,
@@ -69,6 +72,8 @@ def _queue(resources: Resources, request: GenerateRequest, tenant: str) -> str:
     with resources.transaction() as session:
         base, adapter = _model(session, resources, request, tenant)
         spec = generation_spec(request, base, label_space(base, adapter))
+        limits = limits_of(session.get_one(Tenant, tenant), resources.settings)
+        resources.rates.check("generate_per_minute", tenant, limits.generate_per_minute)
         generation = Generation(
             id=new_id("gen"),
             tenant_id=tenant,
@@ -78,6 +83,7 @@ def _queue(resources: Resources, request: GenerateRequest, tenant: str) -> str:
             parameters=spec.model_dump(mode="json"),
         )
         session.add(generation)
+        created(session, f"/generate/{generation.id}")
         after_commit(session, partial(wake, "generate", generation.id))
         return generation.id
 
@@ -89,7 +95,7 @@ def _model(
         raise SpecError("Name either an `adapter` or a `base_model`.", code="one_model_only", param="adapter")
     if request.adapter is None:
         return get_base_model(resources.catalog, str(request.base_model)), None
-    adapter = owned(session, Adapter, request.adapter, tenant, param="adapter")
+    adapter = owned(session, Adapter, request.adapter, tenant, param="adapter", keep=True)
     return get_base_model(resources.catalog, adapter.base_model), adapter
 
 
@@ -111,7 +117,7 @@ def _read(resources: Resources, generation_id: str, tenant: str) -> GenerationVi
 
 
 def _view(session: Session, resources: Resources, row: Generation, tenant: str) -> GenerationView:
-    adapter = owned(session, Adapter, row.adapter_id, tenant) if row.adapter_id else None
+    adapter = session.get(Adapter, row.adapter_id) if row.adapter_id else None  # it may have been deleted since
     names = label_space(get_base_model(resources.catalog, row.base_model), adapter)
     images = owned_rows(Image, tenant).where(Image.generation_id == row.id).order_by(Image.position)
     return GenerationView.of(row, names, list(session.scalars(images)))

@@ -1,25 +1,28 @@
-"""Jobs: create or plan, list, look at, cancel."""
+"""Jobs: create or plan, list, look at, cancel, pause, resume, retry, delete."""
 
 from collections.abc import Sequence
 from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Response
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from api.auth import TenantId
+from api.deletion import delete_ended_job
 from api.dependencies import ResourcesDep, Transaction, after_commit, owned, owned_rows
+from api.idempotency import Idempotent, created
 from api.pagination import PageQuery, page_of
 from api.schemas import Answers, JobView, Listing, Plan, errors
 from difffit_core.base_models import get_base_model
 from difffit_core.errors import DatasetError
 from difffit_core.spec import DatasetSummary, JobSpec, TrainingSpec, resolve
-from jobstore import events
+from jobstore import events, queue
 from jobstore.dispatch import wake
 from jobstore.errors import ConflictError
 from jobstore.ids import new_id
-from jobstore.lifecycle import JobStatus, request_cancel
+from jobstore.lifecycle import Action, JobStatus, UserAction, request
+from jobstore.quotas import check_queue
 from jobstore.tables import Adapter, Dataset, Job
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
@@ -28,20 +31,21 @@ PLANNED: Answers = {200: {"model": Plan, "description": "The plan"}}
 DryRun = Annotated[bool, Query(description="Answer the plan with status 200 and start nothing")]
 
 
-@router.post("", status_code=202, responses=PLANNED | errors(400, 404, 409, 413, 415))
+@router.post("", status_code=202, dependencies=[Idempotent], responses=PLANNED | errors(400, 404, 409, 413, 415, 429))
 def create_job(
     spec: JobSpec, tenant: TenantId, session: Transaction, resources: ResourcesDep, response: Response, dry_run: DryRun = False
 ) -> JobView | Plan:
     """Queue a fine-tuning job. Fields that are left out or "auto" are chosen for the base model and the dataset."""
     base = get_base_model(resources.catalog, spec.base_model)
-    dataset = owned(session, Dataset, spec.dataset, tenant, param="dataset")
-    session.refresh(dataset, with_for_update={"read": True})  # until the commit nobody deletes it
+    dataset = owned(session, Dataset, spec.dataset, tenant, param="dataset", keep=True)
     training_spec = resolve(spec, base, _summary(dataset))
     if dry_run:
         response.status_code = 200
         return Plan.of(training_spec)
+    check_queue(session, tenant, resources.settings)
     job = _queue(session, spec, training_spec, tenant)
     response.headers["location"] = f"/jobs/{job.id}"
+    created(session, response.headers["location"])
     return job_views(session, [job])[0]
 
 
@@ -65,6 +69,8 @@ def _queue(session: Session, spec: JobSpec, training_spec: TrainingSpec, tenant:
         tenant_id=tenant,
         dataset_id=spec.dataset,
         name=spec.name,
+        priority=spec.priority,
+        max_duration=spec.max_duration,
         status=JobStatus.QUEUED,
         base_model=spec.base_model,
         spec=spec.model_dump(mode="json"),
@@ -101,20 +107,44 @@ def get_job(job: FoundJob, session: Transaction) -> JobView:
 @router.post("/{job_id}/cancel", responses=errors(404, 409))
 def cancel_job(job: FoundJob, session: Transaction) -> JobView:
     """Cancel a waiting job at once; a running one finishes its step and writes a checkpoint first (`cancelling`)."""
-    request_cancel(session, job)
+    return _request(session, job, Action.CANCEL)
+
+
+@router.post("/{job_id}/pause", responses=errors(404, 409))
+def pause_job(job: FoundJob, session: Transaction) -> JobView:
+    """Pause a waiting job at once; a running one writes a checkpoint (`pausing`) and then leaves its worker to others."""
+    return _request(session, job, Action.PAUSE)
+
+
+@router.post("/{job_id}/resume", responses=errors(404, 409))
+def resume_job(job: FoundJob, session: Transaction) -> JobView:
+    """Put a paused job back into the queue. It goes on where it stopped, and its adapter is that of an unpaused run."""
+    return _request(session, job, Action.RESUME)
+
+
+@router.post("/{job_id}/retry", responses=errors(404, 409))
+def retry_job(job: FoundJob, session: Transaction) -> JobView:
+    """Queue a failed or cancelled job once more: from its last checkpoint, with fresh attempts and a fresh time limit."""
+    return _request(session, job, Action.RETRY)
+
+
+@router.delete("/{job_id}", status_code=204, responses=errors(404, 409))
+def delete_job(job: FoundJob, session: Transaction, resources: ResourcesDep) -> None:
+    """Delete a job that has ended, with its checkpoints, samples and logs. Its adapter stays until it is deleted itself."""
+    delete_ended_job(session, job, resources.store)
+
+
+def _request(session: Session, job: Job, action: UserAction) -> JobView:
+    if request(session, job, action) and job.status == JobStatus.QUEUED:
+        after_commit(session, partial(wake, "train", job.id))
     return job_views(session, [job])[0]
 
 
 def job_views(session: Session, jobs: Sequence[Job]) -> list[JobView]:
     """The jobs as the API shows them, with their adapters and places in the queue in one query each."""
     ids = [job.id for job in jobs]
-    found = session.execute(select(Adapter.job_id, Adapter.id).where(Adapter.job_id.in_(ids)))
+    found = session.execute(select(Adapter.job_id, Adapter.id).where(Adapter.job_id.in_(ids), Adapter.deleted_at.is_(None)))
     adapters = dict(found.all())
-    positions: dict[str, int] = {}
-    if any(job.status == JobStatus.QUEUED for job in jobs):
-        # The workers serve every tenant's jobs in the order they came.
-        place = func.row_number().over(order_by=Job.id).label("place")
-        queue = select(Job.id, place).where(Job.status == JobStatus.QUEUED).subquery()
-        places = session.execute(select(queue.c.id, queue.c.place).where(queue.c.id.in_(ids)))
-        positions = dict(places.all())
+    waiting = [job.id for job in jobs if job.status == JobStatus.QUEUED]
+    positions = queue.positions(session, waiting) if waiting else {}
     return [JobView.of(job, positions.get(job.id), adapters.get(job.id)) for job in jobs]

@@ -33,8 +33,8 @@ def readme(adapter: Adapter, new_settings: Mapping[str, bool]) -> str:
     ]
     if settings:
         parts.append(
-            "The base has no biases where the adapter has trained some: with the setting above it is loaded with biases of zero, "
-            "which the adapter replaces. Without it PEFT would leave them out and say nothing."
+            "The base has no biases where the adapter has trained some: with the setting above it is loaded with biases of "
+            "zero, which the adapter replaces. Without it PEFT would leave them out and say nothing."
         )
     if header.family == "dit":
         names = "\n".join(f"{index}. {name}" for index, name in enumerate(header.class_names))

@@ -21,18 +21,23 @@ USER = DATABASE = "difffit"
 START_SECONDS = 60.0  # recovery after a crash included
 
 
-def start(directory: DataDirectory) -> Part:
-    """Start the server; `wait` says when it can be used. SIGINT is PostgreSQL's fast and orderly shutdown."""
+def start(directory: DataDirectory, again: bool = False) -> Part:
+    """Start the server; `wait` says when it can be used. SIGINT is PostgreSQL's fast and orderly shutdown.
+
+    `again`: this process had started one, which died. Processes of it may be left for a moment; the pid file stays, by which
+    PostgreSQL itself sees them and ends, so that no two servers ever write to one cluster. Then start it once more.
+    """
     binaries = _binaries()
     prepare, owner = process.ordinary_user(binaries / "postgres", directory.path)
     cluster = directory.path / "postgres"
     if not cluster.exists():
         _make_cluster(directory, binaries, cluster, prepare, owner)
     _give(cluster, owner)
-    # The directory's locks prove that no server of an earlier run is left, so its pid file is stale.
-    (cluster / "postmaster.pid").unlink(missing_ok=True)
-    for stale in directory.sockets.glob(".s.PGSQL.*"):
-        stale.unlink()
+    if not again:
+        # The directory's locks prove that no server of an earlier run is left, so its pid file is stale.
+        (cluster / "postmaster.pid").unlink(missing_ok=True)
+        for stale in directory.sockets.glob(".s.PGSQL.*"):
+            stale.unlink()
     options = {"listen_addresses": "", "unix_socket_directories": f'"{directory.sockets}"'}
     return process.start(
         NAME,
@@ -47,7 +52,7 @@ def start(directory: DataDirectory) -> Part:
 
 def wait(part: Part, directory: DataDirectory) -> None:
     """Wait until the server answers, and make the database on the first start."""
-    part.wait_until(lambda: _answers(directory), START_SECONDS)
+    part.wait_until(lambda: answers(directory), START_SECONDS)
     with psycopg.connect(_maintenance(directory), autocommit=True) as connection:
         if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE]).fetchone():
             connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(DATABASE)))
@@ -98,7 +103,8 @@ def _maintenance(directory: DataDirectory) -> str:
     return make_conninfo(host=str(directory.sockets), user=USER, dbname="postgres")
 
 
-def _answers(directory: DataDirectory) -> bool:
+def answers(directory: DataDirectory) -> bool:
+    """Whether the server can be used now."""
     try:
         psycopg.connect(_maintenance(directory)).close()
     except psycopg.OperationalError:

@@ -33,7 +33,7 @@ def start(directory: DataDirectory) -> Part:
 
 
 def wait(part: Part, directory: DataDirectory) -> None:
-    part.wait_until(lambda: _answers(directory), START_SECONDS)
+    part.wait_until(lambda: answers(directory), START_SECONDS)
 
 
 def url(directory: DataDirectory) -> str:
@@ -54,7 +54,8 @@ def _binary() -> Path:
     return Path(get_binary_path())
 
 
-def _answers(directory: DataDirectory) -> bool:
+def answers(directory: DataDirectory) -> bool:
+    """Whether the server can be used now."""
     try:
         with redis.Redis(unix_socket_path=str(_socket(directory))) as client:
             return bool(client.ping())

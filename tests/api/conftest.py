@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -106,6 +107,13 @@ class Server:
 
 @pytest.fixture
 def server(settings: Settings, tenant: Tenant, api_key: str, store: ObjectStore) -> Iterator[Server]:
+    with running_server(api_key) as server:
+        yield server
+
+
+@contextmanager
+def running_server(api_key: str) -> Iterator[Server]:
+    """A server with the settings of the environment, until the block ends; a test may kill it earlier."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

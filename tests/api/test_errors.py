@@ -14,7 +14,17 @@ from jobstore.settings import Settings
 
 JSON = {"content-type": "application/json"}
 OPEN = {"/healthz", "/readyz", "/docs", "/docs/oauth2-redirect", "/openapi.json"}
-TYPES = {"invalid_request", "authentication", "not_found", "conflict", "too_large", "rate_limited", "unavailable", "internal"}
+TYPES = {
+    "invalid_request",
+    "authentication",
+    "permission",
+    "not_found",
+    "conflict",
+    "too_large",
+    "rate_limited",
+    "unavailable",
+    "internal",
+}
 
 
 def assert_error(response: Any, status: int, code: str | None = None) -> dict[str, Any]:
@@ -70,7 +80,7 @@ def test_every_route_but_a_few_wants_a_key_and_documents_its_errors(settings: Se
             assert operation["description"]
             if path not in OPEN:
                 assert operation["security"] == [{"HTTPBearer": []}]
-                assert {"401", "422", "500"} <= set(operation["responses"])
+                assert {"401", "403", "422", "500"} <= set(operation["responses"])
             for status, response in operation["responses"].items():
                 if int(status) >= 400:
                     schema = response["content"]["application/json"]["schema"]

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from jobstore import events
 from jobstore.ids import new_id
-from jobstore.objects import ObjectStore, job_log_key
+from jobstore.objects import ObjectStore, job_logs_prefix
 from jobstore.tables import Checkpoint, Image
 from tests.api.conftest import Rows
 from tests.api.test_errors import assert_error
@@ -95,9 +95,11 @@ def test_the_log_is_shown_once_there_is_one(
 ) -> None:
     job_id = rows.job(client, "failed")
     assert_error(client.get(f"/jobs/{job_id}/logs"), 404, "no_logs")
-    store.put_bytes(job_log_key(job_id), "--- attempt 1\nküche\n".encode())
+    for number, text in ((2, "--- attempt 2\n"), (1, "--- attempt 1\nküche\n")):
+        store.put_bytes(f"{job_logs_prefix(job_id)}{number}.txt", text.encode())
     shown = client.get(f"/jobs/{job_id}/logs")
-    assert (shown.text, shown.headers["content-type"]) == ("--- attempt 1\nküche\n", "text/plain; charset=utf-8")
+    assert shown.text == "--- attempt 1\nküche\n--- attempt 2\n"
+    assert shown.headers["content-type"] == "text/plain; charset=utf-8"
     assert_error(client.get(f"/jobs/{job_id}/logs", headers=stranger), 404, "job_not_found")
 
 
@@ -120,6 +122,6 @@ def test_the_adapter_is_downloaded_once_the_job_has_succeeded(
         assert answer.headers["content-length"] == str(len(data))
         assert f'filename="{adapter.id}.safetensors"' in answer.headers["content-disposition"]
     assert client.get(f"/jobs/{job_id}").json()["adapter"] == adapter.id
-    error = assert_error(client.get(f"/adapters/{adapter.id}/download?format=peft"), 422, "unsupported_format")
+    error = assert_error(client.get(f"/adapters/{adapter.id}/download?format=onnx"), 422, "unknown_format")
     assert error["param"] == "format"
     assert_error(client.get(f"/adapters/{adapter.id}/download", headers=stranger), 404, "adapter_not_found")

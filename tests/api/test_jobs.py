@@ -1,14 +1,18 @@
 """Jobs: what is created, planned, listed and cancelled, and every spec that is refused."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 from fastapi.testclient import TestClient
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session, sessionmaker
 
-from jobstore.tables import Job, JobEvent
-from tests.api.conftest import Rows
+from api.app import create_app
+from jobstore.objects import ObjectStore
+from jobstore.settings import Settings
+from jobstore.tables import Generation, Job, JobEvent
+from tests.api.conftest import Rows, bearer
 
 WRONG_SPECS: list[tuple[dict[str, Any], int, str, str | None]] = [
     ({"base_model": "dit-xxl"}, 422, "unknown_base_model", "base_model"),
@@ -38,6 +42,18 @@ WRONG_SPECS: list[tuple[dict[str, Any], int, str, str | None]] = [
     ({"dataset": "ds_unknown"}, 404, "dataset_not_found", "dataset"),
     ({"dataset": "\0"}, 404, "dataset_not_found", "dataset"),
 ]
+
+
+LLAMA_CATALOG = """
+[[model]]
+id = "some-llama"
+family = "llama"
+task = "instruction"
+description = ""
+license = ""
+path = "nowhere"
+defaults = {pretraining_learning_rate = 1, steps = 1, batch_size = 1, guidance_scale = 1, sample_steps = 1, scheduler = "ddim"}
+"""
 
 
 def test_a_job_is_queued_with_every_auto_resolved(client: TestClient, rows: Rows, sessions: sessionmaker[Session]) -> None:
@@ -93,6 +109,19 @@ def test_a_learning_rate_that_is_no_number_is_refused(client: TestClient, rows: 
         answer = client.post("/jobs", content=body, headers={"content-type": "application/json"})
         assert answer.status_code == 422
         assert answer.json()["error"]["param"] == "hyperparameters.learning_rate"
+
+
+def test_a_method_that_does_not_fit_the_base_is_refused(settings: Settings, api_key: str, rows: Rows, tmp_path: Path) -> None:
+    catalog = tmp_path / "models.toml"
+    catalog.write_text(LLAMA_CATALOG)
+    with TestClient(create_app(settings.model_copy(update={"models": catalog})), headers=bearer(api_key)) as client:
+        for method in ("bitfit", "vpt-deep"):
+            spec = {"base_model": "some-llama", "dataset": rows.dataset().id, "method": {"type": method}}
+            answer = client.post("/jobs", json=spec)
+            assert answer.status_code == 422
+            error = answer.json()["error"]
+            assert (error["code"], error["param"]) == ("method_does_not_fit", "method.type")
+            assert "llama" in error["message"]
 
 
 def test_messages_say_what_is_allowed(client: TestClient) -> None:
@@ -175,3 +204,70 @@ def test_another_tenant_sees_nothing_of_a_job(client: TestClient, rows: Rows, st
         assert client.get(f"/jobs/{job_id}{outputs}", headers=stranger).status_code == 404
     answer = client.post("/jobs", json={"base_model": "emoji-dit", "dataset": dataset_id}, headers=stranger)
     assert answer.json()["error"]["code"] == "dataset_not_found"
+
+
+def test_a_job_is_paused_resumed_cancelled_and_retried(
+    client: TestClient, rows: Rows, sessions: sessionmaker[Session], stranger: dict[str, str]
+) -> None:
+    """Each request can be repeated, because its answer may have been lost."""
+    job_id = rows.job(client)
+    wishes = [("pause", "paused"), ("resume", "queued"), ("cancel", "cancelled"), ("retry", "queued"), ("pause", "paused")]
+    for action, status in wishes:
+        assert client.post(f"/jobs/{job_id}/{action}", headers=stranger).status_code == 404
+        assert client.post(f"/jobs/{job_id}/{action}").json()["status"] == status
+        if action in {"pause", "resume"}:
+            assert client.post(f"/jobs/{job_id}/{action}").json()["status"] == status
+    with sessions() as session:
+        types = session.scalars(select(JobEvent.type).where(JobEvent.job_id == job_id).order_by(JobEvent.sequence)).all()
+    assert types == ["queued", "paused", "resumed", "cancelled", "retried", "paused"]
+    refused = client.post(f"/jobs/{job_id}/retry")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "job_not_ended")
+
+
+def test_a_job_is_deleted_once_it_has_ended_and_its_adapter_stays(
+    client: TestClient, rows: Rows, store: ObjectStore, stranger: dict[str, str]
+) -> None:
+    waiting, job_id = rows.job(client), rows.job(client, "succeeded")
+    refused = client.delete(f"/jobs/{waiting}")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "job_in_use")
+    adapter = rows.adapter(job_id)
+    for key in (adapter.object_key, f"jobs/{job_id}/t/1.tar", f"jobs/{waiting}/t/1.tar"):
+        store.put_bytes(key, b"weights")
+    assert client.delete(f"/jobs/{job_id}", headers=stranger).status_code == 404
+    assert client.delete(f"/jobs/{job_id}").status_code == 204
+    assert client.get(f"/jobs/{job_id}").status_code == 404
+    assert [job["id"] for job in client.get("/jobs").json()["data"]] == [waiting]
+    assert [store.exists(f"jobs/{job}/t/1.tar") for job in (job_id, waiting)] == [False, True]
+    assert client.get(f"/adapters/{adapter.id}/download").content == b"weights"
+
+
+def test_an_adapter_is_deleted_unless_something_waits_for_it(
+    client: TestClient, rows: Rows, store: ObjectStore, sessions: sessionmaker[Session]
+) -> None:
+    job_id = rows.job(client, "succeeded")
+    adapter = rows.adapter(job_id)
+    store.put_bytes(adapter.object_key, b"weights")
+    request = {"adapter": adapter.id, "labels": ["cat"]}
+    picture = client.post("/generate", json=request).json()["id"]
+    refused = client.delete(f"/adapters/{adapter.id}").json()["error"]
+    assert refused["code"] == "adapter_in_use"
+    assert picture in refused["message"]
+    with sessions.begin() as session:
+        session.execute(update(Generation).values(status="succeeded", finished_at=func.now()))
+    assert client.delete(f"/adapters/{adapter.id}").status_code == 204
+    assert not store.exists(adapter.object_key)
+    assert client.get(f"/adapters/{adapter.id}/download").status_code == 404
+    assert client.post("/generate", json=request).json()["error"]["code"] == "adapter_not_found"
+    assert client.get(f"/jobs/{job_id}").json()["adapter"] is None
+    assert client.get(f"/generate/{picture}").json()["parameters"]["labels"] == ["cat"]
+
+
+def test_priority_moves_a_job_among_its_tenants_own(client: TestClient, rows: Rows) -> None:
+    spec = {"base_model": "emoji-dit", "dataset": rows.dataset().id}
+    first = client.post("/jobs", json=spec).json()
+    second = client.post("/jobs", json=spec | {"priority": 1, "max_duration": 60}).json()
+    assert (second["priority"], second["max_duration"], second["progress"]["queue_position"]) == (1, 60, 1)
+    assert client.get(f"/jobs/{first['id']}").json()["progress"]["queue_position"] == 2
+    for field, value in (("priority", 101), ("max_duration", 0)):
+        answer = client.post("/jobs", json=spec | {field: value})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (422, field)

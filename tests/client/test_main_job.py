@@ -1,7 +1,9 @@
 """The whole main job through the command, against a running service: upload, train, watch, draw, download."""
 
+import json
 import os
 import signal
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -147,6 +149,16 @@ def test_an_adapter_is_downloaded_whole_by_its_id_or_its_jobs(difffit: Command, 
     assert [path.name for path in target.parent.iterdir()] == ["a.safetensors"]
 
 
+@pytest.mark.usefixtures("at_service")
+def test_an_adapter_is_downloaded_as_a_folder_for_peft(difffit: Command, job: Job, tmp_path: Path) -> None:
+    result = difffit("adapters", "download", job["adapter"], "--format", "peft", "--out", tmp_path, "--json")
+    target = tmp_path / f"{job['adapter']}.peft.zip"
+    assert result.json() == {"file": str(target), "bytes": target.stat().st_size}
+    with zipfile.ZipFile(target) as archive:
+        assert set(archive.namelist()) == {"README.md", "adapter_config.json", "adapter_model.safetensors"}
+        assert json.loads(archive.read("adapter_config.json"))["peft_type"] == "LORA"
+
+
 def test_a_refused_download_leaves_no_file(client: Client, tmp_path: Path) -> None:
     with pytest.raises(ApiError) as caught:
         client.download_adapter("ad_absent", tmp_path / "a.safetensors")
@@ -191,3 +203,27 @@ def api_process(data_dir: Path) -> int:
         if b"api.app:create_app" in command and os.fsencode(data_dir) in environment:
             return int(process.name)
     raise AssertionError("no API process")
+
+
+@pytest.mark.usefixtures("at_service")
+def test_keys_are_made_rotated_and_revoked(difffit: Command) -> None:
+    key = difffit("keys", "create", "ci", "--scope", "read", "--expires-in-days", 7, "--json").json()
+    assert difffit("--api-key", key["key"], "jobs", "list").exit_code == 0
+    assert difffit("--api-key", key["key"], "keys", "list", "--json").json()["error"]["code"] == "scope_missing"
+    shown = difffit("keys", "rotate", key["id"])
+    assert "difffit_" in shown.stdout
+    listed = difffit("keys", "list", "--json").json()["data"]
+    assert [k["name"] for k in listed[:2]] == ["ci", "ci"]
+    assert difffit("keys", "revoke", listed[0]["id"]).exit_code == 0
+    assert "revoked" in difffit("keys", "list").stdout
+    assert difffit("--api-key", shown.stdout.split()[-1], "jobs", "list", "--json").json()["error"]["code"] == "key_revoked"
+
+
+@pytest.mark.usefixtures("at_service")
+def test_another_tenant_sees_none_of_this(difffit: Command, job: Job) -> None:
+    tenant = difffit("tenants", "create", "neighbours", "--json").json()
+    assert "neighbours" in difffit("tenants", "list").stdout
+    theirs = ["--api-key", tenant["key"]["key"]]
+    assert difffit(*theirs, "jobs", "list", "--json").json() == {"data": [], "has_more": False}
+    assert difffit(*theirs, "jobs", "show", job["id"], "--json").json()["error"]["code"] == "job_not_found"
+    assert difffit(*theirs, "tenants", "list", "--json").json()["error"]["code"] == "operator_only"

@@ -21,7 +21,7 @@ from client.shapes import Job
 
 ROOT = Path(__file__).resolve().parents[2]
 DATASET = ROOT / "examples" / "fluent"
-OURS = ("api", "worker-default", "worker-train", "worker-generate")
+OURS = ("api", "worker-default", "worker-webhooks", "worker-train", "worker-generate")
 SECRETS = ("POSTGRES_PASSWORD", "DIFFFIT_API_KEY")
 STEPS, CHECKPOINT_EVERY = 40, 10
 KILLED = 137  # exit status of a container that had to be killed

@@ -1,9 +1,10 @@
 """Rows that the tests of the job store start from."""
 
-from sqlalchemy.orm import Session
+from sqlalchemy import select
+from sqlalchemy.orm import Session, sessionmaker
 
 from jobstore.ids import new_id
-from jobstore.tables import Dataset, Generation, Job, Tenant
+from jobstore.tables import Dataset, Generation, Job, JobEvent, Tenant
 
 
 def add_dataset(session: Session, tenant: Tenant, status: str = "ready") -> Dataset:
@@ -36,3 +37,9 @@ def add_generation(session: Session, tenant: Tenant) -> Generation:
     session.add(row)
     session.flush()
     return row
+
+
+def event_types(sessions: sessionmaker[Session], job_id: str) -> list[str]:
+    """The types of a job's events, in their order."""
+    with sessions() as session:
+        return list(session.scalars(select(JobEvent.type).where(JobEvent.job_id == job_id).order_by(JobEvent.sequence)))

@@ -1,242 +1,128 @@
-"""The job lifecycle against a real database: one winner, no write without the lease, nothing lost with a worker."""
+"""The state machine of a job: every action in every status, on a real database."""
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from itertools import product
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session, sessionmaker
 
-from jobstore import lifecycle
+from jobstore import leases
 from jobstore.errors import ConflictError
-from jobstore.lifecycle import ALLOWED, TERMINAL, JobStatus
-from jobstore.tables import Dataset, Generation, Job, JobEvent, Tenant
-from tests.jobstore.rows import add_dataset, add_generation, add_job
+from jobstore.lifecycle import ACTORS, TERMINAL, TRANSITIONS, WITH_WORKER, Action, Actor, JobStatus, request
+from jobstore.tables import Dataset, Job, Tenant
+from tests.jobstore.rows import add_job, event_types
 
 Sessions = sessionmaker[Session]
-S = JobStatus
+S, A = JobStatus, Action
+MAX_ATTEMPTS = 3
 
 
-def new_job(sessions: Sessions, tenant: Tenant, status: str = "queued") -> str:
+def job_in(sessions: Sessions, tenant: Tenant, status: JobStatus, attempt: int = 1) -> Job:
+    """A job in a status, with a lease that has expired where a worker has it."""
     with sessions.begin() as session:
-        return add_job(session, tenant, status).id
+        job, now = add_job(session, tenant, status), session.scalar(select(func.now()))
+        job.attempt = attempt
+        if status in WITH_WORKER:
+            job.lease_token, job.lease_expires_at = uuid4(), now
+        if status in TERMINAL:
+            job.finished_at = now
+    return job
 
 
-def claim(sessions: Sessions, job_id: str, lease_seconds: float = 60) -> UUID | None:
+def take(sessions: Sessions, job: Job, action: Action) -> None:
+    """What the API, a worker or the sweeper does."""
+    token = job.lease_token or uuid4()
     with sessions.begin() as session:
-        return lifecycle.claim(session, Job, job_id, lease_seconds)
+        match action:
+            case A.CANCEL | A.PAUSE | A.RESUME | A.RETRY:
+                request(session, session.get_one(Job, job.id), action)
+            case A.CLAIM:
+                leases.claim(session, Job, job.id, 60)
+            case A.STOP:
+                leases.stop(session, job.id, token, "stopped")
+            case A.SUCCEED:
+                leases.finish(session, Job, job.id, token, S.SUCCEEDED)
+            case A.FAIL:
+                leases.finish(session, Job, job.id, token, S.FAILED)
+            case A.LOSE | A.GIVE_UP:
+                leases.expired(session, Job, MAX_ATTEMPTS)
 
 
-def read(sessions: Sessions, job_id: str) -> Job:
-    with sessions() as session:
-        return session.get_one(Job, job_id)
-
-
-def event_types(sessions: Sessions, job_id: str) -> list[str]:
-    with sessions() as session:
-        return list(session.scalars(select(JobEvent.type).where(JobEvent.job_id == job_id).order_by(JobEvent.sequence)))
-
-
-def test_a_job_ends_only_as_the_table_allows(sessions: Sessions, tenant: Tenant) -> None:
-    for before, after in product(JobStatus, TERMINAL):
-        token = uuid4()
+@pytest.mark.parametrize("action", A)
+def test_every_action_in_every_status_does_what_the_table_says(sessions: Sessions, tenant: Tenant, action: Action) -> None:
+    for before in S:
+        job = job_in(sessions, tenant, before, MAX_ATTEMPTS if action is A.GIVE_UP else 1)
+        allowed = action in TRANSITIONS[before]
+        if ACTORS[action] is Actor.USER and not allowed:
+            with pytest.raises(ConflictError):
+                take(sessions, job, action)
+        else:
+            take(sessions, job, action)
+        after = TRANSITIONS[before].get(action, before)
+        with sessions() as session:
+            now = session.get_one(Job, job.id)
+        assert now.status == after, (before, action)
+        assert (now.finished_at is not None) == (after in TERMINAL), (before, action)
+        assert (now.lease_token is not None) == (after in WITH_WORKER), (before, action)
+        tells = ACTORS[action] is not Actor.WORKER or action is A.STOP  # the supervisor tells of the others itself
+        assert len(event_types(sessions, job.id)) == (allowed and after is not before and tells), (before, action)
         with sessions.begin() as session:
-            job = add_job(session, tenant, before)
-            job.lease_token = token
-            job_id = job.id
-        with sessions.begin() as session:
-            ended = lifecycle.finish(session, Job, job_id, token, after, seconds_remaining=0.0)
-        assert ended == (after in ALLOWED[before]), (before, after)
-        job = read(sessions, job_id)
-        assert job.status == (after if ended else before)
-        assert (job.finished_at is not None) == ended
-        assert job.lease_token == (None if ended else token)
+            session.get_one(Job, job.id).lease_expires_at = None  # the next sweep is about the next job
 
 
-def test_only_a_queued_job_can_be_claimed(sessions: Sessions, tenant: Tenant) -> None:
-    for status in JobStatus:
-        job_id = new_job(sessions, tenant, status)
-        assert (claim(sessions, job_id) is not None) == (status is S.QUEUED)
-        assert read(sessions, job_id).status == (S.RUNNING if status is S.QUEUED else status)
+def test_every_status_but_success_can_be_left_and_every_action_has_somebody_who_takes_it() -> None:
+    assert {status for status, actions in TRANSITIONS.items() if not actions} == {S.VALIDATING, S.SUCCEEDED}
+    assert set(ACTORS) == set(A)
+    reached, frontier = {S.QUEUED}, [S.QUEUED]
+    while frontier:
+        frontier = [after for status in frontier for after in TRANSITIONS[status].values() if after not in reached]
+        reached |= set(frontier)
+    assert reached == set(S) - {S.VALIDATING}
 
 
-def test_of_many_workers_one_gets_the_job(sessions: Sessions, tenant: Tenant) -> None:
-    job_id = new_job(sessions, tenant)
-    with ThreadPoolExecutor(8) as pool:
-        tokens = [token for token in pool.map(lambda _: claim(sessions, job_id), range(8)) if token]
-    assert len(tokens) == 1
-    job = read(sessions, job_id)
-    assert (job.status, job.attempt, job.lease_token) == ("running", 1, tokens[0])
-    assert job.started_at is not None
-
-
-def test_a_stale_token_writes_nothing(sessions: Sessions, tenant: Tenant) -> None:
-    job_id = new_job(sessions, tenant)
-    token = claim(sessions, job_id)
-    assert token is not None
-    with sessions.begin() as session:
-        assert lifecycle.write(session, Job, job_id, token, step=3)
-        assert not lifecycle.write(session, Job, job_id, uuid4(), step=9)
-        assert not lifecycle.renew(session, Job, job_id, uuid4(), 60)
-        assert not lifecycle.release(session, job_id, uuid4())
-        assert not lifecycle.finish(session, Job, job_id, uuid4(), "succeeded")
-    job = read(sessions, job_id)
-    assert (job.status, job.step, job.lease_token) == ("running", 3, token)
-
-
-def test_renewing_moves_the_expiry_on(sessions: Sessions, tenant: Tenant) -> None:
-    job_id = new_job(sessions, tenant)
-    token = claim(sessions, job_id, lease_seconds=1)
-    assert token is not None
-    before = read(sessions, job_id).lease_expires_at
-    with sessions.begin() as session:
-        assert lifecycle.renew(session, Job, job_id, token, 60)
-    after = read(sessions, job_id).lease_expires_at
-    assert before is not None
-    assert after is not None
-    assert (after - before).total_seconds() > 50
-
-
-def test_a_released_job_waits_again_and_the_attempt_does_not_count(sessions: Sessions, tenant: Tenant) -> None:
-    job_id = new_job(sessions, tenant)
-    token = claim(sessions, job_id)
-    assert token is not None
-    with sessions.begin() as session:
-        assert lifecycle.release(session, job_id, token)
-    job = read(sessions, job_id)
-    assert (job.status, job.attempt, job.lease_token, job.lease_expires_at) == ("queued", 0, None, None)
-    assert event_types(sessions, job_id) == ["requeued"]
-    assert claim(sessions, job_id) is not None
-
-
-def test_an_expired_lease_is_taken_over_until_the_attempts_are_used_up(sessions: Sessions, tenant: Tenant) -> None:
-    job_id = new_job(sessions, tenant)
-    for attempt in (1, 2, 3):
-        lost = claim(sessions, job_id, lease_seconds=-1)
-        assert lost is not None
-        with sessions.begin() as session:
-            assert lifecycle.expired(session, Job, max_attempts=3) == ([job_id] if attempt < 3 else [])
-        with sessions.begin() as session:
-            assert not lifecycle.write(session, Job, job_id, lost, step=99)
-    job = read(sessions, job_id)
-    assert (job.status, job.step, job.attempt) == ("failed", 0, 3)
-    assert job.error is not None
-    assert job.error["code"] == "worker_lost"
-    assert job.finished_at is not None
-    assert event_types(sessions, job_id) == ["requeued", "requeued", "failed"]
-
-
-def test_a_lease_that_holds_is_left_alone(sessions: Sessions, tenant: Tenant) -> None:
-    job_id = new_job(sessions, tenant)
-    claim(sessions, job_id, lease_seconds=60)
-    with sessions.begin() as session:
-        assert lifecycle.expired(session, Job, max_attempts=3) == []
-    assert read(sessions, job_id).status == "running"
+def test_only_a_worker_makes_a_job_succeed_and_a_terminal_status_is_left_by_users_only() -> None:
+    for status, actions in TRANSITIONS.items():
+        for action, after in actions.items():
+            if after is S.SUCCEEDED:
+                assert ACTORS[action] is Actor.WORKER
+            if status in TERMINAL:
+                assert ACTORS[action] is Actor.USER
 
 
 @pytest.mark.parametrize(
-    ("model", "add", "waiting"),
+    ("status", "action", "code"),
     [
-        (Dataset, lambda session, tenant: add_dataset(session, tenant, "checking"), "checking"),
-        (Generation, add_generation, "queued"),
+        (S.SUCCEEDED, A.CANCEL, "job_already_ended"),
+        (S.FAILED, A.PAUSE, "job_already_ended"),
+        (S.CANCELLED, A.RESUME, "job_already_ended"),
+        (S.SUCCEEDED, A.RETRY, "job_already_succeeded"),
+        (S.RUNNING, A.RETRY, "job_not_ended"),
+        (S.PAUSING, A.RESUME, "job_pausing"),
+        (S.CANCELLING, A.PAUSE, "job_cancelling"),
     ],
 )
-def test_datasets_and_generations_are_leased_alike(
-    sessions: Sessions, tenant: Tenant, model: lifecycle.LeasedModel, add: Callable[[Session, Tenant], Dataset], waiting: str
-) -> None:
+def test_a_refusal_says_why(sessions: Sessions, tenant: Tenant, status: JobStatus, action: Action, code: str) -> None:
+    with pytest.raises(ConflictError) as refused:
+        take(sessions, job_in(sessions, tenant, status), action)
+    assert refused.value.code == code
+
+
+def test_a_retry_starts_the_count_of_attempts_and_the_clock_again(sessions: Sessions, tenant: Tenant) -> None:
+    job = job_in(sessions, tenant, S.FAILED, MAX_ATTEMPTS)
     with sessions.begin() as session:
-        row_id = add(session, tenant).id
-    for _ in range(2):
-        with sessions.begin() as session:
-            token = lifecycle.claim(session, model, row_id, -1)
-            assert token is not None
-            assert lifecycle.claim(session, model, row_id, 60) is None
-        with sessions.begin() as session:
-            left = lifecycle.expired(session, model, max_attempts=2)
-    assert left == []
+        session.get_one(Job, job.id).seconds_used = 100.0
+        session.get_one(Job, job.id).error = {"code": "worker_lost", "message": "", "param": None}
+    take(sessions, job, A.RETRY)
     with sessions() as session:
-        row = session.get_one(model, row_id)
-        assert isinstance(row, Dataset | Generation)
-        assert row.status == "failed"
-        assert row.error is not None
-        assert row.error["code"] == "worker_lost"
+        now = session.get_one(Job, job.id)
+    assert (now.status, now.attempt, now.seconds_used, now.error) == ("queued", 0, 0.0, None)
+    assert event_types(sessions, job.id) == ["retried"]
+
+
+def test_a_job_whose_dataset_is_deleted_cannot_be_retried(sessions: Sessions, tenant: Tenant) -> None:
+    job = job_in(sessions, tenant, S.FAILED)
     with sessions.begin() as session:
-        other = add(session, tenant)
-        assert other.status == waiting
-        token = lifecycle.claim(session, model, other.id, 60)
-        assert token is not None
-        assert lifecycle.finish(session, model, other.id, token, "failed", error={"code": "x"})
-        assert not lifecycle.finish(session, model, other.id, token, "failed")
-
-
-@pytest.mark.parametrize("status", ["validating", "queued", "paused"])
-def test_what_no_worker_holds_is_cancelled_at_once(sessions: Sessions, tenant: Tenant, status: str) -> None:
-    job_id = new_job(sessions, tenant, status)
-    with sessions.begin() as session:
-        assert lifecycle.request_cancel(session, session.get_one(Job, job_id)) == S.CANCELLED
-    job = read(sessions, job_id)
-    assert (job.status, job.cancel_requested) == ("cancelled", True)
-    assert job.finished_at is not None
-    assert event_types(sessions, job_id) == ["cancelled"]
-    assert claim(sessions, job_id) is None
-
-
-def test_a_running_job_is_asked_to_stop_and_asking_again_is_no_error(sessions: Sessions, tenant: Tenant) -> None:
-    job_id = new_job(sessions, tenant)
-    token = claim(sessions, job_id)
-    assert token is not None
-    for _ in range(2):
-        with sessions.begin() as session:
-            assert lifecycle.request_cancel(session, session.get_one(Job, job_id)) == S.CANCELLING
-    with sessions.begin() as session:
-        assert not lifecycle.release(session, job_id, token)  # it would come back to life
-        assert lifecycle.finish(session, Job, job_id, token, "cancelled")
-    assert event_types(sessions, job_id) == ["cancelling"]
-
-
-@pytest.mark.parametrize("status", sorted(TERMINAL))
-def test_a_job_that_has_ended_cannot_be_cancelled(sessions: Sessions, tenant: Tenant, status: JobStatus) -> None:
-    job_id = new_job(sessions, tenant, status)
-    with sessions.begin() as session, pytest.raises(ConflictError) as refused:
-        lifecycle.request_cancel(session, session.get_one(Job, job_id))
-    assert refused.value.code == "job_already_ended"
-    assert read(sessions, job_id).status == status
-
-
-@pytest.mark.parametrize(("asked", "ends"), [("cancelling", "cancelled"), ("pausing", "paused")])
-def test_a_request_is_kept_when_the_worker_is_lost(sessions: Sessions, tenant: Tenant, asked: str, ends: str) -> None:
-    job_id = new_job(sessions, tenant)
-    claim(sessions, job_id, lease_seconds=-1)
-    with sessions.begin() as session:
-        session.get_one(Job, job_id).status = asked
-    with sessions.begin() as session:
-        assert lifecycle.expired(session, Job, max_attempts=3) == []
-    assert read(sessions, job_id).status == ends
-    assert event_types(sessions, job_id) == [ends]
-
-
-def test_a_claim_and_a_cancel_at_once_leave_one_truth(sessions: Sessions, tenant: Tenant) -> None:
-    def cancel(job_id: str) -> JobStatus:
-        with sessions.begin() as session:
-            return lifecycle.request_cancel(session, session.get_one(Job, job_id))
-
-    for _ in range(10):
-        job_id = new_job(sessions, tenant)
-        with ThreadPoolExecutor(2) as pool:
-            token, answer = pool.submit(claim, sessions, job_id), pool.submit(cancel, job_id)
-        expected = S.CANCELLED if token.result() is None else S.CANCELLING
-        assert answer.result() == expected
-        assert read(sessions, job_id).status == expected
-
-
-def test_a_waiting_row_gets_one_message_in_a_period(sessions: Sessions, tenant: Tenant) -> None:
-    waiting, running = new_job(sessions, tenant), new_job(sessions, tenant)
-    claim(sessions, running)
-    with sessions.begin() as session:
-        assert lifecycle.unclaimed(session, Job, older_than_seconds=60) == []
-    with sessions.begin() as session:
-        assert lifecycle.unclaimed(session, Job, older_than_seconds=0) == [waiting]
-    with sessions.begin() as session:
-        assert lifecycle.unclaimed(session, Job, older_than_seconds=60) == []
+        session.get_one(Dataset, job.dataset_id).status = "deleted"
+    with pytest.raises(ConflictError) as refused:
+        take(sessions, job, A.RETRY)
+    assert refused.value.code == "dataset_deleted"

@@ -3,7 +3,8 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,8 +22,11 @@ from jobstore.tables import Dataset, Generation, Job, JobEvent, Tenant
 from tests.worker.pictures import two_classes, zip_of
 from tests.worker.waiting import wait_for
 from worker import runtime
+from worker.child import Standby
+from worker.supervisor import run_next
 
 ROOT = Path(__file__).parents[2]
+SMALL_TRAINER = [sys.executable, str(Path(__file__).with_name("small_trainer.py"))]
 Row = TypeVar("Row")
 
 
@@ -93,6 +97,23 @@ class Rows:
 @pytest.fixture
 def rows(sessions: sessionmaker[Session], store: ObjectStore, tenant: Tenant, tmp_path: Path) -> Rows:
     return Rows(sessions, store, tenant, tmp_path)
+
+
+@pytest.fixture
+def run(fast_settings: Settings) -> Iterator[Callable[..., None]]:
+    """Runs one attempt at the job whose turn it is; `meanwhile` is called in another thread."""
+    with ExitStack() as stack:
+
+        def run(*options: str, meanwhile: Callable[[], None] = lambda: None) -> None:
+            standby = Standby(SMALL_TRAINER + list(options))
+            stack.callback(standby.close)
+            thread = threading.Thread(target=meanwhile)
+            thread.start()
+            run_next(standby)
+            thread.join()
+
+        yield run
+        assert list(fast_settings.work_dir.iterdir()) == []
 
 
 class Workers:

@@ -10,7 +10,7 @@ from PIL import Image as PillowImage
 from sqlalchemy import select, update
 
 from jobstore.dispatch import wake
-from jobstore.lifecycle import request_cancel
+from jobstore.lifecycle import Action, request
 from jobstore.objects import ObjectStore
 from jobstore.tables import Adapter, Dataset, Generation, Image, Job
 from tests.worker.conftest import Rows, Workers
@@ -100,7 +100,7 @@ def test_a_job_trains_survives_its_worker_and_makes_images(rows: Rows, workers: 
     with PillowImage.open(io.BytesIO(first_images[0])) as picture:
         assert json.loads(picture.info["difffit"]) == {
             **{"adapter": adapter.id, "base_model": "emoji-dit", "label": "red", "seed": 7},
-            **{"steps": 2, "guidance_scale": 3.0, "scheduler": "ddim"},
+            **{"steps": 2, "guidance_scale": 3.0, "scheduler": "ddim", "adapter_strength": 1.0},
         }
     second = rows.job(dataset_id, steps=100_000)
     wake("train", second)
@@ -108,7 +108,7 @@ def test_a_job_trains_survives_its_worker_and_makes_images(rows: Rows, workers: 
     with rows.sessions.begin() as session:
         running = session.get(Job, second)
         assert running is not None
-        request_cancel(session, running)
+        request(session, running, Action.CANCEL)
     wait_for(lambda: rows.get(Job, second).status == "cancelled")
     assert [event.type for event in rows.events(second)][-2:] == ["checkpoint", "cancelled"]
 

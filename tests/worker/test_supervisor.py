@@ -1,31 +1,26 @@
 """One attempt at a job, in every way it can go. The trainer is a small real program that speaks the trainer's protocol."""
 
 import io
-import sys
 import tarfile
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from pathlib import Path
+from collections.abc import Callable
 from uuid import uuid4
 
 import pytest
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session, sessionmaker
 
-from jobstore.lifecycle import request_cancel
-from jobstore.objects import ObjectStore
+from jobstore.lifecycle import Action, request
+from jobstore.objects import ObjectStore, job_logs_prefix
 from jobstore.settings import Settings
 from jobstore.tables import Adapter, Checkpoint, Dataset, Image, Job
-from tests.worker.conftest import Rows
+from tests.worker.conftest import SMALL_TRAINER, Rows
 from tests.worker.waiting import wait_for
 from worker import runtime
 from worker.child import Standby
 from worker.dataset_check import check_dataset
-from worker.supervisor import run_job
+from worker.supervisor import run_next
 from worker.sweeper import sweep
 
-SMALL_TRAINER = [sys.executable, str(Path(__file__).with_name("small_trainer.py"))]
 ENDLESS = 1_000_000  # steps
 
 
@@ -36,28 +31,11 @@ def dataset(rows: Rows) -> str:
     return dataset_id
 
 
-@pytest.fixture
-def run(fast_settings: Settings) -> Iterator[Callable[..., None]]:
-    """Runs one attempt; `meanwhile` is called in another thread."""
-    with ExitStack() as stack:
-
-        def run(job_id: str, *options: str, meanwhile: Callable[[], None] = lambda: None) -> None:
-            standby = Standby(SMALL_TRAINER + list(options))
-            stack.callback(standby.close)
-            thread = threading.Thread(target=meanwhile)
-            thread.start()
-            run_job(job_id, standby)
-            thread.join()
-
-        yield run
-        assert list(fast_settings.work_dir.iterdir()) == []
-
-
 def test_a_job_becomes_rows_events_and_objects(
     rows: Rows, dataset: str, run: Callable[..., None], store: ObjectStore, sessions: sessionmaker[Session]
 ) -> None:
     job_id = rows.job(dataset, steps=30, checkpoint_every=10)
-    run(job_id)
+    run()
     job = rows.get(Job, job_id)
     assert (job.status, job.error, job.attempt, job.step) == ("succeeded", None, 1, 30)
     assert (job.trained_parameters, job.total_parameters) == (5, 50)
@@ -87,8 +65,7 @@ def test_a_job_that_another_worker_has_is_left_alone(rows: Rows, dataset: str, r
     job_id = rows.job(dataset)
     with rows.sessions.begin() as session:
         session.execute(update(Job).values(status="running", lease_token=uuid4()))
-    run(job_id)
-    run("job_unknown")
+    run()
     assert rows.get(Job, job_id).attempt == 0
 
 
@@ -106,9 +83,9 @@ def test_cancelling_stops_the_trainer_and_keeps_its_checkpoint(
         with rows.sessions.begin() as session:
             job = session.get(Job, job_id)
             assert job is not None
-            request_cancel(session, job)
+            request(session, job, Action.CANCEL)
 
-    run(job_id, "--step-seconds", "0.1", *(["--deaf"] if deaf else []), meanwhile=cancel)
+    run("--step-seconds", "0.1", *(["--deaf"] if deaf else []), meanwhile=cancel)
     job = rows.get(Job, job_id)
     assert (job.status, job.error) == ("cancelled", None)
     assert job.finished_at is not None
@@ -126,7 +103,7 @@ def test_a_lost_lease_kills_the_trainer_and_nothing_more_is_written(rows: Rows, 
             session.execute(update(Job).values(lease_token=thief))
         seen.append(len(rows.events(job_id)))
 
-    run(job_id, meanwhile=steal)
+    run(meanwhile=steal)
     job = rows.get(Job, job_id)
     assert (job.status, job.lease_token) == ("running", thief)
     assert len(rows.events(job_id)) == seen[0]
@@ -139,12 +116,12 @@ def test_a_stopped_worker_hands_the_job_back_and_the_next_goes_on(rows: Rows, da
         wait_for(lambda: rows.events(job_id, "checkpoint"))
         runtime.request_stop()
 
-    run(job_id, "--step-seconds", "0.05", meanwhile=shut_down)
+    run("--step-seconds", "0.05", meanwhile=shut_down)
     job = rows.get(Job, job_id)
     assert (job.status, job.attempt, job.lease_token) == ("queued", 0, None)
     runtime.forget_stop()
     stopped_at = rows.events(job_id, "checkpoint")[-1].data["step"]
-    run(job_id)
+    run()
     assert rows.get(Job, job_id).status == "succeeded"
     assert [event.data["resumed_from"] for event in rows.events(job_id, "started")] == [None, stopped_at]
 
@@ -153,16 +130,16 @@ def test_a_crash_is_tried_again_from_the_last_checkpoint(
     rows: Rows, dataset: str, run: Callable[..., None], fast_settings: Settings, store: ObjectStore
 ) -> None:
     job_id = rows.job(dataset, steps=20, checkpoint_every=5)
-    run(job_id, "--crash-at", "12")
+    run("--crash-at", "12")
     assert "SIGKILL" in rows.events(job_id, "warning")[0].data["message"]
     sweep(rows.sessions, fast_settings)
     assert rows.get(Job, job_id).status == "queued"
-    run(job_id, "--crash-at", "12")
+    run("--crash-at", "12")
     job = rows.get(Job, job_id)
     assert (job.status, job.attempt, job.error) == ("succeeded", 2, None)
     assert rows.events(job_id, "started")[1].data["resumed_from"] == 10
-    log = store.get_bytes(f"jobs/{job_id}/log.txt").decode()
-    assert log.split("--- attempt ")[1:] == ["1\nabout to die\n", "2\n"]
+    logs = sorted(file.key for file in store.list(job_logs_prefix(job_id)))
+    assert [store.get_bytes(key) for key in logs] == [b"--- attempt 1\nabout to die\n", b"--- attempt 2\n"]
 
 
 def test_after_the_last_crash_the_job_fails(
@@ -171,7 +148,7 @@ def test_after_the_last_crash_the_job_fails(
     job_id = rows.job(dataset, steps=20)
     for _ in range(fast_settings.max_attempts):
         sweep(rows.sessions, fast_settings)
-        run(job_id, "--crash-at", "1", "--always")
+        run("--crash-at", "1", "--always")
     job = rows.get(Job, job_id)
     assert job.status == "failed"
     assert job.error is not None
@@ -182,7 +159,7 @@ def test_after_the_last_crash_the_job_fails(
 
 def test_a_failure_that_the_trainer_reports_is_the_jobs_error(rows: Rows, dataset: str, run: Callable[..., None]) -> None:
     job_id = rows.job(dataset)
-    run(job_id, "--fail-at", "2")
+    run("--fail-at", "2")
     job = rows.get(Job, job_id)
     error = {"code": "diverged", "message": "The loss became nan.", "param": "hyperparameters.learning_rate"}
     assert (job.status, job.error, job.step) == ("failed", error, 2)
@@ -206,5 +183,5 @@ def test_a_waiting_trainer_that_died_is_replaced(rows: Rows, dataset: str, fast_
     standby.prepare()
     assert standby._waiting is not None
     standby._waiting.kill()
-    run_job(job_id, standby)
+    assert run_next(standby)
     assert rows.get(Job, job_id).status == "succeeded"

@@ -1,0 +1,108 @@
+"""Which waiting job comes next. Tenants take turns; among its own jobs a tenant's priorities decide, then age.
+
+The next job is of the tenant with the fewest jobs at work, of those of the one that was served longest ago. So a hundred jobs
+of one tenant keep another's only job waiting for one turn, and no priority that a tenant gives moves another's jobs.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import Select, func, select, true, update
+from sqlalchemy.orm import Session
+from sqlalchemy.sql.selectable import LateralFromClause
+
+from jobstore import leases
+from jobstore.lifecycle import WITH_WORKER, JobStatus
+from jobstore.tables import Job, Tenant
+
+NO_LIMIT = 2**31
+IN_ORDER = (Job.priority.desc(), Job.id)  # of one tenant's jobs; the index ix_jobs_waiting holds them so
+
+
+def claim_next(session: Session, lease_seconds: float, most_running: int = NO_LIMIT) -> tuple[str, UUID] | None:
+    """Take the next waiting job: its id and the lease token, or None where no job waits.
+
+    A tenant with as many jobs at work as its own limit says, or else `most_running`, has to wait. Two workers that look at
+    once choose the same job; the second one waits for the first one's commit and looks again.
+    """
+    while (found := session.execute(_next(most_running)).first()) is not None:
+        token = leases.claim(session, Job, found.id, lease_seconds)
+        if token is not None:
+            served = update(Tenant).where(Tenant.id == found.tenant_id).values(served_at=func.clock_timestamp())
+            session.execute(served)
+            return found.id, token
+    return None
+
+
+def _next(most_running: int) -> Select[str, str]:
+    """One look into the index for each tenant, however many jobs wait."""
+    first = _head()
+    at_work = select(func.count()).where(Job.tenant_id == Tenant.id, Job.status.in_(WITH_WORKER)).scalar_subquery()
+    limit = func.coalesce(Tenant.limits["running_jobs"].as_integer(), most_running)
+    turn = (at_work, Tenant.served_at.asc().nulls_first(), first.c.id)
+    waiting = select(first.c.id, Tenant.id.label("tenant_id")).join(first, true()).where(at_work < limit)
+    return waiting.order_by(*turn).limit(1)
+
+
+def _head() -> LateralFromClause:
+    """The first waiting job of the tenant whose row it is joined with."""
+    head = select(Job.id).where(Job.tenant_id == Tenant.id, Job.status == JobStatus.QUEUED).order_by(*IN_ORDER).limit(1)
+    return head.lateral("first")
+
+
+@dataclass(frozen=True)
+class Line:
+    """The waiting jobs of one tenant."""
+
+    waiting: int
+    at_work: int
+    served_at: datetime | None
+    first: str
+
+    def key(self, rank: int) -> tuple[int, int, float, str]:
+        """Where its job number `rank` stands among all tenants' while none of the jobs at work ends; lower is sooner.
+
+        Every job that is taken counts as at work; tenants that are level come in the order in which they were served, and
+        those that wait with their first job before those that were served meanwhile.
+        """
+        served = float("-inf") if self.served_at is None else self.served_at.timestamp()
+        return self.at_work + rank, rank, served, self.first
+
+    def before(self, key: tuple[int, int, float, str]) -> int:
+        """How many of these jobs come before a key of another tenant."""
+        level = key[0] - self.at_work  # jobs of lower rank are sooner, and perhaps the one of this rank
+        return min(self.waiting, max(0, level) + (level >= 0 and self.key(level) < key))
+
+
+def positions(session: Session, job_ids: list[str]) -> dict[str, int]:
+    """{job: its place in the queue, 1 is next} of those of the jobs that wait; the order in which `claim_next` takes them."""
+    mine = select(Job.tenant_id).where(Job.id.in_(job_ids), Job.status == JobStatus.QUEUED)
+    rank = (func.row_number().over(partition_by=Job.tenant_id, order_by=IN_ORDER) - 1).label("rank")
+    ranked = select(Job.id, Job.tenant_id, rank).where(Job.status == JobStatus.QUEUED, Job.tenant_id.in_(mine)).subquery()
+    places = session.execute(select(ranked.c.id, ranked.c.tenant_id, ranked.c.rank).where(ranked.c.id.in_(job_ids))).all()
+    lines = _lines(session) if places else {}
+    found = {}
+    for job_id, tenant, rank in places:
+        if tenant in lines:  # else the job was taken between the two queries
+            others = sum(line.before(lines[tenant].key(rank)) for name, line in lines.items() if name != tenant)
+            found[job_id] = 1 + rank + others
+    return found
+
+
+def _lines(session: Session) -> dict[str, Line]:
+    queued = func.count().filter(Job.status == JobStatus.QUEUED)
+    at_work = func.count().filter(Job.status.in_(WITH_WORKER))
+    counts = (
+        select(Job.tenant_id, queued.label("waiting"), at_work.label("at_work"))
+        .where(Job.status.in_([JobStatus.QUEUED, *WITH_WORKER]))
+        .group_by(Job.tenant_id)
+        .subquery()
+    )
+    first = _head()
+    rows = session.execute(
+        select(Tenant.id, counts.c.waiting, counts.c.at_work, Tenant.served_at, first.c.id)
+        .join(counts, counts.c.tenant_id == Tenant.id)
+        .join(first, true())
+    )
+    return {tenant: Line(waiting, at_work, served_at, first_id) for tenant, waiting, at_work, served_at, first_id in rows}

@@ -1,0 +1,97 @@
+"""What a tenant may use: its own limits where the operator has set them, else those of the settings."""
+
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy.orm import Session
+
+from jobstore.errors import QuotaError
+from jobstore.lifecycle import WITH_WORKER, JobStatus
+from jobstore.settings import Settings
+from jobstore.tables import Adapter, Checkpoint, Dataset, Job, Tenant
+
+MARGIN = 200  # jobs below the limit from which requests of one tenant take turns; more than are in flight at once
+FULL_RETRY_SECONDS = 60
+STORAGE_RETRY_SECONDS = 3600  # nothing frees space by itself before the next collection
+
+
+class Limits(BaseModel):
+    """A number for every limit."""
+
+    model_config = ConfigDict(frozen=True)
+
+    storage_bytes: int = Field(description="Uploads, checkpoints and adapters together")
+    queued_jobs: int = Field(description="Jobs that wait for a worker")
+    running_jobs: int = Field(description="Jobs that run at once; more of them wait in the queue")
+    generate_per_minute: int = Field(description="Requests for images")
+
+
+class Usage(BaseModel):
+    """What a tenant uses now, in the same units."""
+
+    storage_bytes: int
+    queued_jobs: int
+    running_jobs: int
+
+
+def limits_of(tenant: Tenant, settings: Settings) -> Limits:
+    return Limits.model_validate({name: getattr(settings, f"tenant_{name}") for name in Limits.model_fields} | tenant.limits)
+
+
+def usage_of(session: Session, tenant: Tenant) -> Usage:
+    queued = session.scalar(_jobs(tenant.id, Job.status == JobStatus.QUEUED)) or 0
+    running = session.scalar(_jobs(tenant.id, Job.status.in_(WITH_WORKER))) or 0
+    return Usage(storage_bytes=stored_bytes(session, tenant.id), queued_jobs=queued, running_jobs=running)
+
+
+def check_queue(session: Session, tenant_id: str, settings: Settings) -> None:
+    """Raises QuotaError (`queue_full`) where the tenant's queue has no place for one more job.
+
+    Near the limit the tenant's row is locked until the commit, so that requests at the same time do not pass it together.
+    """
+    tenant = session.get_one(Tenant, tenant_id)
+    limit = limits_of(tenant, settings).queued_jobs
+    waiting = _jobs(tenant_id, Job.status == JobStatus.QUEUED)
+    count = session.scalar(waiting) or 0
+    if count >= limit - MARGIN:
+        session.refresh(tenant, with_for_update=True)
+        count = session.scalar(waiting) or 0
+    if count >= limit:
+        raise QuotaError(
+            f"{count} jobs wait for a worker, and your tenant may have {limit} there. Post the job again when some have begun.",
+            code="queue_full",
+            param="queued_jobs",
+            retry_after=FULL_RETRY_SECONDS,
+        )
+
+
+def check_storage(session: Session, tenant_id: str, settings: Settings, wanted: int) -> int:
+    """The bytes that are free beside the `wanted`; raises QuotaError (`storage_full`) where those do not fit.
+
+    The tenant's row is locked until the commit, so that what is written now counts for whoever asks next.
+    """
+    tenant = session.get_one(Tenant, tenant_id, with_for_update=True)
+    limit, used = limits_of(tenant, settings).storage_bytes, stored_bytes(session, tenant_id)
+    if used + wanted > limit:
+        raise storage_full(limit - used)
+    return limit - used - wanted
+
+
+def storage_full(free: int) -> QuotaError:
+    return QuotaError(
+        f"This does not fit: your tenant may store {max(0, free)} bytes more (see GET /usage). Delete datasets, jobs or "
+        "adapters, or ask the operator for more.",
+        code="storage_full",
+        param="storage_bytes",
+        retry_after=STORAGE_RETRY_SECONDS,
+    )
+
+
+def stored_bytes(session: Session, tenant_id: str) -> int:
+    datasets = select(func.sum(Dataset.upload_bytes)).where(Dataset.tenant_id == tenant_id, Dataset.status != "deleted")
+    checkpoints = select(func.sum(Checkpoint.bytes)).join(Job).where(Job.tenant_id == tenant_id)
+    adapters = select(func.sum(Adapter.bytes)).where(Adapter.tenant_id == tenant_id)
+    return sum(int(session.scalar(query) or 0) for query in (datasets, checkpoints, adapters))
+
+
+def _jobs(tenant_id: str, which: ColumnElement[bool]) -> Select[int]:
+    return select(func.count()).where(Job.tenant_id == tenant_id, which)

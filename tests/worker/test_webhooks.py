@@ -1,0 +1,295 @@
+"""Webhooks against a real receiver: what is told, how it is signed, when it is tried again, and where it never goes."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session, sessionmaker
+from standardwebhooks import Webhook as Signer
+
+from jobstore import addresses, events, leases, webhooks
+from jobstore.ids import new_id
+from jobstore.keys import create_tenant
+from jobstore.settings import Settings, get_settings
+from jobstore.tables import Dataset, Delivery, Job, Tenant, Webhook
+from tests.jobstore.rows import add_dataset, add_job
+from tests.worker.conftest import ROOT
+from tests.worker.waiting import wait_for
+from worker import webhooks as sender
+
+
+class Receiver(ThreadingHTTPServer):
+    """Answers with `status` and keeps what came; a path that begins with /slow holds its answer back."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.status, self.came = 204, list[tuple[str, dict[str, str], bytes]]()
+        self.held = threading.Event()
+
+    def url(self, path: str = "/hook") -> str:
+        return f"http://127.0.0.1:{self.server_port}{path}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Receiver
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"]))
+        self.server.came.append((self.path, {name.lower(): value for name, value in self.headers.items()}, body))
+        if self.path.startswith("/slow"):
+            self.server.held.wait(60)
+        self.send_response(self.server.status)
+        self.send_header("location", self.server.url("/elsewhere"))
+        self.end_headers()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.held.set()
+        server.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def private_addresses(fast_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The receivers are on this machine."""
+    monkeypatch.setenv("DIFFFIT_WEBHOOK_PRIVATE_ADDRESSES", "true")
+    monkeypatch.setattr(sender, "POLL_SECONDS", 0.02)
+    get_settings.cache_clear()
+
+
+def add_endpoint(session: Session, tenant: Tenant, url: str, *kinds: str) -> Webhook:
+    row = Webhook(id=new_id("wh"), tenant_id=tenant.id, url=url, secret=webhooks.new_secret())
+    row.events = list(kinds or webhooks.EVENT_TYPES)
+    session.add(row)
+    session.flush()
+    return row
+
+
+def end_job(session: Session, tenant: Tenant, **values: Any) -> Job:
+    """A job that a worker ends."""
+    job = add_job(session, tenant)
+    token = leases.claim(session, Job, job.id, 30)
+    assert token is not None
+    assert leases.finish(session, Job, job.id, token, "failed" if values else "succeeded", **values)
+    events.append(session, job.id, "failed" if values else "succeeded", {})
+    return job
+
+
+def deliver_until(done: Callable[[], object]) -> None:
+    """Run the sender until the condition is true."""
+
+    async def run() -> None:
+        stop = asyncio.Event()
+        sending = asyncio.create_task(sender.deliver_forever(stop, get_settings()))
+        await asyncio.to_thread(wait_for, done)
+        stop.set()
+        await sending
+
+    asyncio.run(run())
+
+
+def deliveries(sessions: sessionmaker[Session]) -> list[Delivery]:
+    with sessions() as session:
+        return list(session.scalars(select(Delivery).order_by(Delivery.id)))
+
+
+def tried(sessions: sessionmaker[Session], times: int = 1) -> Callable[[], bool]:
+    """Every delivery was tried so often, and what came of it is written."""
+    return lambda: all(d.attempts >= times and (d.error or d.status == "delivered") for d in deliveries(sessions))
+
+
+def test_the_end_of_a_job_is_told_and_signed(sessions: sessionmaker[Session], tenant: Tenant, receiver: Receiver) -> None:
+    with sessions.begin() as session:
+        endpoint = add_endpoint(session, tenant, receiver.url())
+        job = end_job(session, tenant, error={"code": "diverged", "message": "The loss is no number.", "param": None})
+        assert receiver.came == []
+    deliver_until(tried(sessions))
+    ((_, headers, body),) = receiver.came
+    told = Signer(endpoint.secret).verify(body, headers)
+    assert told["type"] == "job.failed"
+    assert abs(datetime.fromisoformat(told["timestamp"]) - datetime.now(UTC)) < timedelta(minutes=1)
+    assert told["data"] == {
+        **{"id": job.id, "name": None, "status": "failed"},
+        "error": {"code": "diverged", "message": "The loss is no number.", "param": None},
+    }
+    with pytest.raises(Exception, match="No matching signature"):
+        Signer(webhooks.new_secret()).verify(body, headers)
+    (delivery,) = deliveries(sessions)
+    assert (delivery.status, delivery.attempts, delivery.response_status, delivery.error) == ("delivered", 1, 204, None)
+    assert delivery.id == headers["webhook-id"]
+    assert delivery.body.encode() == body
+
+
+def test_each_endpoint_gets_what_it_wants_and_nobody_what_is_anothers(
+    sessions: sessionmaker[Session], tenant: Tenant, receiver: Receiver
+) -> None:
+    with sessions.begin() as session:
+        stranger = create_tenant(session, "another")
+        add_endpoint(session, stranger, receiver.url("/stranger"))
+        add_endpoint(session, tenant, receiver.url("/jobs"), "job.succeeded", "job.cancelled")
+        add_endpoint(session, tenant, receiver.url("/datasets"), "dataset.ready", "dataset.failed")
+        end_job(session, tenant)
+        cancelled = add_job(session, tenant)
+        cancelled.status = "cancelled"
+        events.append(session, cancelled.id, "cancelled", {})
+        ready, lost = (add_dataset(session, tenant, "checking") for _ in range(2))
+        token = leases.claim(session, Dataset, ready.id, 30)
+        assert token is not None
+        assert leases.finish(session, Dataset, ready.id, token, "ready")
+        leases.claim(session, Dataset, lost.id, 0.0)
+    with sessions.begin() as session:
+        assert leases.expired(session, Dataset, max_attempts=1) == []
+    deliver_until(tried(sessions))
+    assert sorted((path, json.loads(body)["type"]) for path, _, body in receiver.came) == [
+        ("/datasets", "dataset.failed"),
+        ("/datasets", "dataset.ready"),
+        ("/jobs", "job.cancelled"),
+        ("/jobs", "job.succeeded"),
+    ]
+
+
+def test_a_change_that_is_rolled_back_tells_nothing(
+    sessions: sessionmaker[Session], tenant: Tenant, receiver: Receiver
+) -> None:
+    with sessions.begin() as session:
+        add_endpoint(session, tenant, receiver.url())
+    with sessions() as session:
+        end_job(session, tenant)
+        assert session.scalar(select(func.count()).select_from(Delivery)) == 1
+        session.rollback()
+    assert deliveries(sessions) == []
+
+
+def test_a_refusal_is_tried_again_with_growing_pauses_for_a_day(
+    sessions: sessionmaker[Session], tenant: Tenant, receiver: Receiver
+) -> None:
+    receiver.status = 503
+    with sessions.begin() as session:
+        add_endpoint(session, tenant, receiver.url())
+        end_job(session, tenant)
+    for attempt, pause in enumerate((5, 20, 80, 320), start=1):
+        deliver_until(tried(sessions, attempt))
+        (delivery,) = deliveries(sessions)
+        assert delivery.next_try_at is not None
+        assert pause * 0.8 < (delivery.next_try_at - datetime.now(UTC)).total_seconds() < pause * 1.2
+        assert (delivery.status, delivery.response_status) == ("pending", 503)
+        with sessions.begin() as session:
+            session.execute(update(Delivery).values(next_try_at=func.now(), error=None))
+    assert delivery.give_up_at - delivery.created_at > timedelta(hours=23, minutes=59)
+    with sessions.begin() as session:
+        session.execute(update(Delivery).values(give_up_at=func.now()))
+    deliver_until(tried(sessions, 5))
+    (delivery,) = deliveries(sessions)
+    assert (delivery.status, delivery.attempts, delivery.next_try_at) == ("failed", 5, None)
+    assert len({headers["webhook-id"] for _, headers, _ in receiver.came}) == 1
+    receiver.status = 200
+    with sessions.begin() as session:
+        webhooks.resend(session, session.get_one(Delivery, delivery.id))
+    deliver_until(tried(sessions))
+    assert deliveries(sessions)[0].status == "delivered"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1", "localhost"])
+def test_private_addresses_are_never_reached(
+    sessions: sessionmaker[Session], tenant: Tenant, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    monkeypatch.delenv("DIFFFIT_WEBHOOK_PRIVATE_ADDRESSES")
+    get_settings.cache_clear()
+    with sessions.begin() as session:
+        add_endpoint(session, tenant, receiver.url().replace("127.0.0.1", host))
+        end_job(session, tenant)
+    deliver_until(tried(sessions))
+    (delivery,) = deliveries(sessions)
+    assert "not public" in str(delivery.error)
+    assert receiver.came == []
+
+
+def test_the_connection_goes_to_the_address_that_was_checked(
+    sessions: sessionmaker[Session], tenant: Tenant, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name that nobody else can look up: it is asked for once, by the check."""
+    asked = []
+
+    async def resolve(host: str, port: int, allow_private: bool) -> str:
+        asked.append((host, port, allow_private))
+        return "127.0.0.1"
+
+    monkeypatch.setattr(addresses, "resolve", resolve)
+    with sessions.begin() as session:
+        add_endpoint(session, tenant, receiver.url().replace("127.0.0.1", "hooks.invalid"))
+        end_job(session, tenant)
+    deliver_until(tried(sessions))
+    assert asked == [("hooks.invalid", receiver.server_port, True)]
+    assert receiver.came[0][1]["host"] == f"hooks.invalid:{receiver.server_port}"
+
+
+def test_a_redirect_is_not_followed(sessions: sessionmaker[Session], tenant: Tenant, receiver: Receiver) -> None:
+    receiver.status = 307
+    with sessions.begin() as session:
+        add_endpoint(session, tenant, receiver.url())
+        end_job(session, tenant)
+    deliver_until(tried(sessions))
+    assert [path for path, _, _ in receiver.came] == ["/hook"]
+    assert "redirect" in str(deliveries(sessions)[0].error)
+
+
+def test_an_endpoint_that_never_answers_keeps_nobody_else_waiting(
+    sessions: sessionmaker[Session], tenant: Tenant, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sender, "WHOLE_SECONDS", 1.0)
+    with sessions.begin() as session:
+        slow = add_endpoint(session, tenant, receiver.url("/slow"))
+        add_endpoint(session, tenant, receiver.url("/quick"))
+        add_endpoint(session, tenant, "http://127.0.0.1:1/")
+        end_job(session, tenant)
+    deliver_until(tried(sessions))
+    by_endpoint = {
+        d.webhook_id == slow.id: d for d in deliveries(sessions) if d.status == "delivered" or d.webhook_id == slow.id
+    }
+    assert "did not answer within" in str(by_endpoint[True].error)
+    assert by_endpoint[False].status == "delivered"
+
+
+def test_a_sender_that_died_is_replaced_and_cannot_write_any_more(
+    sessions: sessionmaker[Session], tenant: Tenant, receiver: Receiver
+) -> None:
+    with sessions.begin() as session:
+        add_endpoint(session, tenant, receiver.url())
+        end_job(session, tenant)
+    with sessions.begin() as session:
+        (first,) = webhooks.claim(session, 10)
+    with sessions.begin() as session:
+        assert webhooks.claim(session, 10) == []
+        session.execute(update(Delivery).values(next_try_at=func.now()))
+    deliver_until(tried(sessions, 2))
+    with sessions.begin() as session:
+        webhooks.record(session, first, None, "a word from the grave")
+    (delivery,) = deliveries(sessions)
+    assert (delivery.status, delivery.attempts, delivery.error) == ("delivered", 2, None)
+
+
+def test_the_process_delivers_and_ends_when_asked(sessions: sessionmaker[Session], tenant: Tenant, receiver: Receiver) -> None:
+    with sessions.begin() as session:
+        add_endpoint(session, tenant, receiver.url())
+        end_job(session, tenant)
+    process = subprocess.Popen([sys.executable, "-m", "worker.webhooks"], cwd=ROOT, env=os.environ)
+    try:
+        wait_for(tried(sessions))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+    assert len(receiver.came) == 1

@@ -1,0 +1,71 @@
+"""Deletes files that no row names: what lost attempts stored, what a deletion could not remove, and uploads nobody recorded.
+
+Files are stored before the row that names them is written, and rows are deleted before their files; so a file without a row is
+at most too much, never too little, and after the grace period nobody will write its row any more.
+"""
+
+import logging
+import re
+import threading
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+
+from sqlalchemy import String, any_, bindparam, or_, select
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.orm import Session, sessionmaker
+
+from jobstore.objects import ObjectStore
+from jobstore.settings import Settings
+from jobstore.tables import Adapter, Checkpoint, Dataset, Export, Image, Job
+
+logger = logging.getLogger(__name__)
+
+PREFIXES = ("datasets/", "jobs/", "adapters/", "images/")  # of the keys that rows name; others are not ours to judge
+BATCH = 1000  # keys in one query
+LOG = re.compile(r"jobs/(job_[^/]+)/logs/")
+
+
+def collect_forever(sessions: sessionmaker[Session], objects: ObjectStore, settings: Settings, stop: threading.Event) -> None:
+    """Collect once in every grace period, until `stop` is set; a server that is away is logged and tried again."""
+    while not stop.wait(settings.garbage_grace_seconds):
+        try:
+            collect(sessions, objects, settings.garbage_grace_seconds)
+        except Exception:
+            logger.exception("Garbage could not be collected; the next try follows in %s s", settings.garbage_grace_seconds)
+
+
+def collect(sessions: sessionmaker[Session], objects: ObjectStore, grace_seconds: float) -> int:
+    """Delete what is older than the grace period and belongs to no row; returns how many files that were."""
+    old, deleted = _older_than(objects, grace_seconds), 0
+    while keys := list(islice(old, BATCH)):
+        for key in unnamed(sessions, keys):
+            objects.delete(key)
+            deleted += 1
+    if deleted:
+        logger.info("Deleted %d files that no row names", deleted)
+    return deleted
+
+
+def _older_than(objects: ObjectStore, grace_seconds: float) -> Iterator[str]:
+    before = datetime.now(UTC) - timedelta(seconds=grace_seconds)
+    for prefix in PREFIXES:
+        yield from (file.key for file in objects.list(prefix) if file.modified_at < before)
+
+
+def unnamed(sessions: sessionmaker[Session], keys: Iterable[str]) -> list[str]:
+    """Those of the keys that no row names. The log of a job belongs to its row."""
+    given = list(keys)
+    wanted = any_(bindparam("keys", given, ARRAY(String)))
+    logs = {key: found[1] for key in given if (found := LOG.match(key))}
+    with sessions() as session:
+        named: set[str | None] = set()
+        for model in (Checkpoint, Image, Export):
+            named |= set(session.scalars(select(model.object_key).where(model.object_key == wanted)))
+        kept = select(Adapter.object_key).where(Adapter.object_key == wanted, Adapter.deleted_at.is_(None))
+        named |= set(session.scalars(kept))
+        columns = (Dataset.upload_key, Dataset.content_key, Dataset.preview_key)
+        datasets = select(*columns).where(Dataset.status != "deleted", or_(*(column == wanted for column in columns)))
+        named |= {key for row in session.execute(datasets) for key in row}
+        living = set(session.scalars(select(Job.id).where(Job.id.in_(set(logs.values())), Job.deleted_at.is_(None))))
+    return [key for key in given if key not in named and logs.get(key) not in living]

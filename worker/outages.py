@@ -1,0 +1,42 @@
+"""Waiting out a database or an object store that is away: the trainer goes on meanwhile, and what it reports is kept."""
+
+import logging
+from collections.abc import Callable
+from typing import TypeVar
+
+from sqlalchemy.exc import DBAPIError
+
+from jobstore.errors import StorageError
+from worker.lease import Lease
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+FIRST_PAUSE, LAST_PAUSE = 0.2, 5.0  # seconds between two tries; doubled after each
+
+
+def persist(lease: Lease, work: Callable[[], T]) -> T:
+    """Do the work, again and again while a server is away. It may be done twice: a commit can succeed without an answer.
+
+    Raises LeaseLost or Stopping where the worker is to end instead, and every other error of the work.
+    """
+    pause = FIRST_PAUSE
+    while True:
+        try:
+            return work()
+        except (DBAPIError, StorageError) as error:
+            if not may_pass(error):
+                raise
+            logger.warning("Trying again in %.1f s, for %s: %s", pause, lease.row_id, error)
+        lease.check()
+        lease.lost.wait(pause)
+        pause = min(2 * pause, LAST_PAUSE)
+
+
+def may_pass(error: DBAPIError | StorageError) -> bool:
+    """Whether a failure says that a server is away, and not that what was asked of it is wrong."""
+    if isinstance(error, StorageError):
+        return error.code != "object_missing"
+    # Of the class "operational": the server is away, shuts down, starts up, or is out of disk or memory.
+    return error.connection_invalidated or type(error).__name__ in {"OperationalError", "InterfaceError", "InternalError"}
