@@ -62,7 +62,7 @@ def create(
 ) -> None:
     """Start a training job."""
     spec: dict[str, Any] = {"base_model": base, "dataset": dataset, "method": {"type": method}}
-    spec["method"] |= named_values(method_settings or [])
+    spec["method"] |= named_values(method_settings or [], "--method-set")
     spec |= {"hyperparameters": named_values(settings or [])}
     given = {"seed": seed, "name": name, "priority": priority, "max_duration": max_duration}
     spec |= {key: value for key, value in given.items() if value is not None}
@@ -78,13 +78,13 @@ def create(
     note(f"Watch it:  difffit jobs watch {job['id']}")
 
 
-def named_values(settings: list[str]) -> dict[str, Any]:
+def named_values(settings: list[str], option: str = "--set") -> dict[str, Any]:
     """`["steps=300", "lr_schedule=cosine"]` as a JSON object; whether a value fits is the server's to say."""
     values: dict[str, Any] = {}
     for setting in settings:
         name, equals, text = setting.partition("=")
         if not name or not equals:
-            raise typer.BadParameter(f"{setting!r} is not of the form NAME=VALUE, such as steps=300.", param_hint="--set")
+            raise typer.BadParameter(f"{setting!r} is not of the form NAME=VALUE, such as steps=300.", param_hint=option)
         values[name] = json_value(text)
     return values
 

@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,8 @@ def build(model: str) -> nn.Module:
     if "_class_name" in config:
         import diffusers
 
-        kind = getattr(diffusers, config["_class_name"], None)
+        published_dit = config["_class_name"] == "Transformer2DModel" and config.get("norm_type") == "ada_norm_zero"
+        kind = getattr(diffusers, "DiTTransformer2DModel" if published_dit else config["_class_name"], None)
         if kind is not None:
             return kind.from_config(config)  # type: ignore[no-any-return]
     elif config.get("architectures"):
@@ -119,13 +121,13 @@ def build(model: str) -> nn.Module:
     raise ModelError(f"{path} is of no model that diffusers or transformers know.", param="model")
 
 
-def main() -> int:
+def main(words: Sequence[str] | None = None) -> int:
     """Print the count as one line of JSON, or what is wrong as an error in JSON; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", help=f"one of {', '.join(architectures())}, or a folder with a config.json")
     parser.add_argument("method", help="a method's type, or its config as JSON")
     parser.add_argument("--classes", type=int, help="how many classes the dataset has")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     try:
         settings = json.loads(arguments.method) if arguments.method.startswith("{") else {}
         method = named_method(settings.pop("type", arguments.method), settings)

@@ -10,7 +10,10 @@ import torch
 from diffusers import AutoencoderKL, DiTTransformer2DModel
 from torch import Tensor, nn
 
+from difffit_core.attention import attention
 from difffit_core.errors import ModelError
+
+FORWARD_ARGUMENTS = ("hidden_states", "timestep", "class_labels", "cross_attention_kwargs", "return_dict")
 
 
 def load_transformer(base: Path) -> DiTTransformer2DModel:
@@ -41,18 +44,65 @@ def load_autoencoder(base: Path) -> AutoencoderKL:
 
 
 def tie_conditioning(model: DiTTransformer2DModel) -> None:
-    """Let every block use the first block's timestep MLP and class table.
+    """Let every block use the first block's timestep MLP and class table, computed once a forward pass.
 
     diffusers keeps a copy of both in each block, although DiT has one of each; a DiffFit adapter must train one.
-    Raises ModelError where the copies differ, since tying would then change the model.
+    Raises ModelError where the copies differ, since tying would then change the model. Tying twice is tying once.
     """
     first = model.transformer_blocks[0].norm1.emb
+    if isinstance(first, TiedConditioning):
+        return
     for index, block in enumerate(model.transformer_blocks[1:], start=1):
         copies = zip(first.parameters(), block.norm1.emb.parameters(), strict=True)
         if any(not a.is_meta and not torch.equal(a, b) for a, b in copies):
             raise ModelError(f"Block {index} embeds timesteps or classes differently from block 0; this is not a DiT.")
-        block.norm1.emb = first
+    tied = TiedConditioning(first)
+    for block in model.transformer_blocks:
+        block.norm1.emb = tied
+        block.attn1.set_processor(SelfAttention())
     class_embedder(model).dropout_prob = 0.0  # labels are dropped by the trainer, from its own random numbers
+    model.register_forward_pre_hook(embed_once, with_kwargs=True)
+
+
+class TiedConditioning(nn.Module):
+    """The timestep MLP and class table of all blocks, under diffusers' names. What is embedded already passes through."""
+
+    def __init__(self, embedding: Any) -> None:
+        super().__init__()
+        self.time_proj = embedding.time_proj
+        self.timestep_embedder = embedding.timestep_embedder
+        self.class_embedder = embedding.class_embedder
+
+    def forward(self, timestep: Tensor, class_labels: Tensor, hidden_dtype: torch.dtype | None = None) -> Tensor:
+        """The conditioning `[B, D]` of timesteps and labels `[B]`; a timestep of shape `[B, D]` is one."""
+        if timestep.ndim == 2:
+            return timestep
+        embedded: Tensor = self.timestep_embedder(self.time_proj(timestep).to(hidden_dtype)) + self.class_embedder(class_labels)
+        return embedded
+
+
+def embed_once(model: DiTTransformer2DModel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    """Before a forward pass: put the conditioning in the place of the timesteps, which every block is handed.
+
+    It travels as an argument, so that nothing is kept between passes and gradient checkpointing sees it as an input.
+    """
+    given = dict(zip(FORWARD_ARGUMENTS, args, strict=False)) | kwargs
+    embedding = model.transformer_blocks[0].norm1.emb
+    given["timestep"] = embedding(given["timestep"], given["class_labels"], hidden_dtype=model.dtype)
+    return (), given
+
+
+class SelfAttention:
+    """An attention processor of diffusers for a DiT's blocks: attention among the tokens of one picture, without a mask."""
+
+    def __call__(self, module: Any, tokens: Tensor, **_: Any) -> Tensor:  # [B, N, D] -> [B, N, D]
+        query, key, value = (
+            project(tokens).unflatten(-1, (module.heads, -1)).transpose(1, 2)  # [B, heads, N, D / heads]
+            for project in (module.to_q, module.to_k, module.to_v)
+        )
+        mixed = attention(query, key, value).transpose(1, 2).flatten(2)
+        output: Tensor = module.to_out[1](module.to_out[0](mixed))
+        return output
 
 
 def untie_conditioning(model: DiTTransformer2DModel) -> None:

@@ -4,6 +4,9 @@ from typing import Literal
 
 Family = Literal["dit", "unet", "controlnet", "llama", "generic"]
 
+# The modules of a ControlNet that start at zero, which whatever trains one has to train: nothing reaches its UNet before.
+ZERO_CONVOLUTIONS = ("controlnet_down_blocks", "controlnet_mid_block")
+
 # Names, so that neither diffusers nor transformers is imported to answer the question.
 FAMILY_OF_CLASS: dict[str, Family] = {
     "DiTTransformer2DModel": "dit",

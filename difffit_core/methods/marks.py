@@ -4,7 +4,8 @@ from typing import Literal
 
 from torch import nn
 
-from difffit_core.methods.structure import WITH_BIAS, class_tables, is_norm
+from difffit_core.families import ZERO_CONVOLUTIONS, family_of
+from difffit_core.methods.structure import class_tables, has_own_bias, is_norm
 
 Kind = Literal["bias", "scale", "norm", "class_table", "weight", "added"]
 Marks = dict[nn.Parameter, Kind]  # the first mark of a parameter stands
@@ -14,14 +15,23 @@ def biases(model: nn.Module) -> Marks:
     """Every bias of Linears, convolutions and norms."""
     marks: Marks = {}
     for module in model.modules():
-        if (isinstance(module, WITH_BIAS) or is_norm(module)) and isinstance(getattr(module, "bias", None), nn.Parameter):
+        if (has_own_bias(module) or is_norm(module)) and isinstance(getattr(module, "bias", None), nn.Parameter):
             marks[module.bias] = "norm" if is_norm(module) else "bias"  # type: ignore[index]
     return marks
 
 
 def class_table(model: nn.Module) -> Marks:
-    """The table of class labels where the model has one; rows of it that were never trained need training in any method."""
+    """The table of class labels where the model has one."""
     return {parameter: "class_table" for table in class_tables(model) for parameter in table.parameters()}
+
+
+def never_trained(model: nn.Module) -> Marks:
+    """What any method has to train since its base does not know it: the class table, and a ControlNet's zero convolutions."""
+    marks = class_table(model)
+    if family_of(model) == "controlnet":
+        for name in ZERO_CONVOLUTIONS:
+            marks |= whole(model.get_submodule(name), "weight")
+    return marks
 
 
 def whole(module: nn.Module, kind: Kind) -> Marks:

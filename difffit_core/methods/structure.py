@@ -14,23 +14,33 @@ WITH_BIAS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TOKEN_NORMS = (nn.LayerNorm, nn.RMSNorm)
 OTHER_NORMS = (nn.GroupNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
-# The Linears of an attention, its output last: diffusers, Llama and its kin, CLIP, and DiT's own code.
+# The Linears of an attention, its output last: diffusers, Llama and its kin, CLIP, T5, BERT, and DiT's own code.
 ATTENTION_PARTS = (
     ("to_q", "to_k", "to_v", "to_out.0"),
     ("q_proj", "k_proj", "v_proj", "o_proj"),
     ("q_proj", "k_proj", "v_proj", "out_proj"),
+    ("q", "k", "v", "o"),
+    ("self.query", "self.key", "self.value", "output.dense"),
     ("qkv", "proj"),
 )
-MLP_ENDS = ("down_proj", "fc2")  # the last Linear of Llama's MLP, and of CLIP's and DiT's own code
+MLP_ENDS = ("down_proj", "fc2", "wo")  # the last Linear of an MLP: Llama's, CLIP's and DiT's own code's, T5's
 
 
 def join(path: str, part: str) -> str:
     return f"{path}.{part}" if path else part
 
 
+def has_own_bias(module: nn.Module) -> bool:
+    """Whether a module is one of those whose bias counts as one; GPT-2's Conv1D is a Linear of its own."""
+    return isinstance(module, WITH_BIAS) or type(module).__name__ == "Conv1D"
+
+
 def is_token_norm(module: nn.Module) -> bool:
-    """Whether a norm works over a token's channels; libraries have RMS norms of their own, known by their class."""
-    return isinstance(module, TOKEN_NORMS) or type(module).__name__.endswith("RMSNorm")
+    """Whether a norm works over a token's channels; libraries have some of their own, which are known by their class.
+
+    Those are leaves: an adaptive norm, which holds Linears, is none.
+    """
+    return isinstance(module, TOKEN_NORMS) or (not module._modules and type(module).__name__.endswith(("RMSNorm", "LayerNorm")))
 
 
 def is_norm(module: nn.Module) -> bool:
@@ -106,7 +116,7 @@ def blocks(model: nn.Module) -> list[str]:
         for path, module in model.named_modules()
         if isinstance(module, nn.ModuleList)
         and len({type(entry) for entry in module}) == 1
-        and any(isinstance(part, WITH_BIAS) for part in module[0].modules())
+        and any(has_own_bias(part) for part in module[0].modules())
     }
     if not lists:
         return []

@@ -17,6 +17,7 @@ from difffit_core.dit import class_embedder, load_transformer, tie_conditioning,
 from difffit_core.merging import merge
 from difffit_core.methods.full.config import FullConfig
 from difffit_core.spec import ResolvedHyperparameters, TrainingSpec
+from examples.emoji_dit.sources import SIZE
 
 MODEL_ID = "emoji-dit"
 
@@ -26,7 +27,7 @@ FIRST_PHASE = ResolvedHyperparameters(
     batch_size=64,
     micro_batch_size=64,
     gradient_checkpointing=False,
-    resolution=load_catalog()[MODEL_ID].image_size(),
+    resolution=SIZE,
     max_tokens=None,
     learning_rate=1e-3,
     lr_schedule="warmup-stable-decay",
@@ -46,7 +47,7 @@ FIRST_PHASE = ResolvedHyperparameters(
 # On their variants: what was known by heart becomes shapes, which an adapter can bend.
 SECOND_PHASE = FIRST_PHASE.model_copy(
     update={
-        "steps": 1800,
+        "steps": 1300,
         "learning_rate": 6e-4,
         "warmup_steps": 50,
         "validation_fraction": 0.02,

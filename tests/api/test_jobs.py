@@ -1,15 +1,18 @@
 """Jobs: what is created, planned, listed and cancelled, and every spec that is refused."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 from fastapi.testclient import TestClient
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session, sessionmaker
 
+from api.app import create_app
 from jobstore.objects import ObjectStore
+from jobstore.settings import Settings
 from jobstore.tables import Generation, Job, JobEvent
-from tests.api.conftest import Rows
+from tests.api.conftest import Rows, bearer
 
 WRONG_SPECS: list[tuple[dict[str, Any], int, str, str | None]] = [
     ({"base_model": "dit-xxl"}, 422, "unknown_base_model", "base_model"),
@@ -39,6 +42,18 @@ WRONG_SPECS: list[tuple[dict[str, Any], int, str, str | None]] = [
     ({"dataset": "ds_unknown"}, 404, "dataset_not_found", "dataset"),
     ({"dataset": "\0"}, 404, "dataset_not_found", "dataset"),
 ]
+
+
+LLAMA_CATALOG = """
+[[model]]
+id = "some-llama"
+family = "llama"
+task = "instruction"
+description = ""
+license = ""
+path = "nowhere"
+defaults = {pretraining_learning_rate = 1, steps = 1, batch_size = 1, guidance_scale = 1, sample_steps = 1, scheduler = "ddim"}
+"""
 
 
 def test_a_job_is_queued_with_every_auto_resolved(client: TestClient, rows: Rows, sessions: sessionmaker[Session]) -> None:
@@ -94,6 +109,19 @@ def test_a_learning_rate_that_is_no_number_is_refused(client: TestClient, rows: 
         answer = client.post("/jobs", content=body, headers={"content-type": "application/json"})
         assert answer.status_code == 422
         assert answer.json()["error"]["param"] == "hyperparameters.learning_rate"
+
+
+def test_a_method_that_does_not_fit_the_base_is_refused(settings: Settings, api_key: str, rows: Rows, tmp_path: Path) -> None:
+    catalog = tmp_path / "models.toml"
+    catalog.write_text(LLAMA_CATALOG)
+    with TestClient(create_app(settings.model_copy(update={"models": catalog})), headers=bearer(api_key)) as client:
+        for method in ("bitfit", "vpt-deep"):
+            spec = {"base_model": "some-llama", "dataset": rows.dataset().id, "method": {"type": method}}
+            answer = client.post("/jobs", json=spec)
+            assert answer.status_code == 422
+            error = answer.json()["error"]
+            assert (error["code"], error["param"]) == ("method_does_not_fit", "method.type")
+            assert "llama" in error["message"]
 
 
 def test_messages_say_what_is_allowed(client: TestClient) -> None:

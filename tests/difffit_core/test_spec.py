@@ -22,6 +22,13 @@ def test_difffit_learns_at_ten_times_the_pretraining_rate(tiny_base: BaseModelEn
     assert resolve(job("full"), tiny_base, TWO_CLASSES).hyperparameters.learning_rate == pytest.approx(1e-3)
 
 
+def test_a_method_that_does_not_fit_the_family_is_refused(tiny_base: BaseModelEntry) -> None:
+    steering = tiny_base.model_copy(update={"family": "stable-diffusion", "task": "text-to-image"})
+    with pytest.raises(SpecError, match="vpt-deep") as caught:
+        resolve(job("vpt-deep"), steering, TWO_CLASSES)
+    assert (caught.value.code, caught.value.param) == ("method_does_not_fit", "method.type")
+
+
 def test_what_is_asked_for_wins_over_auto(tiny_base: BaseModelEntry) -> None:
     resolved = resolve(job(learning_rate=5e-4, steps=77, batch_size="auto"), tiny_base, TWO_CLASSES).hyperparameters
     assert (resolved.learning_rate, resolved.steps, resolved.batch_size) == (5e-4, 77, 4)

@@ -5,13 +5,13 @@ from torch import nn
 from difffit_core.errors import SpecError
 from difffit_core.methods.adapter.config import ParallelAdapterConfig, SequentialAdapterConfig
 from difffit_core.methods.adapter.layer import Bottleneck, behind, beside
-from difffit_core.methods.marks import Marks, class_table, whole
+from difffit_core.methods.marks import Marks, never_trained, whole
 from difffit_core.methods.structure import mlps
 
 
 def prepare_adapter(model: nn.Module, config: ParallelAdapterConfig | SequentialAdapterConfig) -> Marks:
     """Add a bottleneck to each MLP, as its submodule `adapter`, and mark it. Raises SpecError where there is no MLP."""
-    marks = class_table(model)
+    marks = never_trained(model)
     parallel = isinstance(config, ParallelAdapterConfig)
     found = list(mlps(model))
     if not found:

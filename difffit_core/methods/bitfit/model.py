@@ -2,9 +2,9 @@
 
 from torch import nn
 
-from difffit_core.methods.marks import Marks, biases, class_table
+from difffit_core.methods.marks import Marks, biases, never_trained
 
 
 def prepare_bitfit(model: nn.Module) -> Marks:
-    """Mark every bias of Linears, convolutions and norms, and the class table."""
-    return biases(model) | class_table(model)
+    """Mark every bias of Linears, convolutions and norms, and what the base does not know."""
+    return biases(model) | never_trained(model)

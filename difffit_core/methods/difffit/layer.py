@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from difffit_core.methods.difffit.kernel import scaled_linear
 
 
 class Scaled(nn.Module):
@@ -43,8 +44,7 @@ class ScaledLinear(Scaled, nn.Linear):
         self.add_scales(scale_names, linear.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        output = F.linear(x, self.weight, self.bias)  # [..., out]
-        return output * self.scale().to(output.dtype)
+        return scaled_linear(x, self.weight, self.bias, self.scale())
 
 
 class ScaledConv2d(Scaled, nn.Conv2d):

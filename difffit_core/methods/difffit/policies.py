@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, Literal
 
-from difffit_core.families import Family
+from difffit_core.families import ZERO_CONVOLUTIONS, Family
 from difffit_core.methods.difffit.config import DiffFitConfig
 
 HALF, ALL = Fraction(1, 2), Fraction(1)
@@ -33,7 +33,7 @@ FAMILY_POLICIES: dict[Family, Policy] = {
         branch_scales=False,
         scaled_share=ALL,
         norms="none",
-        train_modules=("controlnet_down_blocks", "controlnet_mid_block"),
+        train_modules=ZERO_CONVOLUTIONS,
     ),
     "llama": Policy("attention", branch_scales=False, scaled_share=Fraction(14, 32), norms="none", new_biases="attention"),
     "generic": Policy("all", branch_scales=False, scaled_share=HALF, norms="all"),

@@ -6,7 +6,7 @@ from difffit_core.errors import SpecError
 from difffit_core.families import family_of
 from difffit_core.methods.lora.config import LoRAConfig
 from difffit_core.methods.lora.layer import readers_of_one_input, share_down_matrices
-from difffit_core.methods.marks import Marks, class_table
+from difffit_core.methods.marks import Marks, never_trained
 from difffit_core.methods.structure import attentions, find
 
 
@@ -17,12 +17,12 @@ def prepare_lora(model: nn.Module, config: LoRAConfig) -> Marks:
     dit = family_of(model) == "dit"
     fused = dit if config.fused == "auto" else config.fused
     targets = target_layers(model, config, ("qkv" if dit else "attention") if config.layers == "auto" else config.layers)
-    tables, groups = class_table(model), readers_of_one_input(model, targets) if fused else []
+    marks, groups = never_trained(model), readers_of_one_input(model, targets) if fused else []
     alpha = config.rank if config.alpha == "auto" else config.alpha
     inject_adapter_in_model(LoraConfig(r=config.rank, lora_alpha=alpha, target_modules=targets), model)  # type: ignore[arg-type]
     share_down_matrices(model, groups)
     added = [p for path in targets for name, p in model.get_submodule(path).named_parameters() if name.startswith("lora_")]
-    return tables | dict.fromkeys(added, "added")
+    return marks | dict.fromkeys(added, "added")
 
 
 def target_layers(model: nn.Module, config: LoRAConfig, layers: str | list[str]) -> list[str]:

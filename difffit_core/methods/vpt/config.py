@@ -7,7 +7,7 @@ from pydantic import Field
 
 from difffit_core.families import Family
 from difffit_core.methods.base import Method
-from difffit_core.strict import Flag, PositiveInt
+from difffit_core.strict import Auto, Flag, PositiveInt
 
 NO_SEQUENCE = "trained tokens need blocks that read one plain sequence of tokens, as a DiT's do"
 
@@ -19,7 +19,9 @@ class VPTDeepConfig(Method):
 
     type: Literal["vpt-deep"]
     tokens: PositiveInt = Field(1, description="How many tokens a block gets.")
-    blocks: PositiveInt = Field(5, description="How many blocks, counted from the first, get tokens of their own.")
+    blocks: PositiveInt | Auto = Field(
+        "auto", description="How many blocks, counted from the first, get tokens of their own; auto is five, or all of fewer."
+    )
     final_layer: Flag = Field(
         True, description="Whether the layer behind the blocks is trained whole, as in the paper's count."
     )
