@@ -37,10 +37,12 @@ ERRORS = {
     404: "There is no such thing for this key",
     406: "The answer cannot take the form asked for",
     409: "The state of the thing forbids it",
+    412: "The client speaks another version of the protocol",
     413: "The body is too large",
     415: "The body is of an unknown kind",
     422: "A field is wrong; `param` names it",
     429: "A limit of the tenant is reached; `param` names it and `Retry-After` says when to try again",
+    460: "The checksum is another",
     500: "The server failed",
     503: "A part of the server is away",
 }
@@ -90,6 +92,19 @@ class DatasetView(BaseModel):
             _columns(row, "id name status classes sha256 report error created_at finished_at")
             | {"bytes": row.upload_bytes, "images": None if row.classes is None else sum(row.classes.values())}
         )
+
+
+class UploadView(BaseModel):
+    id: str
+    name: str = Field(description="Of the dataset that it will be")
+    offset: int = Field(description="Bytes that have arrived")
+    length: int
+    created_at: datetime
+    expires_at: datetime = Field(description="Unless more arrives")
+
+    @classmethod
+    def of(cls, row: tables.Upload) -> "UploadView":
+        return cls.model_validate(_columns(row, "id name offset length created_at expires_at"))
 
 
 class ModelView(BaseModel):

@@ -76,10 +76,14 @@ class ObjectStore:
         return _chunks(key, found.stream(min_chunk_size=CHUNK_BYTES))
 
     def get_to_file(self, key: str, path: Path) -> None:
-        chunks = self.stream(key)
+        self.get_joined([key], path)
+
+    def get_joined(self, keys: Iterable[str], path: Path) -> None:
+        """The files one behind the other."""
         with path.open("wb") as file:
-            for chunk in chunks:
-                file.write(chunk)
+            for key in keys:
+                for chunk in self.stream(key):
+                    file.write(chunk)
 
     def exists(self, key: str) -> bool:
         try:
