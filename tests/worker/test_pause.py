@@ -21,11 +21,11 @@ def test_a_paused_job_trains_the_adapter_of_an_unpaused_one(
     dataset_id = rows.dataset()
     check_dataset(dataset_id)
     settings = {"steps": 60, "checkpoint_every": 1000, "sample_every": 1000}
-    paused, other = rows.job(dataset_id, **settings), rows.job(dataset_id, **settings)
+    first, second = rows.job(dataset_id, **settings), rows.job(dataset_id, **settings)
     workers.start("train")
-    wake("train", paused)
-    running = wait_for(lambda: next((j for j in (paused, other) if rows.events(j, "progress")), None), TRAINING_SECONDS)
-    other = paused if running == other else other
+    wake("train", first)
+    begun = wait_for(lambda: [job_id for job_id in (first, second) if rows.events(job_id, "progress")], TRAINING_SECONDS)
+    running, other = (first, second) if begun == [first] else (second, first)
     with sessions.begin() as session:
         request(session, session.get_one(Job, running), Action.PAUSE)
     wait_for(lambda: rows.get(Job, other).status == "succeeded", TRAINING_SECONDS)
