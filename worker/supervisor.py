@@ -146,7 +146,7 @@ def _failed(job: Job, lease: Lease, ending: Event) -> None:
 
 
 def _out_of_memory(job: Job, lease: Lease, ending: Event) -> None:
-    """Queue the job again with half of a batch on the device at a time, which gives the same adapter; fail it at one image."""
+    """Queue the job again with half as many images on the device at a time, out of the same batch; fail it at one image."""
     settings = job.training_spec["hyperparameters"]
     held = min(settings["micro_batch_size"], settings["batch_size"])
     if held == 1:

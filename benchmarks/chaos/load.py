@@ -53,7 +53,7 @@ class Tenant:
         self.jobs: list[Watched] = []
         self.pictures: list[tuple[int, str]] = []  # (seed, generation)
         self.refused: list[str] = []  # answers that no fault excuses
-        self.last_progress = time.monotonic()
+        self.progress: list[float] = []  # when a training step was told of (time.monotonic)
         self.stop = threading.Event()
         self._threads: list[threading.Thread] = []
 
@@ -130,7 +130,7 @@ class Tenant:
         job.sequences.append(event["sequence"])
         job.types.append(event["type"])
         if event["type"] == "progress":
-            self.last_progress = time.monotonic()
+            self.progress.append(time.monotonic())
 
     def post(self, path: str, body: dict[str, Any]) -> dict[str, Any] | None:
         """The answer to one request, repeated under one Idempotency-Key until there is one; None where it is refused."""

@@ -77,7 +77,12 @@ def test_a_worker_that_wakes_after_its_lease_was_taken_over_changes_nothing(
     zombie.send_signal(signal.SIGSTOP)
     written = wait_for(lambda: next((rows.folder / "elsewhere").glob("*/events.jsonl")))
     wait_for(lambda: '"succeeded"' in written.read_text())
-    wait_for(lambda: sweep(rows.sessions, short_lease) or rows.get(Job, job_id).status == "queued")
+
+    def taken_over() -> bool:
+        sweep(rows.sessions, short_lease)
+        return rows.get(Job, job_id).status == "queued"
+
+    wait_for(taken_over)
     run()
     job, told, files = rows.get(Job, job_id), rows.events(job_id), named_files(rows.sessions, store)
     assert (job.status, job.attempt) == ("succeeded", 2)
