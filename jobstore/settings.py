@@ -16,7 +16,8 @@ MINIMUM_KEY_LENGTH = 24  # characters; shorter keys could be guessed
 class Settings(BaseSettings):
     """Settings of one process. Names in the environment are upper case and begin with DIFFFIT_, except the two URLs."""
 
-    model_config = SettingsConfigDict(env_prefix="DIFFFIT_", extra="ignore")
+    # A wrong value may be a password: errors name the setting only.
+    model_config = SettingsConfigDict(env_prefix="DIFFFIT_", extra="ignore", hide_input_in_errors=True)
 
     database_url: SecretStr = Field(alias="DATABASE_URL", description="PostgreSQL, as postgresql://user:password@host/database")
     redis_url: SecretStr = Field(alias="REDIS_URL", description="Valkey or Redis, as redis://host:6379/0")
