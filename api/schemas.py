@@ -114,7 +114,7 @@ class ModelView(BaseModel):
     description: str
     license: str
     bytes: int
-    image_size: int
+    image_size: int | None
     classes: list[str]
     defaults: TrainingDefaults
 

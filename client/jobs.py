@@ -38,12 +38,19 @@ def create(
     context: typer.Context,
     dataset: Annotated[str, typer.Option(help="The dataset's id, ds_….")],
     base: Annotated[str, typer.Option(help="The base model; see `difffit models list`.")] = "emoji-dit",
-    method: Annotated[str, typer.Option(help="How to fine-tune: difffit, or full.")] = "difffit",
+    method: Annotated[
+        str,
+        typer.Option(help="How to fine-tune: difffit, bitfit, lora, adapter-parallel, adapter-sequential, vpt-deep or full."),
+    ] = "difffit",
     settings: Annotated[
         list[str] | None,
         typer.Option(
             "--set", metavar="NAME=VALUE", help="A hyperparameter, such as steps=300 or learning_rate=auto; repeatable."
         ),
+    ] = None,
+    method_settings: Annotated[
+        list[str] | None,
+        typer.Option("--method-set", metavar="NAME=VALUE", help="A setting of the method, such as rank=16; repeatable."),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed, data and settings give the same adapter.")] = None,
     name: Annotated[str | None, typer.Option(help="A name for people.")] = None,
@@ -55,7 +62,8 @@ def create(
 ) -> None:
     """Start a training job."""
     spec: dict[str, Any] = {"base_model": base, "dataset": dataset, "method": {"type": method}}
-    spec |= {"hyperparameters": hyperparameters(settings or [])}
+    spec["method"] |= named_values(method_settings or [], "--method-set")
+    spec |= {"hyperparameters": named_values(settings or [])}
     given = {"seed": seed, "name": name, "priority": priority, "max_duration": max_duration}
     spec |= {key: value for key, value in given.items() if value is not None}
     with connect(context) as client:
@@ -70,13 +78,13 @@ def create(
     note(f"Watch it:  difffit jobs watch {job['id']}")
 
 
-def hyperparameters(settings: list[str]) -> dict[str, Any]:
+def named_values(settings: list[str], option: str = "--set") -> dict[str, Any]:
     """`["steps=300", "lr_schedule=cosine"]` as a JSON object; whether a value fits is the server's to say."""
     values: dict[str, Any] = {}
     for setting in settings:
         name, equals, text = setting.partition("=")
         if not name or not equals:
-            raise typer.BadParameter(f"{setting!r} is not of the form NAME=VALUE, such as steps=300.", param_hint="--set")
+            raise typer.BadParameter(f"{setting!r} is not of the form NAME=VALUE, such as steps=300.", param_hint=option)
         values[name] = json_value(text)
     return values
 

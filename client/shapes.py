@@ -66,7 +66,7 @@ class Model(TypedDict):
     description: str
     license: str
     bytes: int
-    image_size: int
+    image_size: int | None
     classes: list[str]
     defaults: dict[str, Any]
 

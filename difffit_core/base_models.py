@@ -1,4 +1,4 @@
-"""The base models an operator offers: entries of `models.toml`, each a folder in the diffusers layout. Torch-free."""
+"""The base models an operator offers: entries of `models.toml`, each a folder in the usual layout of its kind. Torch-free."""
 
 import hashlib
 import json
@@ -12,6 +12,23 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from difffit_core.errors import ModelError
 
 PACKAGED_CATALOG = Path(__file__).parent / "models.toml"
+
+
+Family = Literal["dit", "stable-diffusion", "controlnet", "llama"]
+TaskName = Literal["class-conditional", "text-to-image", "controlnet", "instruction"]
+FAMILY_OF_TASK: dict[TaskName, Family] = {
+    "class-conditional": "dit",
+    "text-to-image": "stable-diffusion",
+    "controlnet": "controlnet",
+    "instruction": "llama",
+}
+WEIGHTS_FOLDER: dict[Family, str] = {
+    "dit": "transformer",
+    "stable-diffusion": "unet",
+    "controlnet": "controlnet",
+    "llama": ".",
+}  # in a base's folder: the weights that a method is put into
+WEIGHTS_FILES = ("diffusion_pytorch_model.safetensors", "model.safetensors")  # or else shards, "…-00001-of-00003.safetensors"
 
 
 class TrainingDefaults(BaseModel):
@@ -34,37 +51,61 @@ class BaseModelEntry(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     id: str
-    family: Literal["dit"]
-    task: Literal["class-conditional"]
+    family: Family
+    task: TaskName
     description: str
     license: str
     path: Path
     defaults: TrainingDefaults
 
     @classmethod
-    def in_folder(cls, model_id: str, path: Path, defaults: TrainingDefaults) -> Self:
-        """An entry for a DiT folder that no catalog lists, such as the one a trainer is pointed at."""
-        return cls(
-            id=model_id, family="dit", task="class-conditional", description="", license="", path=path, defaults=defaults
-        )
+    def in_folder(cls, model_id: str, path: Path, defaults: TrainingDefaults, task: TaskName = "class-conditional") -> Self:
+        """An entry for a folder that no catalog lists, such as the one a trainer is pointed at."""
+        family = FAMILY_OF_TASK[task]
+        return cls(id=model_id, family=family, task=task, description="", license="", path=path, defaults=defaults)
 
     def class_names(self) -> list[str]:
-        """The label space of the base, by class index, from `id2label` in `model_index.json`."""
+        """The label space of a DiT, by class index, from `id2label` in `model_index.json`; empty for the other families."""
+        if self.family != "dit":
+            return []
         index = _read_json(self.path / "model_index.json")
         labels = {int(key): str(name) for key, name in dict(index.get("id2label", {})).items()}
         return [labels[i] for i in range(len(labels))]
 
-    def image_size(self) -> int:
-        """Width and height in pixels of the pictures the base makes: latent size x the autoencoder's factor."""
-        transformer, vae = _read_json(self.path / "transformer" / "config.json"), _read_json(self.path / "vae" / "config.json")
-        return int(transformer["sample_size"]) << (len(vae["block_out_channels"]) - 1)
+    def image_size(self) -> int | None:
+        """Width and height in pixels of the pictures the base makes: latent size x the autoencoder's factor.
+
+        None for a language model.
+        """
+        return None if self.family == "llama" else int(self._network()["sample_size"]) * self.pixels_per_latent()
+
+    def pixels_per_token(self) -> int:
+        """What width and height of a picture are a multiple of: a DiT's patch, or a pixel of a UNet's innermost level."""
+        network = self._network()
+        inner = int(network["patch_size"]) if self.family == "dit" else 1 << (len(network["block_out_channels"]) - 1)
+        return inner * self.pixels_per_latent()
+
+    def pixels_per_latent(self) -> int:
+        """By how much the autoencoder shrinks width and height."""
+        return 1 << (len(_read_json(self.path / "vae" / "config.json")["block_out_channels"]) - 1)
+
+    def _network(self) -> dict[str, Any]:
+        return _read_json(self.path / ("transformer" if self.family == "dit" else "unet") / "config.json")
 
     def size_bytes(self) -> int:
         return sum(f.stat().st_size for f in self.path.rglob("*.safetensors"))
 
     def sha256(self) -> str:
-        """Hash of the transformer's weights: what an adapter is bound to."""
-        return _file_sha256(self.path / "transformer" / "diffusion_pytorch_model.safetensors")
+        """Hash of the weights that a method is put into: what an adapter is bound to.
+
+        Of their file, or where there are several, of the list of their hashes in the order of their names.
+        """
+        folder = self.path / WEIGHTS_FOLDER[self.family]
+        whole = [folder / name for name in WEIGHTS_FILES if (folder / name).exists()]
+        hashes = [_file_sha256(file) for file in whole or sorted(folder.glob("*-of-*.safetensors"))]
+        if not hashes:
+            raise ModelError(f"The base model {self.id!r} has no weights as safetensors in {folder.name}/.")
+        return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def load_catalog(path: Path = PACKAGED_CATALOG) -> dict[str, BaseModelEntry]:

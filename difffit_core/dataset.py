@@ -1,10 +1,10 @@
-"""A staged dataset folder (`index.jsonl` and images): its pictures, its labels and its fixed held-out split."""
+"""A staged dataset folder (`index.jsonl` and files): its examples, and their fixed held-out split."""
 
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -20,15 +20,22 @@ INDEX = "index.jsonl"
 
 @dataclass(frozen=True)
 class Item:
-    """One image of a dataset."""
+    """One example of a dataset: a picture with its class or caption, or a prompt with its answer. Other fields are empty."""
 
-    file: str
-    label: str
-    sha256: str
+    sha256: str  # of all that the example holds
+    file: str = ""  # the picture, in the dataset's folder
+    label: str = ""
+    caption: str = ""
+    condition: str = ""  # a second picture, that the first is drawn after: edges, a segmentation
+    prompt: str = ""
+    answer: str = ""
 
 
-def read_index(folder: Path) -> list[Item]:
-    """The items of a staged dataset, in the order of its index; raises DatasetError with the line that is wrong."""
+def read_index(folder: Path, required: Sequence[str] = ()) -> list[Item]:
+    """The items of a staged dataset, in the order of its index, none of which lacks a `required` field.
+
+    Raises DatasetError with the line that is wrong.
+    """
     items = []
     try:
         lines = (folder / INDEX).read_text().splitlines()
@@ -37,14 +44,20 @@ def read_index(folder: Path) -> list[Item]:
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
-            items.append(Item(row["file"], row["label"], row["sha256"]))
-        except (ValueError, KeyError, TypeError) as error:
-            raise DatasetError(f"Line {number} of {INDEX} is not an image entry: {error!r}") from error
+            item = Item(**{field.name: row[field.name] for field in fields(Item) if field.name in row})
+        except (ValueError, TypeError) as error:
+            raise DatasetError(f"Line {number} of {INDEX} is not an example: {error}") from error
+        missing = [name for name in required if not getattr(item, name)]
+        if missing:
+            raise DatasetError(
+                f"Line {number} of {INDEX} has no {missing[0]!r}, which this kind of job trains on.", param="dataset"
+            )
+        items.append(item)
     return items
 
 
 def summarize(items: Iterable[Item]) -> DatasetSummary:
-    """Counts per class, in the order of the class names, and the content hash."""
+    """Counts per class, in the order of the class names, and the content hash; examples without a class count as ""."""
     counts: dict[str, int] = defaultdict(int)
     items = list(items)
     for item in items:
@@ -54,11 +67,23 @@ def summarize(items: Iterable[Item]) -> DatasetSummary:
 
 def index_class_folders(folder: Path) -> DatasetSummary:
     """Write the index of a folder of class folders in place, so that it can be trained on without the service."""
+    pictures = sorted(p for p in folder.rglob("*") if p.suffix.lower() in {".png", ".jpg", ".jpeg", ".webp"})
+    return write_index(folder, ({"file": str(p.relative_to(folder)), "label": p.parent.name} for p in pictures))
+
+
+def write_index(folder: Path, rows: Iterable[dict[str, str]]) -> DatasetSummary:
+    """Write the index of examples given by the fields of `Item`; the files that they name lie in `folder`."""
     items = []
-    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in {".png", ".jpg", ".jpeg", ".webp"}):
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        items.append(Item(str(path.relative_to(folder)), path.parent.name, digest))
-    (folder / INDEX).write_text("".join(json.dumps(vars(item)) + "\n" for item in items))
+    for row in rows:
+        digest = hashlib.sha256()
+        for name in ("file", "condition"):
+            if name in row:
+                digest.update((folder / row[name]).read_bytes())
+        for name in ("caption", "prompt", "answer"):
+            digest.update(row.get(name, "").encode())
+        items.append(Item(sha256=digest.hexdigest(), **row))
+    lines = (json.dumps({name: value for name, value in vars(item).items() if value}) for item in items)
+    (folder / INDEX).write_text("".join(f"{line}\n" for line in lines))
     return summarize(items)
 
 

@@ -1,7 +1,8 @@
 """The DiT family as diffusers stores it: load a base, tie its repeated conditioning, give it a new label space."""
 
 import copy
-from collections.abc import Sequence
+import json
+from collections.abc import Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +10,27 @@ import torch
 from diffusers import AutoencoderKL, DiTTransformer2DModel
 from torch import Tensor, nn
 
+from difffit_core.attention import attention
 from difffit_core.errors import ModelError
+
+FORWARD_ARGUMENTS = ("hidden_states", "timestep", "class_labels", "cross_attention_kwargs", "return_dict")
 
 
 def load_transformer(base: Path) -> DiTTransformer2DModel:
-    """The transformer of a diffusers folder in fp32, its conditioning tied; raises ModelError if it cannot be read."""
+    """The transformer of a diffusers folder in fp32, its conditioning tied.
+
+    Raises ModelError where it cannot be read, or its class table is smaller than the label space in `model_index.json`.
+    """
+    index = base / "model_index.json"
     try:
         model = DiTTransformer2DModel.from_pretrained(
             base, subfolder="transformer", torch_dtype=torch.float32, use_safetensors=True
         )
+        labels = json.loads(index.read_text()).get("id2label", {}) if index.exists() else {}
     except (OSError, ValueError) as error:
         raise ModelError(f"The transformer of {base.name} cannot be loaded: {error}") from error
     tie_conditioning(model)
+    check_label_space(model, labels)
     return model
 
 
@@ -34,18 +44,65 @@ def load_autoencoder(base: Path) -> AutoencoderKL:
 
 
 def tie_conditioning(model: DiTTransformer2DModel) -> None:
-    """Let every block use the first block's timestep MLP and class table.
+    """Let every block use the first block's timestep MLP and class table, computed once a forward pass.
 
     diffusers keeps a copy of both in each block, although DiT has one of each; a DiffFit adapter must train one.
-    Raises ModelError where the copies differ, since tying would then change the model.
+    Raises ModelError where the copies differ, since tying would then change the model. Tying twice is tying once.
     """
     first = model.transformer_blocks[0].norm1.emb
+    if isinstance(first, TiedConditioning):
+        return
     for index, block in enumerate(model.transformer_blocks[1:], start=1):
         copies = zip(first.parameters(), block.norm1.emb.parameters(), strict=True)
         if any(not a.is_meta and not torch.equal(a, b) for a, b in copies):
             raise ModelError(f"Block {index} embeds timesteps or classes differently from block 0; this is not a DiT.")
-        block.norm1.emb = first
+    tied = TiedConditioning(first)
+    for block in model.transformer_blocks:
+        block.norm1.emb = tied
+        block.attn1.set_processor(SelfAttention())
     class_embedder(model).dropout_prob = 0.0  # labels are dropped by the trainer, from its own random numbers
+    model.register_forward_pre_hook(embed_once, with_kwargs=True)
+
+
+class TiedConditioning(nn.Module):
+    """The timestep MLP and class table of all blocks, under diffusers' names. What is embedded already passes through."""
+
+    def __init__(self, embedding: Any) -> None:
+        super().__init__()
+        self.time_proj = embedding.time_proj
+        self.timestep_embedder = embedding.timestep_embedder
+        self.class_embedder = embedding.class_embedder
+
+    def forward(self, timestep: Tensor, class_labels: Tensor, hidden_dtype: torch.dtype | None = None) -> Tensor:
+        """The conditioning `[B, D]` of timesteps and labels `[B]`; a timestep of shape `[B, D]` is one."""
+        if timestep.ndim == 2:
+            return timestep
+        embedded: Tensor = self.timestep_embedder(self.time_proj(timestep).to(hidden_dtype)) + self.class_embedder(class_labels)
+        return embedded
+
+
+def embed_once(model: DiTTransformer2DModel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    """Before a forward pass: put the conditioning in the place of the timesteps, which every block is handed.
+
+    It travels as an argument, so that nothing is kept between passes and gradient checkpointing sees it as an input.
+    """
+    given = dict(zip(FORWARD_ARGUMENTS, args, strict=False)) | kwargs
+    embedding = model.transformer_blocks[0].norm1.emb
+    given["timestep"] = embedding(given["timestep"], given["class_labels"], hidden_dtype=model.dtype)
+    return (), given
+
+
+class SelfAttention:
+    """An attention processor of diffusers for a DiT's blocks: attention among the tokens of one picture, without a mask."""
+
+    def __call__(self, module: Any, tokens: Tensor, **_: Any) -> Tensor:  # [B, N, D] -> [B, N, D]
+        query, key, value = (
+            project(tokens).unflatten(-1, (module.heads, -1)).transpose(1, 2)  # [B, heads, N, D / heads]
+            for project in (module.to_q, module.to_k, module.to_v)
+        )
+        mixed = attention(query, key, value).transpose(1, 2).flatten(2)
+        output: Tensor = module.to_out[1](module.to_out[0](mixed))
+        return output
 
 
 def untie_conditioning(model: DiTTransformer2DModel) -> None:
@@ -65,20 +122,44 @@ def null_label(model: DiTTransformer2DModel) -> int:
     return int(class_embedder(model).embedding_table.num_embeddings) - 1
 
 
+def check_label_space(model: DiTTransformer2DModel, names: Sized) -> None:
+    """Raise ModelError unless the class table has a row for each of `names`."""
+    if len(names) > null_label(model):
+        raise ModelError(
+            f"transformer_blocks.0.norm1.emb.class_embedder.embedding_table has rows for {null_label(model)} classes, but the "
+            f"model's labels are {len(names)}. Mend `id2label` in its model_index.json.",
+            code="class_table_too_small",
+            param="base_model",
+        )
+
+
 def replace_class_table(model: DiTTransformer2DModel, base_names: Sequence[str], new_names: Sequence[str]) -> int:
     """Give the model the label space `new_names`; return how many classes the base knew by name.
 
     A class of the same name keeps the base's row, any other starts from the mean of the base's rows; the null class stays.
+    Raises ModelError where the base's table is smaller than its label space.
     """
+    check_label_space(model, base_names)
+    set_class_table(model, class_rows(class_embedder(model).embedding_table.weight.data, base_names, new_names))
+    return len(set(base_names) & set(new_names))
+
+
+def class_rows(base_rows: Tensor, base_names: Sequence[str], new_names: Sequence[str]) -> Tensor:
+    """The class table `[new classes + 1, D]` that `replace_class_table` makes of the base's `[base classes + 1, D]`.
+
+    A base may repeat its null class behind its named classes, as diffusers' pipeline needs where they are few.
+    """
+    rows = {name: base_rows[index] for index, name in enumerate(base_names)}
+    mean = base_rows[: len(base_names) or -1].mean(dim=0)
+    return torch.stack([*(rows.get(name, mean) for name in new_names), base_rows[-1]])
+
+
+def set_class_table(model: DiTTransformer2DModel, table: Tensor) -> None:
+    """Let the model use `table` `[classes + 1, D]`, the last row for the null class."""
     embedder = class_embedder(model)
-    old: Tensor = embedder.embedding_table.weight.data  # [base classes + 1, D]
-    rows = {name: old[index] for index, name in enumerate(base_names)}
-    mean = old[:-1].mean(dim=0)
-    table = torch.stack([*(rows.get(name, mean) for name in new_names), old[-1]])  # [new classes + 1, D]
     embedder.embedding_table = nn.Embedding(len(table), table.shape[1], _weight=table)
-    embedder.num_classes = len(new_names)
-    model.register_to_config(num_embeds_ada_norm=len(new_names))
-    return sum(name in rows for name in new_names)
+    embedder.num_classes = len(table) - 1
+    model.register_to_config(num_embeds_ada_norm=len(table) - 1)
 
 
 def learns_variance(model: DiTTransformer2DModel) -> bool:

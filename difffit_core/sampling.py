@@ -1,5 +1,6 @@
 """Turn noise into pictures: the denoising loop with classifier-free guidance, one seed for each image."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from difffit_core.spec import GenerationSpec, Scheduler
 # Below this log signal-to-noise ratio DPM-Solver++ overflows on cosine schedules, whose last step is almost pure noise.
 LAMBDA_MIN = -5.1
 DECODE_BATCH = 32
+
+Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def make_scheduler(base: Path, name: Scheduler, learned_variance: bool) -> Any:
@@ -33,48 +36,59 @@ def make_scheduler(base: Path, name: Scheduler, learned_variance: bool) -> Any:
     )
 
 
-@torch.no_grad()
-def sample_latents(
-    model: DiTTransformer2DModel,
-    base: Path,
-    spec: GenerationSpec,
-) -> Tensor:
-    """Denoise one latent `[C, H, W]` for each label of `spec`; returns `[N, C, H, W]`.
+def sample_latents(model: DiTTransformer2DModel, base: Path, spec: GenerationSpec) -> Tensor:
+    """Denoise one latent `[C, H, W]` of a DiT for each label of `spec`; returns `[N, C, H, W]`."""
 
-    Guidance follows Ho & Salimans 2022: `uncond + scale * (cond - uncond)`; at scale 1 or 0 only one branch is run.
-    Noise is drawn on the CPU from each image's own seed, so that a picture does not depend on the device's generator.
-    """
-    learned = learns_variance(model)
-    scheduler = make_scheduler(base, spec.scheduler, learned)
-    channels, side = model.config.in_channels, model.config.sample_size
-    generators = [torch.Generator().manual_seed(spec.seed + i) for i in range(len(spec.labels))]
-    latents: Tensor = torch.stack([torch.randn(channels, side, side, generator=g) for g in generators]).to(model.device)
+    def predict(latents: Tensor, timesteps: Tensor, labels: Tensor) -> Tensor:
+        output: Tensor = model(latents, timestep=timesteps, class_labels=labels).sample
+        return output
+
     labels = torch.tensor(spec.labels, device=model.device)
     nulls = torch.full_like(labels, null_label(model))
+    shape = (model.config.in_channels, model.config.sample_size, model.config.sample_size)
+    return denoise(predict, labels, nulls, shape, base, spec, learns_variance(model))
+
+
+@torch.no_grad()
+def denoise(
+    predict: Predict,
+    conditions: Tensor,
+    nulls: Tensor,
+    shape: tuple[int, int, int],
+    base: Path,
+    spec: GenerationSpec,
+    learned_variance: bool = False,
+) -> Tensor:
+    """Denoise a latent of `shape` (C, H, W) for each of `conditions` `[N]`; returns `[N, C, H, W]` on their device.
+
+    `predict` is the network: its output for latents `[M, C, H, W]`, timesteps `[M]` and conditions `[M]`, whose meaning is its
+    own. Guidance follows Ho & Salimans 2022: `uncond + scale * (cond - uncond)`, where `nulls` `[N]` are the conditions of the
+    unconditional branch; at scale 1 or 0 only one branch is run. Noise is drawn on the CPU from each picture's own
+    seed, so that a picture does not depend on the device's generator. Of `spec`, the labels are not read.
+    """
+    scheduler = make_scheduler(base, spec.scheduler, learned_variance)
+    generators = [torch.Generator().manual_seed(spec.seed + i) for i in range(len(conditions))]
+    latents: Tensor = torch.stack([torch.randn(*shape, generator=g) for g in generators]).to(conditions.device)
     scheduler.set_timesteps(spec.steps)
     latents = latents * scheduler.init_noise_sigma
+    channels = shape[0]
     extra = {} if spec.scheduler == "dpmsolver++" else {"generator": generators}
     for timestep in scheduler.timesteps:
+        timesteps = timestep.to(latents.device).expand(len(latents))
         if spec.guidance_scale == 1:
-            output = _predict(model, latents, timestep, labels)
+            output = predict(latents, timesteps, conditions).float()
         elif spec.guidance_scale == 0:
-            output = _predict(model, latents, timestep, nulls)
+            output = predict(latents, timesteps, nulls).float()
         else:
-            both = _predict(model, latents.repeat(2, 1, 1, 1), timestep, torch.cat([labels, nulls]))
+            both = predict(latents.repeat(2, 1, 1, 1), timesteps.repeat(2), torch.cat([conditions, nulls])).float()
             conditional, unconditional = both.chunk(2)
             output = conditional.clone()  # a learned variance is the conditional branch's
             guided = unconditional + spec.guidance_scale * (conditional - unconditional)
             output[:, :channels] = guided[:, :channels]
-        if learned and spec.scheduler != "ddpm":
+        if learned_variance and spec.scheduler != "ddpm":
             output = output[:, :channels]
         latents = scheduler.step(output, timestep, latents, **extra)[0]
     return latents
-
-
-def _predict(model: DiTTransformer2DModel, latents: Tensor, timestep: Tensor, labels: Tensor) -> Tensor:
-    timesteps = timestep.to(latents.device).expand(len(latents))
-    output: Tensor = model(latents, timestep=timesteps, class_labels=labels).sample
-    return output.float()
 
 
 @torch.no_grad()

@@ -6,13 +6,17 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from difffit_core.base_models import BaseModelEntry, TrainingDefaults
+from difffit_core.base_models import BaseModelEntry, TaskName, TrainingDefaults
 from difffit_core.errors import SpecError
 from difffit_core.methods.config import MethodConfig
 from difffit_core.methods.difffit.config import DiffFitConfig
 from difffit_core.strict import Auto, PositiveInt, Strict
 
+MAX_TOKENS = 256  # of a prompt with its answer
+
 Scheduler = Literal["ddpm", "ddim", "dpmsolver++"]
+
+AdapterStrength = Annotated[float, Field(ge=0, le=2)]  # 0 is the base, 1 the adapter as it was trained
 
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**53)]  # the integers that survive JSON in every language
 
@@ -22,6 +26,32 @@ class Hyperparameters(Strict):
 
     steps: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] | Auto = "auto"
     batch_size: Annotated[int, Field(strict=True, ge=1, le=4096)] | Auto = "auto"
+    micro_batch_size: (
+        Annotated[
+            int,
+            Field(strict=True, ge=1, le=4096, description="How much of a batch one device holds at a time; auto is all of it."),
+        ]
+        | Auto
+    ) = "auto"
+    gradient_checkpointing: (
+        Annotated[
+            bool, Field(strict=True, description="Recompute activations instead of keeping them: less memory, a slower step.")
+        ]
+        | Auto
+    ) = "auto"
+    resolution: (
+        Annotated[
+            int, Field(strict=True, ge=8, le=4096, description="Width and height of the pictures; auto is the base model's.")
+        ]
+        | Auto
+    ) = "auto"
+    max_tokens: (
+        Annotated[
+            int,
+            Field(strict=True, ge=2, le=32768, description="Where a prompt with its answer is cut off; for language models."),
+        ]
+        | Auto
+    ) = "auto"
     learning_rate: Annotated[float, Field(strict=True, gt=0, le=1)] | Auto = "auto"
     lr_schedule: Literal["constant", "cosine", "warmup-stable-decay"] | Auto = "auto"
     warmup_steps: Annotated[int, Field(strict=True, ge=0)] | Auto = "auto"
@@ -52,7 +82,10 @@ class JobSpec(Strict):
 
 
 class DatasetSummary(Strict):
-    """What the resolver and the trainer need to know of a checked dataset: one count per class, and its content hash."""
+    """What the resolver and the trainer need to know of a checked dataset: one count per class, and its content hash.
+
+    Examples without a class, such as captioned pictures, count as of the class "".
+    """
 
     sha256: str
     classes: dict[str, int]
@@ -69,10 +102,14 @@ def content_sha256(images: Iterable[tuple[str, str]]) -> str:
 
 
 class ResolvedHyperparameters(Strict):
-    """The same fields with every "auto" replaced by a number."""
+    """The same fields with every "auto" replaced by a number, or by null where the base model has no such thing."""
 
     steps: int
     batch_size: int
+    micro_batch_size: int
+    gradient_checkpointing: bool
+    resolution: int | None
+    max_tokens: int | None
     learning_rate: float
     lr_schedule: Literal["constant", "cosine", "warmup-stable-decay"]
     warmup_steps: int
@@ -93,6 +130,7 @@ class TrainingSpec(Strict):
     """`spec.json` in a SPEC_DIR: everything the trainer needs, with nothing left to decide."""
 
     format_version: Literal[1] = 1
+    task: TaskName = "class-conditional"
     base_model: str
     base_model_path: str
     method: MethodConfig
@@ -112,10 +150,11 @@ class TrainingSpec(Strict):
 def resolve(spec: JobSpec, base: BaseModelEntry, dataset: DatasetSummary) -> TrainingSpec:
     """Replace every "auto" by the value the base model, the method and the dataset call for.
 
-    The learning rate of DiffFit is ten times the base's pre-training rate (paper, section 4.1); full fine-tuning
-    keeps the pre-training rate. Raises SpecError where a combination cannot be trained.
+    The learning rate is the method's: ten times the base's pre-training rate for what trains a small part (paper,
+    section 4.1), the pre-training rate for full fine-tuning. Raises SpecError where a combination cannot be trained.
     """
-    if len(dataset.classes) < 2:
+    spec.method.check_fits(base.family)
+    if base.task == "class-conditional" and len(dataset.classes) < 2:
         raise SpecError(
             "A class-conditional job needs images of at least two classes; this dataset has one. "
             "Add a second class folder, or labels in metadata.jsonl.",
@@ -124,18 +163,22 @@ def resolve(spec: JobSpec, base: BaseModelEntry, dataset: DatasetSummary) -> Tra
         )
     asked = {k: v for k, v in spec.hyperparameters.model_dump().items() if v != "auto"}
     steps = int(asked.get("steps", base.defaults.steps))
-    ten_times = 10.0 if spec.method.type == "difffit" else 1.0
+    batch_size = int(asked.get("batch_size", min(base.defaults.batch_size, max(1, dataset.images))))
     automatic = {
         "steps": steps,
-        "batch_size": min(base.defaults.batch_size, max(1, dataset.images)),
-        "learning_rate": base.defaults.pretraining_learning_rate * ten_times,
+        "batch_size": batch_size,
+        "micro_batch_size": batch_size,
+        "gradient_checkpointing": False,
+        "resolution": base.image_size(),
+        "max_tokens": MAX_TOKENS if base.task == "instruction" else None,
+        "learning_rate": spec.method.learning_rate(base.defaults.pretraining_learning_rate, base.family),
         "lr_schedule": "constant",
         "warmup_steps": 0,
         "weight_decay": 0.0,
         "ema_decay": 0.9999,
         "label_dropout": 0.1,
         "max_grad_norm": 1.0,
-        "horizontal_flip": True,
+        "horizontal_flip": base.task == "class-conditional",  # captions and conditions know left from right
         "validation_fraction": 0.1,
         "validate_every": max(1, steps // 6),
         "sample_every": max(1, steps // 3),
@@ -149,7 +192,9 @@ def resolve(spec: JobSpec, base: BaseModelEntry, dataset: DatasetSummary) -> Tra
             f"warmup_steps is {resolved.warmup_steps} but the job has only {resolved.steps} steps; make it smaller.",
             param="hyperparameters.warmup_steps",
         )
+    _check_sizes(resolved, base)
     return TrainingSpec(
+        task=base.task,
         base_model=spec.base_model,
         base_model_path=str(base.path),
         method=spec.method,
@@ -158,6 +203,23 @@ def resolve(spec: JobSpec, base: BaseModelEntry, dataset: DatasetSummary) -> Tra
         seed=spec.seed,
         defaults=base.defaults,
     )
+
+
+def _check_sizes(resolved: ResolvedHyperparameters, base: BaseModelEntry) -> None:
+    """Raise SpecError where the base cannot make pictures of the resolution, or does not make any."""
+    for name, value, meaningless in (
+        ("resolution", resolved.resolution, base.task == "instruction"),
+        ("max_tokens", resolved.max_tokens, base.task != "instruction"),
+    ):
+        if meaningless and value is not None:
+            raise SpecError(
+                f"{name} means nothing to {base.id}, a {base.family} model; leave it out.", param=f"hyperparameters.{name}"
+            )
+    if resolved.resolution is not None and resolved.resolution % base.pixels_per_token():
+        raise SpecError(
+            f"{base.id} makes pictures of a multiple of {base.pixels_per_token()} pixels, and {resolved.resolution} is none.",
+            param="hyperparameters.resolution",
+        )
 
 
 class GenerationSpec(Strict):
@@ -171,3 +233,4 @@ class GenerationSpec(Strict):
     guidance_scale: Annotated[float, Field(strict=True, ge=0, le=30)]
     seed: Seed
     scheduler: Scheduler
+    adapter_strength: AdapterStrength = 1.0

@@ -7,6 +7,9 @@ from pydantic import BaseModel, ConfigDict, Field
 Auto = Literal["auto"]
 PositiveInt = Annotated[int, Field(strict=True, ge=1)]
 Count = Annotated[int, Field(strict=True, ge=0)]
+Flag = Annotated[bool, Field(strict=True)]
+ModulePath = Annotated[str, Field(min_length=1, max_length=200)]  # of a layer in a model, or the end of its path
+ModulePaths = Annotated[list[ModulePath], Field(min_length=1, max_length=1000)]
 
 
 class Strict(BaseModel):

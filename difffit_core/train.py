@@ -1,7 +1,11 @@
-"""The command-line trainer: `python -m difffit_core.train SPEC_DIR`, or `-` to wait, already warm, for a folder on stdin."""
+"""The command-line trainer: `python -m difffit_core.train SPEC_DIR`, or `-` to wait, already warm, for a folder on stdin.
+
+`torchrun --nproc-per-node 2 -m difffit_core.train SPEC_DIR` shares the work between two processes.
+"""
 
 import argparse
 import ctypes
+import errno
 import os
 import signal
 import sys
@@ -21,7 +25,9 @@ def main() -> int:
         die_with_parent()
     if arguments.spec_dir != "-":
         return train(Path(arguments.spec_dir))
-    import difffit_core.trainer  # noqa: F401  (torch and diffusers are loaded while there is nothing to do)
+    # torch, diffusers and the models of the most usual task are loaded while there is nothing to do
+    import difffit_core.tasks.class_conditional
+    import difffit_core.trainer  # noqa: F401
 
     print("ready", flush=True)  # noqa: T201 (the protocol of a standby trainer)
     line = sys.stdin.readline().rstrip("\n")
@@ -38,33 +44,42 @@ def die_with_parent() -> None:
 
 
 def train(folder: Path) -> int:
-    """Train the SPEC_DIR `folder` and say how it went in its `events.jsonl`."""
+    """Train the SPEC_DIR `folder` and say how it went in its `events.jsonl`. Of several processes, the first does."""
     from pydantic import ValidationError
 
-    from difffit_core.devices import pick_device
-    from difffit_core.errors import DiffFitError
+    from difffit_core.devices import is_out_of_memory, pick_device
+    from difffit_core.errors import DiffFitError, SpecError
     from difffit_core.events import EventLog
+    from difffit_core.processes import Processes
     from difffit_core.spec import TrainingSpec
     from difffit_core.stopping import Stopped, StopRequest
     from difffit_core.trainer import Trainer
 
-    events, stop = EventLog(folder / "events.jsonl"), StopRequest()
+    leads = os.environ.get("RANK", "0") == "0"
+    events, stop = EventLog(folder / "events.jsonl" if leads else Path(os.devnull)), StopRequest()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop.on_signal)
+        signal.signal(number, stop.on_signal if leads else signal.SIG_IGN)  # the others end when the first tells them
     try:
-        spec = TrainingSpec.model_validate_json((folder / "spec.json").read_text())
-        Trainer(spec, folder, pick_device(os.environ.get("DIFFFIT_DEVICE", "auto")), events, stop).run()
+        try:
+            spec = TrainingSpec.model_validate_json((folder / "spec.json").read_text())
+        except (OSError, ValidationError) as error:
+            raise SpecError(f"spec.json cannot be used: {error}") from error
+        processes = Processes(pick_device(os.environ.get("DIFFFIT_DEVICE", "auto")))
+        Trainer(spec, folder, processes, events, stop).run()
+        processes.close()
     except Stopped:  # before there was anything to keep
         events.emit("stopped", step=0)
     except DiffFitError as error:
         events.emit("failed", code=error.code, message=error.message, param=error.param)
         return 1
-    except (OSError, ValidationError) as error:
-        events.emit("failed", code="invalid_spec", message=f"spec.json cannot be used: {error}", param=None)
-        return 1
     except Exception as error:
         traceback.print_exc()
-        events.emit("failed", code="internal_error", message=f"The trainer failed: {type(error).__name__}: {error}", param=None)
+        code, param = "internal_error", None
+        if is_out_of_memory(error):
+            code, param = "out_of_memory", "hyperparameters.micro_batch_size"
+        elif isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            code = "disk_full"
+        events.emit("failed", code=code, message=f"The trainer failed: {type(error).__name__}: {error}", param=param)
         return 1
     return 0
 

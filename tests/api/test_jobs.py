@@ -1,15 +1,18 @@
 """Jobs: what is created, planned, listed and cancelled, and every spec that is refused."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 from fastapi.testclient import TestClient
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session, sessionmaker
 
+from api.app import create_app
 from jobstore.objects import ObjectStore
+from jobstore.settings import Settings
 from jobstore.tables import Generation, Job, JobEvent
-from tests.api.conftest import Rows
+from tests.api.conftest import Rows, bearer
 
 WRONG_SPECS: list[tuple[dict[str, Any], int, str, str | None]] = [
     ({"base_model": "dit-xxl"}, 422, "unknown_base_model", "base_model"),
@@ -18,6 +21,9 @@ WRONG_SPECS: list[tuple[dict[str, Any], int, str, str | None]] = [
     ({"method": {}}, 422, "missing_field", "method.type"),
     ({"method": {"type": "full", "scale_blocks": 3}}, 422, "unknown_field", "method.scale_blocks"),
     ({"method": {"type": "difffit", "scale_blocks": -1}}, 422, "invalid_value", "method.scale_blocks"),
+    ({"method": {"type": "difffit", "scale_layers": []}}, 422, "invalid_value", "method.scale_layers"),
+    ({"method": {"type": "difffit", "rank": 8}}, 422, "unknown_field", "method.rank"),
+    ({"method": {"type": "lora", "rank": 0}}, 422, "invalid_value", "method.rank"),
     ({"method": "difffit"}, 422, "invalid_value", "method"),
     ({"hyperparameters": {"lerning_rate": 1}}, 422, "unknown_field", "hyperparameters.lerning_rate"),
     ({"hyperparameters": {"learning_rate": 0}}, 422, "invalid_value", "hyperparameters.learning_rate"),
@@ -38,6 +44,18 @@ WRONG_SPECS: list[tuple[dict[str, Any], int, str, str | None]] = [
 ]
 
 
+LLAMA_CATALOG = """
+[[model]]
+id = "some-llama"
+family = "llama"
+task = "instruction"
+description = ""
+license = ""
+path = "nowhere"
+defaults = {pretraining_learning_rate = 1, steps = 1, batch_size = 1, guidance_scale = 1, sample_steps = 1, scheduler = "ddim"}
+"""
+
+
 def test_a_job_is_queued_with_every_auto_resolved(client: TestClient, rows: Rows, sessions: sessionmaker[Session]) -> None:
     dataset = rows.dataset()
     spec = {"base_model": "emoji-dit", "dataset": dataset.id, "seed": 7, "name": "pets", "hyperparameters": {"steps": 50}}
@@ -47,7 +65,8 @@ def test_a_job_is_queued_with_every_auto_resolved(client: TestClient, rows: Rows
     assert answer.headers["location"] == f"/jobs/{job['id']}"
     assert job["status"] == "queued"
     assert job["dataset"] == dataset.id
-    assert job["method"] == {"type": "difffit", "scale_blocks": "auto"}
+    assert job["method"]["type"] == "difffit"
+    assert job["method"]["scale_blocks"] == "auto"
     assert job["hyperparameters"]["steps"] == 50
     assert "auto" not in job["hyperparameters"].values()
     assert job["seed"] == 7
@@ -92,6 +111,19 @@ def test_a_learning_rate_that_is_no_number_is_refused(client: TestClient, rows: 
         assert answer.json()["error"]["param"] == "hyperparameters.learning_rate"
 
 
+def test_a_method_that_does_not_fit_the_base_is_refused(settings: Settings, api_key: str, rows: Rows, tmp_path: Path) -> None:
+    catalog = tmp_path / "models.toml"
+    catalog.write_text(LLAMA_CATALOG)
+    with TestClient(create_app(settings.model_copy(update={"models": catalog})), headers=bearer(api_key)) as client:
+        for method in ("bitfit", "vpt-deep"):
+            spec = {"base_model": "some-llama", "dataset": rows.dataset().id, "method": {"type": method}}
+            answer = client.post("/jobs", json=spec)
+            assert answer.status_code == 422
+            error = answer.json()["error"]
+            assert (error["code"], error["param"]) == ("method_does_not_fit", "method.type")
+            assert "llama" in error["message"]
+
+
 def test_messages_say_what_is_allowed(client: TestClient) -> None:
     def message(**hyperparameters: object) -> str:
         spec = {"base_model": "emoji-dit", "dataset": "ds_1", "hyperparameters": hyperparameters}
@@ -103,7 +135,10 @@ def test_messages_say_what_is_allowed(client: TestClient) -> None:
         "`hyperparameters.lerning_rate` is not a known field. Did you mean `learning_rate`? Known here: batch_size,"
     )
     unknown_method = client.post("/jobs", json={"base_model": "b", "dataset": "d", "method": {"type": "magic"}}).json()["error"]
-    assert unknown_method["message"] == "`method.type` must be one of 'difffit', 'full', not \"magic\"."
+    assert unknown_method["message"] == (
+        "`method.type` must be one of 'difffit', 'bitfit', 'full', 'lora', 'adapter-parallel', 'adapter-sequential', "
+        "'vpt-deep', not \"magic\"."
+    )
     assert "emoji-dit" in client.post("/jobs", json={"base_model": "b", "dataset": "d"}).json()["error"]["message"]
 
 

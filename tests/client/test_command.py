@@ -28,6 +28,8 @@ def test_help_documents_the_exit_codes(difffit: Command) -> None:
         ["--no-such-option"],
         ["jobs", "create"],
         ["jobs", "create", "--dataset", "ds_1", "--set", "steps"],
+        ["jobs", "create", "--dataset", "ds_1", "--method", "lora", "--method-set", "rank"],
+        ["params", "--model", "dit-xl-2-256", "--classes", "0"],
         ["generate", "--label", "cat"],
     ],
 )

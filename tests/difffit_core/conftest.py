@@ -1,20 +1,22 @@
-"""Tiny bases, and a folder with a small real dataset to train them on."""
+"""Tiny bases."""
 
-from pathlib import Path
-
-import numpy as np
 import pytest
-from PIL import Image
 
-from difffit_core.base_models import BaseModelEntry
-from difffit_core.dataset import index_class_folders
-from difffit_core.spec import JobSpec, TrainingSpec, resolve
+from difffit_core.base_models import BaseModelEntry, TaskName
+from tests.difffit_core.spec_dirs import TASKS, write_base
 from tests.tiny_models import write_tiny_base
 
 
 @pytest.fixture(scope="session")
-def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> BaseModelEntry:
-    return write_tiny_base(tmp_path_factory.mktemp("tiny-base"))
+def tiny_bases(tmp_path_factory: pytest.TempPathFactory) -> dict[TaskName, BaseModelEntry]:
+    """One for each task."""
+    return {task: write_base(tmp_path_factory.mktemp(task), task) for task in TASKS}
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tiny_bases: dict[TaskName, BaseModelEntry]) -> BaseModelEntry:
+    """A DiT."""
+    return tiny_bases["class-conditional"]
 
 
 @pytest.fixture(scope="session")
@@ -23,16 +25,7 @@ def tiny_learned_base(tmp_path_factory: pytest.TempPathFactory) -> BaseModelEntr
     return write_tiny_base(tmp_path_factory.mktemp("tiny-learned"), learned_variance=True, prediction="epsilon")
 
 
-def write_spec_dir(folder: Path, base: BaseModelEntry, method: str = "difffit", **hyperparameters: object) -> TrainingSpec:
-    """A SPEC_DIR with 20 plain-coloured pictures of two classes, one of which the base knows by name."""
-    random = np.random.default_rng(0)
-    for name, colour in (("star", (250, 200, 30)), ("tree", (20, 120, 40))):
-        (folder / "dataset" / name).mkdir(parents=True)
-        for number in range(10):
-            pixels = np.clip(np.array(colour) + random.integers(-20, 20, (16, 16, 3)), 0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / "dataset" / name / f"{number}.png")
-    summary = index_class_folders(folder / "dataset")
-    body = {"base_model": "tiny", "dataset": "ds_tiny", "method": {"type": method}, "hyperparameters": hyperparameters}
-    spec = resolve(JobSpec.model_validate(body), base, summary)
-    (folder / "spec.json").write_text(spec.model_dump_json())
-    return spec
+@pytest.fixture
+def in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a CPU that does not multiply bf16: what differs by rounding alone differs very little."""
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: False)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from difffit_core.base_models import BaseModelEntry, get_base_model, load_catalog
+from difffit_core.base_models import BaseModelEntry, TaskName, get_base_model, load_catalog
 from difffit_core.errors import ModelError, SpecError
 from difffit_core.spec import DatasetSummary, JobSpec, resolve
 
@@ -20,6 +20,13 @@ def job(method: str = "difffit", **hyperparameters: Any) -> JobSpec:
 def test_difffit_learns_at_ten_times_the_pretraining_rate(tiny_base: BaseModelEntry) -> None:
     assert resolve(job(), tiny_base, TWO_CLASSES).hyperparameters.learning_rate == pytest.approx(1e-2)
     assert resolve(job("full"), tiny_base, TWO_CLASSES).hyperparameters.learning_rate == pytest.approx(1e-3)
+
+
+def test_a_method_that_does_not_fit_the_family_is_refused(tiny_base: BaseModelEntry) -> None:
+    steering = tiny_base.model_copy(update={"family": "stable-diffusion", "task": "text-to-image"})
+    with pytest.raises(SpecError, match="vpt-deep") as caught:
+        resolve(job("vpt-deep"), steering, TWO_CLASSES)
+    assert (caught.value.code, caught.value.param) == ("method_does_not_fit", "method.type")
 
 
 def test_what_is_asked_for_wins_over_auto(tiny_base: BaseModelEntry) -> None:
@@ -57,3 +64,22 @@ def test_warmup_longer_than_the_job_is_refused(tiny_base: BaseModelEntry) -> Non
 def test_unknown_base_model_names_the_known_ones() -> None:
     with pytest.raises(ModelError, match="emoji-dit"):
         get_base_model(load_catalog(), "emoji-dot")
+
+
+def test_what_a_base_does_not_have_cannot_be_set(tiny_bases: dict[TaskName, BaseModelEntry]) -> None:
+    with pytest.raises(SpecError, match="means nothing") as caught:
+        resolve(job(resolution=64), tiny_bases["instruction"], TWO_CLASSES)
+    assert caught.value.param == "hyperparameters.resolution"
+    with pytest.raises(SpecError, match="means nothing") as caught:
+        resolve(job(max_tokens=64), tiny_bases["text-to-image"], TWO_CLASSES)
+    assert caught.value.param == "hyperparameters.max_tokens"
+
+
+def test_one_kind_of_picture_is_enough_where_captions_tell(tiny_bases: dict[TaskName, BaseModelEntry]) -> None:
+    captioned = DatasetSummary(sha256="0" * 64, classes={"": 7})
+    resolved = resolve(job(), tiny_bases["text-to-image"], captioned)
+    assert (resolved.task, resolved.hyperparameters.resolution, resolved.hyperparameters.max_tokens) == (
+        "text-to-image",
+        16,
+        None,
+    )

@@ -15,38 +15,13 @@ from safetensors.torch import load_file
 
 from difffit_core.adapter_file import read_adapter
 from difffit_core.base_models import BaseModelEntry
-from difffit_core.events import EventLog
 from difffit_core.generate import Generator
-from difffit_core.latents import LatentSet
-from difffit_core.spec import GenerationSpec, TrainingSpec
+from difffit_core.spec import GenerationSpec
 from difffit_core.stopping import StopRequest
+from difffit_core.tasks.task import Examples
 from difffit_core.train import train
-from difffit_core.trainer import Trainer
 from difffit_core.training_state import TrainingState, learning_rate
-from tests.difffit_core.conftest import write_spec_dir
-
-CPU = torch.device("cpu")
-ADAPTER = "adapter/adapter.safetensors"
-
-
-def events_of(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
-
-
-def run_here(folder: Path, spec: TrainingSpec, stop_at: int | None = None) -> list[dict[str, Any]]:
-    """Train in this process; as if SIGTERM came while step `stop_at` was at work."""
-    stop = StopRequest()
-    trainer = Trainer(spec, folder, CPU, EventLog(folder / "events.jsonl"), stop)
-    update = trainer.state.update
-
-    def update_and_stop() -> None:
-        update()
-        if trainer.state.step == stop_at:
-            stop.on_signal()
-
-    trainer.state.update = update_and_stop  # type: ignore[method-assign]
-    trainer.run()
-    return events_of(folder)
+from tests.difffit_core.spec_dirs import ADAPTER, events_of, make_trainer, run_here, write_spec_dir
 
 
 @pytest.mark.parametrize("method", ["difffit", "full"])
@@ -102,10 +77,10 @@ def test_a_stop_while_validating_after_the_last_step_loses_no_event(
 ) -> None:
     spec = write_spec_dir(tmp_path, tiny_base, steps=4, validate_every=4)
     stop = StopRequest()
-    trainer = Trainer(spec, tmp_path, CPU, EventLog(tmp_path / "events.jsonl"), stop)
+    trainer = make_trainer(tmp_path, spec, stop)
     held_out_loss = trainer._held_out_loss
 
-    def stopped_at_the_end(held_out: LatentSet) -> float:
+    def stopped_at_the_end(held_out: Examples) -> float:
         if trainer.state.step == 4:
             stop.on_signal()
         return held_out_loss(held_out)
@@ -129,7 +104,7 @@ def test_different_seeds_train_different_adapters(tmp_path: Path, tiny_base: Bas
 
 def test_every_trained_tensor_moves_and_is_in_the_adapter(tmp_path: Path, tiny_base: BaseModelEntry) -> None:
     spec = write_spec_dir(tmp_path, tiny_base, steps=5, learning_rate=1e-2)
-    trainer = Trainer(spec, tmp_path, CPU, EventLog(tmp_path / "events.jsonl"), StopRequest())
+    trainer = make_trainer(tmp_path, spec)
     before = {name: parameter.detach().clone() for name, parameter in trainer.state.parameters.items()}
     frozen = {name: p.detach().clone() for name, p in trainer.model.named_parameters() if not p.requires_grad}
     trainer.run()

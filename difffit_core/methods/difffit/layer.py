@@ -1,26 +1,26 @@
-"""A Linear whose whole output is multiplied by per-channel scale factors (DiffFit, Algorithm 1)."""
+"""A Linear or a convolution whose whole output is multiplied by per-channel scale factors (DiffFit, Algorithm 1)."""
 
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from difffit_core.methods.difffit.kernel import scaled_linear
 
-class ScaledLinear(nn.Linear):
-    """`γ * (W x + b)`: γ `[out]` multiplies the output, its bias included, so that it merges exactly.
 
-    Takes over the weight and bias of a Linear. Several scale factors on one Linear act as their product: in a DiT
-    block the output projection carries γ_proj and the attention branch's γ_1.
+class Scaled(nn.Module):
+    """The scale factors of a layer, each `[out]` and 1 at first. Several on one layer act as their product.
+
+    In a DiT block the output projection carries γ_proj and the attention branch's γ_1.
     """
 
-    def __init__(self, linear: nn.Linear, scale_names: Sequence[str]) -> None:
-        nn.Module.__init__(self)
-        self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.weight, self.bias = linear.weight, linear.bias
-        self.scale_names = tuple(scale_names)
+    scale_names: tuple[str, ...]
+
+    def add_scales(self, names: Sequence[str], weight: Tensor) -> None:
+        """Register a factor of each name, on the device and in the dtype of the layer's weight `[out, ...]`."""
+        self.scale_names = tuple(names)
         for name in self.scale_names:
-            ones = torch.ones(self.out_features, device=linear.weight.device, dtype=linear.weight.dtype)
+            ones = torch.ones(len(weight), device=weight.device, dtype=weight.dtype)
             self.register_parameter(name, nn.Parameter(ones))
 
     def scale(self) -> Tensor:
@@ -30,23 +30,47 @@ class ScaledLinear(nn.Linear):
             product = product * getattr(self, name)
         return product
 
+
+class ScaledLinear(Scaled, nn.Linear):
+    """`γ * (W x + b)`: γ multiplies the output, its bias included, so that it merges exactly.
+
+    Takes over the weight and bias of a Linear.
+    """
+
+    def __init__(self, linear: nn.Linear, scale_names: Sequence[str]) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.weight, self.bias = linear.weight, linear.bias
+        self.add_scales(scale_names, linear.weight)
+
     def forward(self, x: Tensor) -> Tensor:
-        output = F.linear(x, self.weight, self.bias)  # [..., out]
-        return output * self.scale().to(output.dtype)
-
-    def merged(self) -> nn.Linear:
-        """The plain Linear that does the same: `W' = diag(γ) W`, `b' = γ * b`."""
-        linear = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None, device="meta")
-        scale = self.scale().detach()
-        linear.weight = nn.Parameter(scale[:, None] * self.weight.detach(), requires_grad=False)
-        if self.bias is not None:
-            linear.bias = nn.Parameter(scale * self.bias.detach(), requires_grad=False)
-        return linear
+        return scaled_linear(x, self.weight, self.bias, self.scale())
 
 
-def merge_scaled_linears(model: nn.Module) -> None:
-    """Replace every ScaledLinear below `model` by the plain Linear that does the same."""
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, ScaledLinear):
-                setattr(parent, name, child.merged())
+class ScaledConv2d(Scaled, nn.Conv2d):
+    """`γ * (W ⋆ x + b)`, channel by channel. Takes over the weight and bias of a convolution."""
+
+    def __init__(self, conv: nn.Conv2d, scale_names: Sequence[str]) -> None:
+        super().__init__(
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,  # type: ignore[arg-type]
+            conv.stride,  # type: ignore[arg-type]
+            conv.padding,  # type: ignore[arg-type]
+            conv.dilation,  # type: ignore[arg-type]
+            conv.groups,
+            bias=conv.bias is not None,
+            padding_mode=conv.padding_mode,
+            device="meta",  # the numbers are the other convolution's
+        )
+        self.weight, self.bias = conv.weight, conv.bias
+        self.add_scales(scale_names, conv.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        output = super().forward(x)  # [B, out, H, W]
+        return output * self.scale().to(output.dtype)[:, None, None]
+
+
+def with_scales(layer: nn.Linear | nn.Conv2d, names: Sequence[str]) -> ScaledLinear | ScaledConv2d:
+    """The scaled layer that takes over from a plain one."""
+    return ScaledLinear(layer, names) if isinstance(layer, nn.Linear) else ScaledConv2d(layer, names)

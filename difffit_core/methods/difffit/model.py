@@ -1,46 +1,130 @@
-"""DiffFit on a DiT (Xie et al., arXiv 2304.06648): train biases, norms, the class table and scale factors γ."""
+"""DiffFit in any model (Xie et al., arXiv 2304.06648): train biases, norms, the class table and scale factors γ."""
 
-from typing import Any
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 
-from diffusers import DiTTransformer2DModel
+import torch
 from torch import nn
 
-from difffit_core.dit import class_embedder
+from difffit_core.errors import SpecError
+from difffit_core.families import family_of
 from difffit_core.methods.difffit.config import DiffFitConfig
-from difffit_core.methods.difffit.layer import ScaledLinear
+from difffit_core.methods.difffit.layer import with_scales
+from difffit_core.methods.difffit.policies import Policy, policy_of
+from difffit_core.methods.marks import Marks, biases, class_table, whole
+from difffit_core.methods.structure import attentions, blocks, branch_ends, find, is_norm, is_token_norm, replace_modules
 
-WITH_BIAS = (nn.Linear, nn.Conv2d)
-NORMS = (nn.LayerNorm, nn.GroupNorm)
+SCALABLE = (nn.Linear, nn.Conv2d)
 
 
-def prepare_difffit(model: DiTTransformer2DModel, config: DiffFitConfig) -> None:
-    """Freeze every matrix; train each bias, affine norm and the class table; add γ to the first blocks.
+def prepare_difffit(model: nn.Module, config: DiffFitConfig) -> Marks:
+    """Mark each bias, norm and class table, the modules trained whole, and γ on the layers that the family's policy names.
 
-    Parameters are chosen by the type of their module, never by name: in diffusers "norm1" also holds the adaLN
-    projection and the embedders, which stay frozen.
+    Everything is chosen by the types of modules, never by names of parameters: in a DiT of diffusers "norm1" also holds
+    the adaLN projection and the embedders, which stay frozen. Raises SpecError for a module that does not exist.
     """
-    model.requires_grad_(False)
-    for module in model.modules():
-        if isinstance(module, WITH_BIAS) and module.bias is not None:
-            module.bias.requires_grad_(True)
-        elif isinstance(module, NORMS):
-            for parameter in module.parameters(recurse=False):
-                parameter.requires_grad_(True)
-    class_embedder(model).embedding_table.weight.requires_grad_(True)
-    blocks = model.transformer_blocks
-    scaled = len(blocks) // 2 if config.scale_blocks == "auto" else min(config.scale_blocks, len(blocks))
-    for block in blocks[:scaled]:
-        add_scale_factors(block)
+    policy = policy_of(config, family_of(model))
+    marks = norm_weights(model, policy) | add_new_biases(model, policy)
+    if policy.biases:
+        marks |= biases(model)
+    if config.class_table is not False:
+        marks |= class_table(model)
+    if config.class_table is True and "class_table" not in marks.values():
+        raise SpecError(
+            f"{type(model).__name__} has no class table to train; leave class_table out.", param="method.class_table"
+        )
+    for path in policy.train_modules:
+        for match in find(model, path, "method.train_modules"):
+            marks |= whole(model.get_submodule(match), "weight")
+    return marks | add_scales(model, config, policy, frozenset(marks))
 
 
-def add_scale_factors(block: Any) -> None:
-    """Give one DiT block (diffusers' BasicTransformerBlock) its 6 D scale factors.
+def add_new_biases(model: nn.Module, policy: Policy) -> Marks:
+    """Give the Linears that the policy names a bias of zeros where they have none: it changes nothing until it is trained."""
+    marks: Marks = {}
+    if policy.new_biases == "none":
+        return marks
+    chosen = [path for linears in attentions(model) for path in linears]
+    if policy.new_biases == "all":
+        chosen = [path for path, module in model.named_modules() if isinstance(module, nn.Linear)]
+    for path in chosen:
+        linear = model.get_submodule(path)
+        if isinstance(linear, nn.Linear) and linear.bias is None:
+            weight = linear.weight
+            linear.bias = nn.Parameter(torch.zeros(linear.out_features, device=weight.device, dtype=weight.dtype))
+            marks[linear.bias] = "bias"
+    return marks
 
-    They are γ_qkv (3 D), γ_proj and γ_1 (D each) and γ_2 (D). γ_1 and γ_2 multiply the attention and MLP branches
-    beside their adaLN gates; since a branch ends in a Linear (dropout only masks), each is a factor of its output.
+
+def norm_weights(model: nn.Module, policy: Policy) -> Marks:
+    """The weights and biases of the norms that the policy names."""
+    chosen: Callable[[nn.Module], bool] = is_token_norm if policy.norms == "layer" else is_norm
+    if policy.norms == "none":
+        return {}
+    return {p: "norm" for module in model.modules() if chosen(module) for p in module.parameters(recurse=False)}
+
+
+def add_scales(model: nn.Module, config: DiffFitConfig, policy: Policy, trained: frozenset[nn.Parameter]) -> Marks:
+    """Replace the chosen layers by scaled ones. A layer whose weight is trained itself needs no γ and gets none."""
+    has_scales = region(model, config, policy)
+    names: dict[nn.Linear | nn.Conv2d, list[str]] = defaultdict(list)
+    for path in scaled_layers(model, policy, has_scales):
+        names[layer_at(model, path)].append("gamma")
+    if policy.branch_scales:
+        for path in filter(has_scales, branch_ends(model)):
+            names[layer_at(model, path)].append("gamma_branch")
+    scaled = {layer: with_scales(layer, own) for layer, own in names.items() if layer.weight not in trained}
+    replace_modules(model, scaled)
+    return {getattr(layer, name): "scale" for layer in scaled.values() for name in layer.scale_names}
+
+
+def region(model: nn.Module, config: DiffFitConfig, policy: Policy) -> Callable[[str], bool]:
+    """Tells whether the module at a path lies in the blocks with γ: anywhere, where every block has it or there are no blocks.
+
+    Raises SpecError where the config asks for γ in more blocks than there are.
     """
-    attention, mlp = block.attn1, block.ff.net
-    for name in ("to_q", "to_k", "to_v"):
-        setattr(attention, name, ScaledLinear(getattr(attention, name), ["gamma"]))
-    attention.to_out[0] = ScaledLinear(attention.to_out[0], ["gamma", "gamma_branch"])
-    mlp[-1] = ScaledLinear(mlp[-1], ["gamma_branch"])
+    found = blocks(model)
+    count = max(1, int(policy.scaled_share * len(found))) if config.scale_blocks == "auto" else config.scale_blocks
+    if config.scale_blocks != "auto" and count > len(found):
+        there = f"{len(found)} blocks, {found[0]} to {found[-1]}" if found else "no blocks; leave it out"
+        raise SpecError(
+            f"scale_blocks is {count}, but {type(model).__name__} has {there}.",
+            code="unknown_module",
+            param="method.scale_blocks",
+        )
+    if count >= len(found) and count > 0:
+        return lambda path: True
+    return lambda path: lies_in(path, found[:count])
+
+
+def scaled_layers(model: nn.Module, policy: Policy, has_scales: Callable[[str], bool]) -> list[str]:
+    """The paths of the layers that carry γ, those of branches aside. Raises SpecError for a name that none of them has."""
+    if policy.scale_layers == "none":
+        return []
+    if policy.scale_layers == "attention":
+        return [path for linears in attentions(model) for path in filter(has_scales, linears)]
+    if policy.scale_layers == "all":
+        return [path for path, module in model.named_modules() if isinstance(module, SCALABLE) and has_scales(path)]
+    chosen: dict[str, None] = {}
+    for name in policy.scale_layers:
+        named = find(model, name, "method.scale_layers", among=SCALABLE)
+        kept = [path for path in named if has_scales(path) or not lies_in(path, blocks(model))]
+        if not kept:
+            raise SpecError(
+                f"{named[0]} lies behind the last block that carries γ; raise scale_blocks, or leave {name!r} out.",
+                code="unknown_module",
+                param="method.scale_layers",
+            )
+        chosen |= dict.fromkeys(kept)
+    return list(chosen)
+
+
+def lies_in(path: str, parents: Sequence[str]) -> bool:
+    """Whether a module lies below one of `parents`."""
+    return any(path.startswith(f"{parent}.") for parent in parents)
+
+
+def layer_at(model: nn.Module, path: str) -> nn.Linear | nn.Conv2d:
+    layer = model.get_submodule(path)
+    assert isinstance(layer, SCALABLE)
+    return layer

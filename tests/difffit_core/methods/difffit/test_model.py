@@ -1,4 +1,8 @@
-"""What DiffFit trains on a DiT, how γ acts, and that it merges."""
+"""What DiffFit trains on a DiT, and how γ acts."""
+
+import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -7,9 +11,10 @@ from torch import nn
 
 from difffit_core.base_models import BaseModelEntry
 from difffit_core.dit import class_embedder, load_transformer, replace_class_table, tie_conditioning
+from difffit_core.errors import ModelError
 from difffit_core.methods.config import MethodConfig
 from difffit_core.methods.difffit.config import DiffFitConfig
-from difffit_core.methods.difffit.layer import ScaledLinear, merge_scaled_linears
+from difffit_core.methods.difffit.layer import ScaledConv2d, ScaledLinear
 from difffit_core.methods.full.config import FullConfig
 from difffit_core.methods.injection import count_parameters, prepare, trained_parameters
 
@@ -90,7 +95,7 @@ def test_new_label_space_keeps_known_rows_and_the_null_class(tiny_base: BaseMode
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_scale_multiplies_the_whole_output_and_merges(bias: bool) -> None:
+def test_scale_multiplies_the_whole_output(bias: bool) -> None:
     torch.manual_seed(0)
     linear = nn.Linear(5, 3, bias=bias)
     scaled = ScaledLinear(linear, ["gamma", "gamma_branch"])
@@ -101,22 +106,33 @@ def test_scale_multiplies_the_whole_output_and_merges(bias: bool) -> None:
         scaled.gamma_branch.uniform_(0.5, 2)  # type: ignore[operator]
     expected = scaled.gamma * scaled.gamma_branch * linear(x)  # type: ignore[operator]
     torch.testing.assert_close(scaled(x), expected)
-    torch.testing.assert_close(scaled.merged()(x), expected)
 
 
-def test_merged_model_equals_the_unmerged_one(tiny_base: BaseModelEntry) -> None:
-    model = load_transformer(tiny_base.path)
-    prepare(model, DIFFFIT)
-    torch.manual_seed(1)
+@pytest.mark.parametrize("bias", [True, False])
+def test_scale_multiplies_a_convolution_channel_by_channel(bias: bool) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2, bias=bias, padding_mode="circular")
+    scaled = ScaledConv2d(conv, ["gamma", "gamma_branch"])
+    assert scaled.weight is conv.weight
+    x = torch.randn(2, 4, 8, 8)
+    torch.testing.assert_close(scaled(x), conv(x))
     with torch.no_grad():
-        for parameter in trained_parameters(model).values():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    batch = (torch.randn(3, 4, 8, 8), torch.tensor([1, 500, 999]), torch.tensor([0, 2, 3]))
-    before = model(batch[0], timestep=batch[1], class_labels=batch[2]).sample
-    merge_scaled_linears(model)
-    assert not any(isinstance(module, ScaledLinear) for module in model.modules())
-    after = model(batch[0], timestep=batch[1], class_labels=batch[2]).sample
-    torch.testing.assert_close(after, before, atol=1e-5, rtol=0)
+        scaled.gamma.uniform_(0.5, 2)  # type: ignore[operator]
+        scaled.gamma_branch.uniform_(0.5, 2)  # type: ignore[operator]
+    factors = (scaled.gamma * scaled.gamma_branch)[:, None, None]  # type: ignore[operator]
+    torch.testing.assert_close(scaled(x), factors * conv(x))
+
+
+def test_a_class_table_smaller_than_the_labels_is_refused_by_name(tiny_base: BaseModelEntry, tmp_path: Path) -> None:
+    shutil.copytree(tiny_base.path, tmp_path / "base")
+    index = tmp_path / "base" / "model_index.json"
+    labels = {str(i): f"class {i}" for i in range(9)}
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"id2label": labels}))
+    with pytest.raises(ModelError, match="embedding_table has rows for 3 classes") as refused:
+        load_transformer(tmp_path / "base")
+    assert refused.value.code == "class_table_too_small"
+    with pytest.raises(ModelError, match="embedding_table"):
+        replace_class_table(load_transformer(tiny_base.path), list(labels.values()), ["star"])
 
 
 def test_scale_factors_act_on_branches_and_leave_the_residual_alone(tiny_base: BaseModelEntry) -> None:

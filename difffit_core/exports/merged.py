@@ -1,0 +1,58 @@
+"""A whole model folder with an adapter merged into it, which `from_pretrained` of stock diffusers or transformers loads."""
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from diffusers import DiTTransformer2DModel
+
+from difffit_core.adapter_file import Adapter, check_base
+from difffit_core.base_models import BaseModelEntry
+from difffit_core.dit import class_embedder, set_class_table, untie_conditioning
+from difffit_core.exports.networks import FOLDERS, allow_biases, check_stock, load_network
+from difffit_core.merging import merge
+
+STOCK_CLASSES = 1000  # diffusers' DiTPipeline takes the row behind them for "no class"
+
+
+def export_merged(base: BaseModelEntry, adapter: Adapter, folder: Path, strength: float = 1.0) -> None:
+    """Write the base with the adapter merged at `strength` into the new folder; all other parts are the base's.
+
+    Raises AdapterError where the adapter is of another base, cannot be merged, or makes a model that no stock config
+    describes; SpecError for a strength outside [0, 2]; ModelError where the base cannot be read.
+    """
+    family = adapter.header.family
+    check_base(adapter.header, base.sha256())
+    model = load_network(base.path, family)
+    merge(model, adapter, strength, base_names=base.class_names())
+    if isinstance(model, DiTTransformer2DModel):
+        pad_class_table(model)
+        untie_conditioning(model)
+    allow_biases(model)
+    check_stock(model)
+    network = base.path / FOLDERS[family]
+    shutil.copytree(base.path, folder, ignore=lambda at, names: _weights(names) if Path(at) == network else [])
+    model.save_pretrained(folder / FOLDERS[family])
+    if isinstance(model, DiTTransformer2DModel):
+        write_labels(folder / "model_index.json", adapter.header.class_names)
+
+
+def _weights(names: list[str]) -> list[str]:
+    """The files that the merged network's own replace."""
+    return [name for name in names if name.endswith((".safetensors", ".bin", ".safetensors.index.json", ".bin.index.json"))]
+
+
+def pad_class_table(model: DiTTransformer2DModel) -> None:
+    """Repeat the null class up to the row that the stock pipeline takes for it, so that guidance works there too."""
+    table = class_embedder(model).embedding_table.weight.detach()  # [classes + 1, D]
+    missing = STOCK_CLASSES + 1 - len(table)
+    if missing > 0:
+        set_class_table(model, torch.cat([table, table[-1:].expand(missing, -1)]))
+
+
+def write_labels(index: Path, class_names: list[str]) -> None:
+    """Put the label space into a pipeline's `model_index.json`."""
+    content = json.loads(index.read_text())
+    content["id2label"] = {str(i): name for i, name in enumerate(class_names)}
+    index.write_text(json.dumps(content, indent=2))

@@ -1,0 +1,141 @@
+"""A PEFT folder that does what an adapter does: `PeftModel.from_pretrained` loads it onto the stock base, with no code of ours.
+
+γ on a layer is a DoRA without a low-rank part: DoRA replaces `W` by `m W / ‖W‖`, row by row, so that `m = γ ‖W‖` gives
+`γ W`. It does not multiply the bias, so `γ b` is stored. Norms and whole layers are saved as modules, and a new label space
+as trained rows of the base's class table.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiTTransformer2DModel
+from peft import LoraConfig, get_peft_model
+from torch import Tensor, nn
+
+from difffit_core.adapter_file import Adapter, check_base
+from difffit_core.base_models import BaseModelEntry
+from difffit_core.dit import class_embedder, set_class_table, untie_conditioning
+from difffit_core.errors import AdapterError
+from difffit_core.exports.networks import allow_biases, check_stock, load_network
+from difffit_core.exports.peft_readme import readme
+from difffit_core.fitting import fit, give_label_space
+from difffit_core.merging import at_strength, by_module, lora_layers, rows_scaled
+from difffit_core.methods.lora.config import LoRAConfig
+
+EXPORTABLE = frozenset({"difffit", "bitfit", "lora"})
+CLASS_TABLE = "class_embedder.embedding_table"  # the end of its path in every block of the stock model
+NAME = "default"  # PEFT's, of an adapter
+
+
+@torch.no_grad()
+def export_peft(base: BaseModelEntry, adapter: Adapter, folder: Path) -> None:
+    """Write the PEFT folder, with a README that says how to load it.
+
+    Raises AdapterError where the adapter is of another base, or is something that PEFT cannot hold; ModelError where the
+    base cannot be read.
+    """
+    header = adapter.header
+    check_base(header, base.sha256())
+    if header.method.type not in EXPORTABLE:
+        raise AdapterError(
+            f"PEFT has no form for an adapter of the method {header.method.type!r}; download it as format=difffit.",
+            code="not_exportable",
+            param=next(iter(adapter.tensors)),
+        )
+    model = load_network(base.path, header.family)
+    skeleton = fit(model, adapter, base.class_names())
+    # PEFT saves biases, modules and rows as it finds them in the model: so the trained ones are put there first.
+    base_rows = class_embedder(model).embedding_table.weight if isinstance(model, DiTTransformer2DModel) else None
+    give_label_space(model, adapter, base.class_names())
+    scales, whole = _put_values(model, adapter.tensors)
+    rows = None if base_rows is None else _put_rows(model, base_rows)
+    settings = allow_biases(model)
+    check_stock(model)
+    lora = lora_layers(skeleton, adapter.tensors)
+    config = _config(adapter, model, scales, lora, whole, rows)
+    if isinstance(model, DiTTransformer2DModel):
+        untie_conditioning(model)
+    wrapped = get_peft_model(model, config)
+    for path, scale in scales.items():
+        magnitude = model.get_submodule(path).lora_magnitude_vector[NAME].weight  # ‖W‖, as PEFT computes it
+        magnitude.mul_(scale.view(magnitude.shape))
+    for path, trained in lora.items():
+        layer = model.get_submodule(path)
+        layer.lora_A[NAME].weight.copy_(trained.lora_A[NAME].weight)
+        layer.lora_B[NAME].weight.copy_(trained.lora_B[NAME].weight)
+    wrapped.save_pretrained(folder)
+    (folder / "README.md").write_text(readme(adapter, settings))
+
+
+def _put_values(model: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Put the trained values of all but the scaled weights into the model.
+
+    Returns the scale factors by the path of their layer, and the paths of the modules that PEFT has to save whole.
+    """
+    scales, whole = {}, []
+    for path, trained in by_module(tensors).items():
+        module = model.get_submodule(path)
+        scale, values = at_strength(module._parameters, trained, 1.0)
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            if scale is not None:
+                bias = values.get("bias", module.bias)
+                values |= {} if bias is None else {"bias": scale * bias}
+                if (row_norms(module.weight) > 0).all():
+                    scales[path] = scale
+                else:  # DoRA divides by the norm of each row
+                    values["weight"] = rows_scaled(values.get("weight", module.weight), scale)
+            if "weight" in values:
+                whole.append(path)
+        elif not path.endswith(CLASS_TABLE):
+            whole.append(path)
+        for name, value in values.items():
+            module.register_parameter(name, nn.Parameter(value.to(module.weight.dtype), requires_grad=False))
+    return scales, whole
+
+
+def row_norms(weight: Tensor) -> Tensor:
+    """`[C]` of a weight `[C, ...]`."""
+    return weight.flatten(1).float().norm(dim=1)
+
+
+def _put_rows(model: DiTTransformer2DModel, base_rows: Tensor) -> list[int]:
+    """Write the model's classes over the first rows of the base's table and its null class over the last; return which."""
+    table = class_embedder(model).embedding_table.weight
+    if len(table) > len(base_rows):
+        raise AdapterError(
+            f"The adapter has {len(table) - 1} classes and its base only {len(base_rows) - 1}: PEFT cannot make a table longer. "
+            "Download the adapter as format=merged.",
+            code="not_exportable",
+            param="class_names",
+        )
+    rows = [*range(len(table) - 1), len(base_rows) - 1]
+    set_class_table(model, base_rows.index_copy(0, torch.tensor(rows), table))
+    return rows
+
+
+def _config(
+    adapter: Adapter,
+    model: nn.Module,
+    scales: Mapping[str, Tensor],
+    lora: Mapping[str, Any],
+    whole: list[str],
+    rows: list[int] | None,
+) -> LoraConfig:
+    method, table = adapter.header.method, None if rows is None else {CLASS_TABLE: rows}
+    common: dict[str, Any] = {"modules_to_save": whole or None, "trainable_token_indices": table}
+    if isinstance(method, LoRAConfig):
+        alpha = method.rank if method.alpha == "auto" else method.alpha
+        config = LoraConfig(r=method.rank, lora_alpha=alpha, target_modules=list(lora), **common)
+    else:
+        targets = list(scales) or [_any_layer(model, whole)]
+        config = LoraConfig(r=1, use_dora=True, bias="all", target_modules=targets, **common)
+    config.base_model_name_or_path = adapter.header.base_model
+    return config
+
+
+def _any_layer(model: nn.Module, whole: list[str]) -> str:
+    """A Linear for PEFT to act on where nothing is scaled: with γ = 1 it does what it did."""
+    linears = ((path, module) for path, module in model.named_modules() if isinstance(module, nn.Linear) and path not in whole)
+    return next(path for path, linear in linears if (row_norms(linear.weight) > 0).all())

@@ -1,0 +1,1 @@
+"""LoRA (Hu et al., arXiv 2106.09685), through PEFT."""

@@ -1,0 +1,39 @@
+"""What a method trains: each parameter with its kind, and the marks that several methods share."""
+
+from typing import Literal
+
+from torch import nn
+
+from difffit_core.families import ZERO_CONVOLUTIONS, family_of
+from difffit_core.methods.structure import class_tables, has_own_bias, is_norm
+
+Kind = Literal["bias", "scale", "norm", "class_table", "weight", "added"]
+Marks = dict[nn.Parameter, Kind]  # the first mark of a parameter stands
+
+
+def biases(model: nn.Module) -> Marks:
+    """Every bias of Linears, convolutions and norms."""
+    marks: Marks = {}
+    for module in model.modules():
+        if (has_own_bias(module) or is_norm(module)) and isinstance(getattr(module, "bias", None), nn.Parameter):
+            marks[module.bias] = "norm" if is_norm(module) else "bias"  # type: ignore[index]
+    return marks
+
+
+def class_table(model: nn.Module) -> Marks:
+    """The table of class labels where the model has one."""
+    return {parameter: "class_table" for table in class_tables(model) for parameter in table.parameters()}
+
+
+def never_trained(model: nn.Module) -> Marks:
+    """What any method has to train since its base does not know it: the class table, and a ControlNet's zero convolutions."""
+    marks = class_table(model)
+    if family_of(model) == "controlnet":
+        for name in ZERO_CONVOLUTIONS:
+            marks |= whole(model.get_submodule(name), "weight")
+    return marks
+
+
+def whole(module: nn.Module, kind: Kind) -> Marks:
+    """Every parameter of a module."""
+    return dict.fromkeys(module.parameters(), kind)

@@ -1,0 +1,60 @@
+"""Pictures of classes on a DiT: labels, a table of class vectors, and a grid of each class's samples."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from difffit_core.base_models import BaseModelEntry
+from difffit_core.dataset import Item
+from difffit_core.dit import load_transformer, null_label, replace_class_table
+from difffit_core.positions import resize
+from difffit_core.sampling import decode, grid, sample_latents
+from difffit_core.spec import GenerationSpec, TrainingSpec
+from difffit_core.tasks.diffusion import DiffusionTask
+from difffit_core.tasks.task import Examples, Tensors
+
+SAMPLE_CLASSES, SAMPLES_PER_CLASS = 8, 4  # rows and columns of a sample grid
+
+
+class ClassConditional(DiffusionTask):
+    """The base's class table is replaced where the dataset has other classes than the base."""
+
+    fields: tuple[str, ...] = ("file", "label")
+
+    def __init__(self, spec: TrainingSpec, base: BaseModelEntry, device: torch.device) -> None:
+        super().__init__(spec, base, device)
+        assert self.h.resolution is not None
+        self.model = load_transformer(base.path)
+        if self.h.resolution != base.image_size():
+            resize(self.model, self.h.resolution // base.pixels_per_latent())
+        self.class_names = sorted(spec.dataset.classes)
+        if self.class_names != base.class_names():
+            replace_class_table(self.model, base.class_names(), self.class_names)
+
+    def compiled_parts(self) -> list[nn.Module]:
+        return list(self.model.transformer_blocks)
+
+    def encode_conditions(self, items: list[Item], folder: Path) -> Tensors:
+        label_of = {name: index for index, name in enumerate(self.class_names)}
+        return {"label": torch.tensor([label_of[item.label] for item in items])}
+
+    def predict(self, examples: Examples, indices: Tensor, drawn: Tensors, noisy: Tensor) -> Tensor:
+        labels = torch.where(drawn["dropped"], null_label(self.model), examples.tensors["label"][indices])
+        output: Tensor = self.model(noisy, timestep=drawn["timesteps"], class_labels=labels).sample
+        return output
+
+    def preview(self, examples: Examples, stem: Path) -> tuple[Path, list[str]]:
+        """A grid of pictures of up to eight classes, from the same seeds at every step."""
+        chosen = list(range(len(self.class_names)))[:: max(1, len(self.class_names) // SAMPLE_CLASSES)][:SAMPLE_CLASSES]
+        spec = GenerationSpec(
+            labels=[label for label in chosen for _ in range(SAMPLES_PER_CLASS)],
+            steps=self.h.sample_steps,
+            guidance_scale=self.h.guidance_scale,
+            seed=self.spec.seed,
+            scheduler=self.spec.defaults.scheduler,
+        )
+        latents = sample_latents(self.model, self.base.path, spec)
+        path = stem.with_suffix(".png")
+        grid(decode(self.vae, latents), SAMPLES_PER_CLASS).save(path)
+        return path, [self.class_names[label] for label in chosen]

@@ -1,0 +1,74 @@
+"""What all tasks on a diffusion model share: pictures become latents, noise is added, and the network's output is judged."""
+
+from abc import abstractmethod
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from difffit_core.base_models import BaseModelEntry
+from difffit_core.dataset import Item
+from difffit_core.devices import training_autocast
+from difffit_core.diffusion import add_noise, load_diffusion, per_sample_loss
+from difffit_core.dit import load_autoencoder
+from difffit_core.latents import draw_latents, encode_pictures
+from difffit_core.spec import TrainingSpec
+from difffit_core.tasks.task import Examples, Progress, Task, Tensors
+
+
+class DiffusionTask(Task):
+    """A task on latents; what the network is told beside the noisy latents is the subclass's."""
+
+    def __init__(self, spec: TrainingSpec, base: BaseModelEntry, device: torch.device) -> None:
+        super().__init__(spec, base, device)
+        self.diffusion = load_diffusion(base.path, spec.defaults.min_snr_gamma).to(device)
+
+    def use_gradient_checkpointing(self) -> None:
+        self.model.enable_gradient_checkpointing()
+
+    def load_frozen(self) -> None:
+        self.vae = load_autoencoder(self.base.path).to(self.device)
+
+    def encode(self, items: list[Item], folder: Path, progress: Progress) -> Tensors:
+        """`mean` and `std` `[N, 2, C, H, W]` (upright, mirrored) of the pictures, and what `encode_conditions` makes."""
+        assert self.h.resolution is not None
+        conditions = self.encode_conditions(items, folder)
+        return conditions | encode_pictures([folder / i.file for i in items], self.vae, self.h.resolution, progress)
+
+    @abstractmethod
+    def encode_conditions(self, items: list[Item], folder: Path) -> Tensors:
+        """What the network is told of each item, on the CPU."""
+
+    def draw(self, examples: Examples, batch: int, generator: torch.Generator) -> Tensors:
+        latents = examples.tensors["mean"].shape[2:]
+        return {
+            "mirrored": torch.randint(0, 2, (batch,), generator=generator) * int(self.h.horizontal_flip),
+            "posterior_noise": torch.randn(batch, *latents, generator=generator),
+            "noise": torch.randn(batch, *latents, generator=generator),
+            "timesteps": torch.randint(0, self.diffusion.steps, (batch,), generator=generator),
+            "dropped": torch.rand(batch, generator=generator) < self.h.label_dropout,
+        }
+
+    def fixed_draw(self, examples: Examples, batch: int, generator: torch.Generator) -> Tensors:
+        latents = examples.tensors["mean"].shape[2:]
+        stride = self.diffusion.steps / batch
+        return {
+            "mirrored": torch.zeros(batch, dtype=torch.long),
+            "posterior_noise": torch.zeros(batch, *latents),
+            "timesteps": (torch.randperm(batch, generator=generator) * stride + stride / 2).long(),
+            "noise": torch.randn(batch, *latents, generator=generator),
+            "dropped": torch.zeros(batch, dtype=torch.bool),
+        }
+
+    def loss(self, examples: Examples, indices: Tensor, drawn: Tensors) -> Tensor:
+        noise, timesteps = drawn["noise"], drawn["timesteps"]
+        scaling = float(self.vae.config.scaling_factor)
+        latents = draw_latents(examples.tensors, indices, drawn["mirrored"], drawn["posterior_noise"], scaling)
+        noisy = add_noise(self.diffusion, latents, noise, timesteps)
+        with training_autocast(self.device):
+            output = self.predict(examples, indices, drawn, noisy)
+        return per_sample_loss(self.diffusion, output.float(), latents, noise, timesteps)
+
+    @abstractmethod
+    def predict(self, examples: Examples, indices: Tensor, drawn: Tensors, noisy: Tensor) -> Tensor:
+        """The network's output `[B, C or 2 C, H, W]` for `noisy` `[B, C, H, W]`."""

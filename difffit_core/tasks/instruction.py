@@ -1,0 +1,104 @@
+"""Prompts with answers on a Llama folder: the next token of the answer is what is learned."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from difffit_core.base_models import BaseModelEntry
+from difffit_core.dataset import Item
+from difffit_core.devices import training_autocast
+from difffit_core.errors import DatasetError, ModelError
+from difffit_core.objectives import IGNORED, next_token_loss
+from difffit_core.spec import TrainingSpec
+from difffit_core.tasks.task import Examples, Progress, Task, Tensors
+
+PREVIEW_PROMPTS = 4
+PREVIEW_TOKENS = 64  # of an answer, at most
+
+
+class Instruction(Task):
+    """Examples are token rows `[N, L]`, padded on the right, where a causal model does not see them."""
+
+    fields: tuple[str, ...] = ("prompt", "answer")
+    noisy = False
+
+    def __init__(self, spec: TrainingSpec, base: BaseModelEntry, device: torch.device) -> None:
+        super().__init__(spec, base, device)
+        try:
+            self.model = AutoModelForCausalLM.from_pretrained(base.path, dtype=torch.float32, use_safetensors=True)
+            self.tokenizer = AutoTokenizer.from_pretrained(base.path)
+        except (OSError, ValueError) as error:
+            raise ModelError(f"The language model of {base.path.name} cannot be loaded: {error}") from error
+
+    def use_gradient_checkpointing(self) -> None:
+        self.model.activation_checkpointing_enable()
+
+    def load_frozen(self) -> None:
+        pass
+
+    def encode(self, items: list[Item], folder: Path, progress: Progress) -> Tensors:
+        """`tokens` and `targets` `[N, L]`; in the targets the prompt and the padding are IGNORED."""
+        tokens, targets = [], []
+        for done, item in enumerate(items, start=1):
+            prompt, answer = self._tokenize(item)
+            tokens.append(torch.tensor(prompt + answer))
+            targets.append(torch.tensor([IGNORED] * len(prompt) + answer))
+            if done % 1000 == 0 or done == len(items):
+                progress(done, len(items))
+        return {
+            "tokens": torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True),
+            "targets": torch.nn.utils.rnn.pad_sequence(targets, batch_first=True, padding_value=IGNORED),
+        }
+
+    def _tokenize(self, item: Item) -> tuple[list[int], list[int]]:
+        """Tokens of prompt and answer, whose end is a token too unless `max_tokens` cuts it off."""
+        assert self.h.max_tokens is not None
+        prompt = self.tokenizer(item.prompt)["input_ids"]
+        answer = [*self.tokenizer(item.answer, add_special_tokens=False)["input_ids"], self.tokenizer.eos_token_id]
+        room = self.h.max_tokens - len(prompt)
+        if room < 1:
+            raise DatasetError(
+                f"The prompt {item.prompt[:40]!r}… has {len(prompt)} tokens, which leaves none of {self.h.max_tokens} for its "
+                "answer. Shorten it, or raise hyperparameters.max_tokens.",
+                code="prompt_too_long",
+                param="hyperparameters.max_tokens",
+            )
+        return prompt, answer[:room]
+
+    def draw(self, examples: Examples, batch: int, generator: torch.Generator) -> Tensors:
+        return {}
+
+    def fixed_draw(self, examples: Examples, batch: int, generator: torch.Generator) -> Tensors:
+        return {}
+
+    def loss(self, examples: Examples, indices: Tensor, drawn: Tensors) -> Tensor:
+        targets = examples.tensors["targets"][indices]  # [B, L]
+        length = int((targets != IGNORED).any(dim=0).nonzero().max()) + 1  # of the longest of these examples
+        with training_autocast(self.device):
+            logits = self.model(examples.tensors["tokens"][indices, :length], use_cache=False).logits
+        return next_token_loss(logits, targets[:, :length])
+
+    def preview(self, examples: Examples, stem: Path) -> tuple[Path, list[str]]:
+        """A text file of a few prompts, each with the answer that the model finds likeliest word by word."""
+        prompts = [item.prompt for item in examples.items[:PREVIEW_PROMPTS]]
+        self.model.eval()
+        answers = [self._answer(prompt) for prompt in prompts]
+        self.model.train()
+        path = stem.with_suffix(".txt")
+        path.write_text("\n\n".join(f"{prompt}\n{answer}" for prompt, answer in zip(prompts, answers, strict=True)) + "\n")
+        return path, prompts
+
+    def _answer(self, prompt: str) -> str:
+        assert self.h.max_tokens is not None
+        tokens = self.tokenizer(prompt, return_tensors="pt").to(self.device)
+        room = self.h.max_tokens - tokens["input_ids"].shape[1]
+        output = self.model.generate(
+            **tokens,
+            do_sample=False,
+            max_new_tokens=min(PREVIEW_TOKENS, room),
+            eos_token_id=self.tokenizer.eos_token_id,
+            pad_token_id=self.tokenizer.eos_token_id,
+        )
+        return str(self.tokenizer.decode(output[0, tokens["input_ids"].shape[1] :], skip_special_tokens=True))

@@ -1,0 +1,28 @@
+"""Which class does which task. Each is imported when it is asked for: a job on pictures of classes needs no text models."""
+
+import torch
+
+from difffit_core.base_models import BaseModelEntry
+from difffit_core.spec import TrainingSpec
+from difffit_core.tasks.task import Task
+
+
+def load_task(spec: TrainingSpec, base: BaseModelEntry, device: torch.device) -> Task:
+    """The task of `spec` with the base's model loaded; raises ModelError where it cannot be."""
+    match spec.task:
+        case "class-conditional":
+            from difffit_core.tasks.class_conditional import ClassConditional
+
+            return ClassConditional(spec, base, device)
+        case "text-to-image":
+            from difffit_core.tasks.text_to_image import TextToImage
+
+            return TextToImage(spec, base, device)
+        case "controlnet":
+            from difffit_core.tasks.controlnet import ControlNet
+
+            return ControlNet(spec, base, device)
+        case "instruction":
+            from difffit_core.tasks.instruction import Instruction
+
+            return Instruction(spec, base, device)

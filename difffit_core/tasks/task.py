@@ -1,0 +1,77 @@
+"""What a kind of training has to say to the trainer."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from difffit_core.base_models import BaseModelEntry
+from difffit_core.dataset import Item
+from difffit_core.spec import TrainingSpec
+
+Tensors = dict[str, Tensor]
+Progress = Callable[[int, int], None]  # (done, of) examples
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Items of a dataset and what their task encoded them into, on the device."""
+
+    items: list[Item]
+    tensors: Tensors
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+
+class Task(ABC):
+    """One kind of training on one base. The constructor loads `model`, which the method is put into; nothing else yet.
+
+    Everything random comes from `draw`, in tensors with a row for each example of the batch: whoever computes
+    some rows of a batch, in whatever portions, computes them from the same numbers.
+    """
+
+    fields: tuple[str, ...]  # of an item, which must not be empty
+    noisy: ClassVar[bool] = True  # the loss of an example varies with what is drawn: validation averages over several draws
+
+    model: Any  # an nn.Module; diffusers and transformers add methods that it does not declare
+
+    def __init__(self, spec: TrainingSpec, base: BaseModelEntry, device: torch.device) -> None:
+        self.spec, self.h, self.base, self.device = spec, spec.hyperparameters, base, device
+        self.class_names: list[str] = []
+
+    def compiled_parts(self) -> list[nn.Module]:
+        """The modules to compile, each by itself."""
+        return [self.model]
+
+    @abstractmethod
+    def use_gradient_checkpointing(self) -> None:
+        """Recompute activations in the backward pass instead of keeping them."""
+
+    @abstractmethod
+    def load_frozen(self) -> None:
+        """Load what encodes the dataset, takes part in the loss or makes previews, and is not trained."""
+
+    @abstractmethod
+    def encode(self, items: list[Item], folder: Path, progress: Progress) -> Tensors:
+        """The tensors of `items`, on the CPU; raises DatasetError that names an item that cannot be used."""
+
+    @abstractmethod
+    def draw(self, examples: Examples, batch: int, generator: torch.Generator) -> Tensors:
+        """The random numbers `[batch, ...]` of a training step, on the CPU."""
+
+    @abstractmethod
+    def fixed_draw(self, examples: Examples, batch: int, generator: torch.Generator) -> Tensors:
+        """The same for validation: nothing dropped or mirrored, and timesteps spread evenly."""
+
+    @abstractmethod
+    def loss(self, examples: Examples, indices: Tensor, drawn: Tensors) -> Tensor:
+        """The loss `[B]` of the examples at `indices` `[B]` with the numbers `drawn` `[B, ...]`, all on the device."""
+
+    @abstractmethod
+    def preview(self, examples: Examples, stem: Path) -> tuple[Path, list[str]]:
+        """Write what the model makes now to `stem` with a suffix of the task's; returns the file and a label for each row."""

@@ -1,0 +1,1 @@
+"""Small instances of the benchmarks."""

@@ -1,0 +1,98 @@
+"""SPEC_DIRs for every task: a tiny base in its on-disk format, a small real dataset, and a resolved spec.json."""
+
+import json
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from PIL import Image
+
+from difffit_core.base_models import BaseModelEntry, TaskName, TrainingDefaults
+from difffit_core.dataset import index_class_folders, write_index
+from difffit_core.events import EventLog
+from difffit_core.processes import Processes
+from difffit_core.spec import DatasetSummary, JobSpec, TrainingSpec, resolve
+from difffit_core.stopping import StopRequest
+from difffit_core.trainer import Trainer
+from tests.tiny_models import write_tiny_base, write_tiny_controlnet, write_tiny_llama, write_tiny_stable_diffusion
+
+TASKS: tuple[TaskName, ...] = get_args(TaskName)
+CPU = torch.device("cpu")
+ADAPTER = "adapter/adapter.safetensors"
+COLOURS = {"star": (250, 200, 30), "tree": (20, 120, 40)}
+
+
+def write_base(folder: Path, task: TaskName) -> BaseModelEntry:
+    """A tiny base for `task`."""
+    if task == "class-conditional":
+        return write_tiny_base(folder)
+    if task == "instruction":
+        write_tiny_llama(folder)
+    else:
+        write_tiny_stable_diffusion(folder)
+        if task == "controlnet":
+            write_tiny_controlnet(folder / "controlnet")
+    defaults = TrainingDefaults(
+        pretraining_learning_rate=1e-3, steps=4, batch_size=4, guidance_scale=3.0, sample_steps=2, scheduler="ddim"
+    )
+    return BaseModelEntry.in_folder("tiny", folder, defaults, task)
+
+
+def write_spec_dir(folder: Path, base: BaseModelEntry, method: str = "difffit", **hyperparameters: object) -> TrainingSpec:
+    """A SPEC_DIR with 20 examples for the task of `base`: plain-coloured pictures of two classes, or small sums."""
+    (folder / "dataset").mkdir(parents=True)
+    summary = write_sums(folder / "dataset") if base.task == "instruction" else write_pictures(folder / "dataset", base.task)
+    body = {"base_model": "tiny", "dataset": "ds_tiny", "method": {"type": method}, "hyperparameters": hyperparameters}
+    spec = resolve(JobSpec.model_validate(body), base, summary)
+    (folder / "spec.json").write_text(spec.model_dump_json())
+    return spec
+
+
+def write_pictures(folder: Path, task: TaskName) -> DatasetSummary:
+    random = np.random.default_rng(0)
+    rows: list[dict[str, str]] = []
+    for name, colour in COLOURS.items():
+        (folder / name).mkdir()
+        for number in range(10):
+            file = f"{name}/{number}.png"
+            pixels = np.clip(np.array(colour) + random.integers(-20, 20, (16, 16, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / file)
+            rows.append({"file": file, "caption": f"a {name}, no {number}"})
+    if task == "class-conditional":
+        return index_class_folders(folder)
+    if task == "controlnet":
+        (folder / "conditions").mkdir()
+        for row in rows:
+            row["condition"] = f"conditions/{row['file'].replace('/', '-')}"
+            with Image.open(folder / row["file"]) as picture:
+                picture.convert("L").convert("RGB").save(folder / row["condition"])
+    return write_index(folder, rows)
+
+
+def write_sums(folder: Path) -> DatasetSummary:
+    return write_index(folder, ({"prompt": f"{a} + {b} = ", "answer": str(a + b)} for a in range(5) for b in range(4)))
+
+
+def events_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+
+
+def make_trainer(folder: Path, spec: TrainingSpec, stop: StopRequest | None = None) -> Trainer:
+    return Trainer(spec, folder, Processes(CPU), EventLog(folder / "events.jsonl"), stop or StopRequest())
+
+
+def run_here(folder: Path, spec: TrainingSpec, stop_at: int | None = None) -> list[dict[str, Any]]:
+    """Train in this process; as if SIGTERM came while step `stop_at` was at work."""
+    stop = StopRequest()
+    trainer = make_trainer(folder, spec, stop)
+    update = trainer.state.update
+
+    def update_and_stop() -> None:
+        update()
+        if trainer.state.step == stop_at:
+            stop.on_signal()
+
+    trainer.state.update = update_and_stop  # type: ignore[method-assign]
+    trainer.run()
+    return events_of(folder)
