@@ -237,7 +237,7 @@ class Client:
 
     def _save(self, path: str, params: Mapping[str, str], target: Path, progress: ProgressCallback | None) -> int | None:
         """Write an answer to a new file and return its size; None where the server is still making it."""
-        with self._http.stream("GET", path, params=dict(params)) as response:
+        with self._http.stream("GET", path, params=dict(params), follow_redirects=True) as response:
             _raise_for_refusal(response)
             if response.status_code == httpx.codes.ACCEPTED:
                 return None
