@@ -64,7 +64,7 @@ async def _resources(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
     app.state.resources = Resources(
         settings=settings,
         sessions=sessions,
-        store=ObjectStore(settings.storage_url),
+        store=ObjectStore(settings.storage_url, signs=settings.signed_downloads),
         catalog=load_catalog(settings.models),
         notifications=notifications,
         keyring=keyring,

@@ -297,7 +297,7 @@ class KeyView(BaseModel):
 
 
 class NewKeyView(KeyView):
-    key: str = Field(description="The key itself; no other answer shows it")
+    key: str | None = Field(None, description="The key itself; absent when the same request comes again")
 
     @classmethod
     def with_key(cls, row: tables.ApiKey, key: str) -> "NewKeyView":
@@ -316,7 +316,9 @@ class WebhookView(BaseModel):
 
 
 class NewWebhookView(WebhookView):
-    secret: str = Field(description="Checks the signatures, by the Standard Webhooks scheme; no other answer shows it")
+    secret: str | None = Field(
+        None, description="Checks the signatures, by the Standard Webhooks scheme; absent when the same request comes again"
+    )
 
     @classmethod
     def with_secret(cls, row: tables.Webhook) -> "NewWebhookView":
@@ -358,7 +360,7 @@ class TenantView(BaseModel):
 
 
 class NewTenantView(TenantView):
-    key: NewKeyView = Field(description="The tenant's first admin key")
+    key: NewKeyView | None = Field(None, description="The tenant's first admin key; absent when the same request comes again")
 
     @classmethod
     def with_key(cls, view: TenantView, key: NewKeyView) -> "NewTenantView":

@@ -218,7 +218,7 @@ class Client:
         path = f"/jobs/{identity}/adapter" if source.startswith("job_") else f"/adapters/{identity}/download"
         partial = target.with_name(f"{target.name}.part-{secrets.token_hex(4)}")
         try:
-            with self._http.stream("GET", path) as response:
+            with self._http.stream("GET", path, follow_redirects=True) as response:
                 _raise_for_refusal(response)
                 total, received = int(response.headers.get("content-length", 0)), 0
                 with partial.open("xb") as file:

@@ -3,7 +3,7 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
-from fastapi.responses import StreamingResponse
+from fastapi.responses import RedirectResponse, StreamingResponse
 
 from api.auth import TenantId
 from api.deletion import delete_unused_adapter
@@ -16,6 +16,7 @@ from jobstore.tables import Adapter
 router = APIRouter(prefix="/adapters", tags=["adapters"])
 
 ADAPTER_FILE = file_answer("application/octet-stream", "A safetensors file")
+ADAPTER_FILE |= {307: {"description": "The file is at `Location`, for some minutes and without a key"}}
 
 
 @router.get("/{adapter_id}/download", response_class=Response, responses=ADAPTER_FILE | errors(404, 503))
@@ -39,7 +40,10 @@ def delete_adapter(adapter_id: str, tenant: TenantId, session: Transaction, reso
     delete_unused_adapter(session, owned(session, Adapter, adapter_id, tenant), resources.store)
 
 
-def adapter_file(adapter: Adapter, store: ObjectStore) -> StreamingResponse:
+def adapter_file(adapter: Adapter, store: ObjectStore) -> Response:
+    signed = store.signed_url(adapter.object_key)
+    if signed is not None:
+        return RedirectResponse(signed, headers={"cache-control": "no-store"})
     headers = {
         "content-disposition": f'attachment; filename="{adapter.id}.safetensors"',
         "content-length": str(adapter.bytes),

@@ -43,7 +43,11 @@ class Call:
 
 @pytest.fixture
 def ids(rows: Rows, client: TestClient, sessions: sessionmaker[Session], store: ObjectStore) -> dict[str, str]:
-    """One row of every kind, by the name of its path parameter."""
+    return make_rows(rows, client, sessions, store)
+
+
+def make_rows(rows: Rows, client: TestClient, sessions: sessionmaker[Session], store: ObjectStore) -> dict[str, str]:
+    """One row of every kind; its id by the name of its path parameter."""
     dataset = rows.dataset(name=SECRET, preview_key="preview", report={"files": 20, "kept": 20, "note": SECRET})
     job = rows.job(client, "succeeded", dataset.id)
     adapter = rows.adapter(job, SECRET.encode())
