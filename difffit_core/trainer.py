@@ -17,6 +17,7 @@ from difffit_core.devices import inference_autocast
 from difffit_core.errors import DatasetError, SpecError, TrainingDiverged
 from difffit_core.events import EventLog
 from difffit_core.families import family_of
+from difffit_core.frozen_base import store_base
 from difffit_core.methods.injection import count_parameters, prepare, trained_parameters
 from difffit_core.processes import Processes
 from difffit_core.spec import TrainingSpec
@@ -50,6 +51,7 @@ class Trainer:
         self.task = load_task(spec, self.base, self.device)
         self.model = self.task.model
         prepare(self.model, spec.method)
+        store_base(self.model, self.h.base_precision)
         self.model.to(self.device).train()
         if self.h.gradient_checkpointing:
             self.task.use_gradient_checkpointing()
