@@ -20,12 +20,16 @@ def label_space(base: BaseModelEntry, adapter: Adapter | None) -> list[str]:
 
 
 def generation_spec(request: GenerateRequest, base: BaseModelEntry, names: list[str]) -> GenerationSpec:
-    """Raises SpecError (`unknown_label`, `too_many_images`)."""
+    """Raises SpecError (`unknown_label`, `too_many_images`, `no_adapter`)."""
     if len(request.labels) * request.n > MAX_IMAGES:
         raise SpecError(
             f"{len(request.labels)} labels with {request.n} images each are more than {MAX_IMAGES}. Send several requests.",
             code="too_many_images",
             param="n",
+        )
+    if request.adapter is None and request.adapter_strength is not None:
+        raise SpecError(
+            "adapter_strength is of an `adapter`; a base model has none.", code="no_adapter", param="adapter_strength"
         )
     return GenerationSpec(
         labels=[index for label in request.labels for index in [class_index(label, names)] * request.n],
@@ -33,6 +37,7 @@ def generation_spec(request: GenerateRequest, base: BaseModelEntry, names: list[
         guidance_scale=base.defaults.guidance_scale if request.guidance_scale is None else request.guidance_scale,
         seed=secrets.randbelow(RANDOM_SEEDS) if request.seed is None else request.seed,
         scheduler=request.scheduler or base.defaults.scheduler,
+        adapter_strength=1.0 if request.adapter_strength is None else request.adapter_strength,
     )
 
 

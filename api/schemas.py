@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 from api.errors import ErrorType
 from difffit_core.base_models import BaseModelEntry, TrainingDefaults
 from difffit_core.methods.config import MethodConfig
-from difffit_core.spec import ResolvedHyperparameters, Scheduler, Seed, TrainingSpec
+from difffit_core.spec import AdapterStrength, ResolvedHyperparameters, Scheduler, Seed, TrainingSpec
 from difffit_core.strict import PositiveInt, Strict
 from jobstore import tables
 from jobstore.keys import Scope
@@ -239,6 +239,10 @@ class GenerateRequest(Strict):
     guidance_scale: Annotated[float, Field(ge=0, le=30)] | None = None
     seed: Seed | None = Field(None, description="Absent: a random one, which the answer tells")
     scheduler: Scheduler | None = None
+    adapter_strength: AdapterStrength | None = Field(
+        None,
+        description="0 is the base with the adapter's classes, 1 (if absent) the adapter as it was trained, 2 twice its change",
+    )
 
 
 class GenerationParameters(BaseModel):
@@ -247,6 +251,7 @@ class GenerationParameters(BaseModel):
     guidance_scale: float
     seed: int = Field(description="Of the first image; the next has the next number")
     scheduler: Scheduler
+    adapter_strength: float = 1.0
 
 
 class ImageView(BaseModel):
@@ -279,6 +284,18 @@ class GenerationView(BaseModel):
                 "images": [image.details | _columns(image, "id width height") | {"url": url_of(image)} for image in images],
             }
         )
+
+
+class ExportView(BaseModel):
+    id: str
+    adapter: str
+    format: Literal["peft", "merged"]
+    status: Literal["queued", "running"]
+    created_at: datetime
+
+    @classmethod
+    def of(cls, row: tables.Export) -> "ExportView":
+        return cls.model_validate(_columns(row, "id format status created_at") | {"adapter": row.adapter_id})
 
 
 class KeyView(BaseModel):

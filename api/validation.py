@@ -10,7 +10,8 @@ from pydantic import BaseModel
 
 from difffit_core.errors import SpecError
 
-UNKNOWN_CHOICE = {"method.type": "unknown_method", "scheduler": "unknown_scheduler"}  # choices that have a code of their own
+# Choices that have a code of their own.
+UNKNOWN_CHOICE = {"method.type": "unknown_method", "scheduler": "unknown_scheduler", "format": "unknown_format"}
 ALLOWED = {
     "greater_than": "above {gt}",
     "greater_than_equal": "at least {ge}",

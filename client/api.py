@@ -21,6 +21,7 @@ from client.upload import ARCHIVES, CHUNK, MultipartBody, ProgressCallback
 TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 UPLOAD_TIMEOUT = httpx.Timeout(300.0, connect=10.0)  # after the last byte the server still moves the file into its store
 STREAM_TIMEOUT = httpx.Timeout(60.0, connect=10.0)  # a stream that is silent for longer is opened again
+EXPORT_PAUSE = 1.0  # seconds between two questions whether an export is made
 GENERATE_WAIT = 60  # seconds; the longest the server holds an answer back
 SILENCE_LIMIT = 60.0  # seconds without any contact after which watching gives up
 ONE_REQUEST_BYTES = 64 * 1024**2  # up to here an upload is sent whole
@@ -188,10 +189,12 @@ class Client:
         guidance_scale: float | None = None,
         seed: int | None = None,
         scheduler: str | None = None,
+        adapter_strength: float | None = None,
     ) -> Generation:
         """`n` images of each label from an adapter or a base model; waits until they are made or have failed."""
         asked: dict[str, Any] = {"adapter": adapter, "base_model": base_model, "labels": list(labels), "n": n, "steps": steps}
         asked |= {"guidance_scale": guidance_scale, "seed": seed, "scheduler": scheduler}
+        asked |= {"adapter_strength": adapter_strength}
         generation: Generation = self._create(
             "/generate",
             json={key: value for key, value in asked.items() if value is not None},
@@ -212,25 +215,38 @@ class Client:
         """The PNG behind an image's `url`, a path on this server."""
         return self._request("GET", url).content
 
-    def download_adapter(self, source: str, target: Path, progress: ProgressCallback | None = None) -> int:
-        """Save an adapter, or that of a finished job, as `target`; return its size in bytes. Never leaves half a file there."""
+    def download_adapter(
+        self, source: str, target: Path, progress: ProgressCallback | None = None, *, file_format: str = "difffit"
+    ) -> int:
+        """Save an adapter, or that of a finished job, as `target`; return its size in bytes. Never leaves half a file there.
+
+        The formats `peft` and `merged` are archives that the server makes at the first request; this waits for them.
+        """
         identity = quote(source, safe="")
         path = f"/jobs/{identity}/adapter" if source.startswith("job_") else f"/adapters/{identity}/download"
         partial = target.with_name(f"{target.name}.part-{secrets.token_hex(4)}")
         try:
-            with self._http.stream("GET", path, follow_redirects=True) as response:
-                _raise_for_refusal(response)
-                total, received = int(response.headers.get("content-length", 0)), 0
-                with partial.open("xb") as file:
-                    for chunk in response.iter_bytes(CHUNK):
-                        received += file.write(chunk)
-                        if progress is not None:
-                            progress(received, max(total, received))
+            while (size := self._save(path, {"format": file_format}, partial, progress)) is None:
+                time.sleep(EXPORT_PAUSE)
             os.replace(partial, target)  # noqa: PTH105  # says what it is: an atomic replacement
         except httpx.TransportError as error:
             raise self._unreachable(error) from error
         finally:
             partial.unlink(missing_ok=True)
+        return size
+
+    def _save(self, path: str, params: Mapping[str, str], target: Path, progress: ProgressCallback | None) -> int | None:
+        """Write an answer to a new file and return its size; None where the server is still making it."""
+        with self._http.stream("GET", path, params=dict(params), follow_redirects=True) as response:
+            _raise_for_refusal(response)
+            if response.status_code == httpx.codes.ACCEPTED:
+                return None
+            total, received = int(response.headers.get("content-length", 0)), 0
+            with target.open("xb") as file:
+                for chunk in response.iter_bytes(CHUNK):
+                    received += file.write(chunk)
+                    if progress is not None:
+                        progress(received, max(total, received))
         return received
 
     def create_key(self, name: str, *, scope: str = "write", expires_in_days: int | None = None) -> NewKey:

@@ -1,7 +1,7 @@
 """`difffit generate`, `difffit adapters download` and `difffit models list`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -36,6 +36,7 @@ def generate(
     guidance: Annotated[float | None, typer.Option(help="Guidance scale; absent: the base's default.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same request and seed give the same images; absent: random.")] = None,
     scheduler: Annotated[str | None, typer.Option(help="ddpm, ddim or dpmsolver++.")] = None,
+    strength: Annotated[float | None, typer.Option(min=0, max=2, help="Of the adapter: 0 is the base; absent: 1.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make images with an adapter or a base model."""
@@ -53,6 +54,7 @@ def generate(
                 guidance_scale=guidance,
                 seed=seed,
                 scheduler=scheduler,
+                adapter_strength=strength,
             )
         files = []
         for image in generation["images"]:
@@ -74,16 +76,25 @@ def generate(
 def download(
     context: typer.Context,
     source: Annotated[str, typer.Argument(metavar="ADAPTER", help="An adapter's id, ad_…, or that of its job, job_….")],
-    output: Annotated[Path | None, typer.Option("--out", "-o", help="The file to write; absent: ADAPTER.safetensors.")] = None,
+    file_format: Annotated[
+        Literal["difffit", "peft", "merged"],
+        typer.Option(
+            "--format", help="The adapter's own file, or a zip: of a PEFT folder, or of the whole model with it merged."
+        ),
+    ] = "difffit",
+    output: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The file to write; absent: ADAPTER.safetensors, or ADAPTER.FORMAT.zip.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Download an adapter: one safetensors file."""
-    target = output or Path(f"{file_part(source)}.safetensors")
+    """Download an adapter; the server makes other formats than its own at the first request."""
+    name = f"{file_part(source)}.safetensors" if file_format == "difffit" else f"{file_part(source)}.{file_format}.zip"
+    target = output or Path(name)
     if target.is_dir():
-        target /= f"{file_part(source)}.safetensors"
+        target /= name
     existing_folder(target.parent)
     with connect(context) as client, transfer_bar(err, "downloading") as moved:
-        size = client.download_adapter(source, target, progress=moved)
+        size = client.download_adapter(source, target, progress=moved, file_format=file_format)
     if as_json:
         print_json({"file": str(target), "bytes": size})
     else:

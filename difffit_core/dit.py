@@ -10,7 +10,7 @@ import torch
 from diffusers import AutoencoderKL, DiTTransformer2DModel
 from torch import Tensor, nn
 
-from difffit_core.attention import attention
+from difffit_core.cpu_kernels import attention, gelu_tanh
 from difffit_core.errors import ModelError
 
 FORWARD_ARGUMENTS = ("hidden_states", "timestep", "class_labels", "cross_attention_kwargs", "return_dict")
@@ -46,7 +46,8 @@ def load_autoencoder(base: Path) -> AutoencoderKL:
 def tie_conditioning(model: DiTTransformer2DModel) -> None:
     """Let every block use the first block's timestep MLP and class table, computed once a forward pass.
 
-    diffusers keeps a copy of both in each block, although DiT has one of each; a DiffFit adapter must train one.
+    diffusers keeps a copy of both in each block, although DiT has one of each; a DiffFit adapter must train one. The blocks
+    get this project's attention and GELU, too.
     Raises ModelError where the copies differ, since tying would then change the model. Tying twice is tying once.
     """
     first = model.transformer_blocks[0].norm1.emb
@@ -60,6 +61,8 @@ def tie_conditioning(model: DiTTransformer2DModel) -> None:
     for block in model.transformer_blocks:
         block.norm1.emb = tied
         block.attn1.set_processor(SelfAttention())
+        if getattr(block.ff.net[0], "approximate", None) == "tanh":
+            block.ff.net[0].gelu = gelu_tanh
     class_embedder(model).dropout_prob = 0.0  # labels are dropped by the trainer, from its own random numbers
     model.register_forward_pre_hook(embed_once, with_kwargs=True)
 

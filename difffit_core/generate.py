@@ -12,7 +12,7 @@ from difffit_core.devices import inference_autocast, pick_device
 from difffit_core.dit import load_autoencoder, load_transformer
 from difffit_core.errors import SpecError
 from difffit_core.fitting import inject
-from difffit_core.merging import MERGEABLE, Merge, check_mergeable, merge
+from difffit_core.merging import MERGEABLE, Merge, merge
 from difffit_core.positions import resize
 from difffit_core.sampling import decode, sample_latents
 from difffit_core.spec import GenerationSpec
@@ -37,13 +37,24 @@ class Generator:
     def _load(self) -> DiTTransformer2DModel:
         return load_transformer(self.base.path).requires_grad_(False).eval().to(self.device)
 
-    def use(self, adapter: Adapter | None) -> None:
-        """Generate with this adapter from now on, or with the base alone. Raises AdapterError where it does not fit."""
-        if adapter is not None:
-            check_base(adapter.header, self.base.sha256())
+    def use(self, adapter: Adapter | None, strength: float = 1.0) -> None:
+        """Generate with this adapter from now on, or with the base alone.
+
+        Raises AdapterError where it does not fit, or cannot be merged and `strength` is not 1; then the base alone is left.
+        """
+        if adapter is self._adapter and strength == self._strength:
+            return
         self._remove()
-        if adapter is not None:
-            self._apply(adapter, 1.0)
+        if adapter is None:
+            return
+        check_base(adapter.header, self.base.sha256())
+        if adapter.header.method.type in MERGEABLE or strength != 1:
+            self._merge = merge(self._transformer, adapter, strength, base_names=self.class_names)
+        else:
+            inject(self._transformer, adapter, self.class_names)
+            self._transformer.eval().to(self.device)
+        self._set_resolution(adapter.header.resolution)
+        self._adapter, self._strength, self.class_names = adapter, strength, adapter.header.class_names
 
     def _remove(self) -> None:
         if self._merge is not None:
@@ -54,32 +65,19 @@ class Generator:
         self.class_names = self.base.class_names()
         self._set_resolution(self.base.image_size())
 
-    def _apply(self, adapter: Adapter, strength: float) -> None:
-        if adapter.header.method.type in MERGEABLE:
-            self._merge = merge(self._transformer, adapter, strength, base_names=self.class_names)
-        else:
-            inject(self._transformer, adapter, self.class_names)
-            self._transformer.eval().to(self.device)
-        self._set_resolution(adapter.header.resolution)
-        self._adapter, self._strength, self.class_names = adapter, strength, adapter.header.class_names
-
     def _set_resolution(self, pixels: int | None) -> None:
         """Make pictures of the size that an adapter was trained on."""
         if pixels is not None:
             resize(self._transformer, pixels // self.base.pixels_per_latent())
 
     def images(self, spec: GenerationSpec) -> list[Image.Image]:
-        """One RGB picture for each label of `spec`. Raises SpecError for a label that the model does not have.
+        """One RGB picture for each label of `spec`, which also says how strong the adapter in use is.
 
-        Raises AdapterError for a strength other than 1 of an adapter that cannot be merged.
+        Raises SpecError for a label that the model does not have, and AdapterError as `use` does.
         """
         if not all(0 <= label < len(self.class_names) for label in spec.labels):
             raise SpecError(f"Labels must be 0 to {len(self.class_names) - 1}.", code="unknown_label", param="labels")
-        if self._adapter is not None and spec.adapter_strength != self._strength:
-            adapter = self._adapter
-            check_mergeable(adapter)
-            self._remove()
-            self._apply(adapter, spec.adapter_strength)
+        self.use(self._adapter, spec.adapter_strength)
         with torch.inference_mode(), inference_autocast(self.device):
             latents = sample_latents(self._transformer, self.base.path, spec)
         return decode(self._vae, latents)

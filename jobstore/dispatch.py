@@ -12,8 +12,13 @@ from jobstore.settings import get_settings
 
 logger = logging.getLogger(__name__)
 
-Kind = Literal["train", "generate", "check_dataset"]
-QUEUES: dict[Kind, str] = {"train": "train", "generate": "generate", "check_dataset": "default"}
+Kind = Literal["train", "generate", "export", "check_dataset"]
+QUEUES: dict[Kind, str] = {
+    "train": "train",
+    "generate": "generate",
+    "export": "generate",  # its workers have torch and the base models, and no work that takes hours
+    "check_dataset": "default",
+}
 # Longer than any task is reserved: below a task's length Redis would deliver its message a second time.
 VISIBILITY_TIMEOUT = 86_400  # seconds
 CONNECT_TIMEOUT = 3.0  # seconds
@@ -41,7 +46,7 @@ def _configuration() -> dict[str, Any]:
         "broker_connection_max_retries": None,
         "result_backend_transport_options": {"visibility_timeout": VISIBILITY_TIMEOUT},
         "visibility_timeout": VISIBILITY_TIMEOUT,
-        "task_queues": [Queue(name, Exchange(name), routing_key=name) for name in QUEUES.values()],
+        "task_queues": [Queue(name, Exchange(name), routing_key=name) for name in dict.fromkeys(QUEUES.values())],
         "task_default_queue": QUEUES["check_dataset"],
         "task_routes": {f"difffit.{kind}": {"queue": queue} for kind, queue in QUEUES.items()},
         "task_ignore_result": True,

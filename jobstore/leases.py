@@ -14,12 +14,13 @@ from sqlalchemy.orm import Session
 
 from jobstore import events, webhooks
 from jobstore.lifecycle import TERMINAL, TRANSITIONS, Action, JobStatus, sources
-from jobstore.tables import Dataset, Generation, Job
+from jobstore.tables import Dataset, Export, Generation, Job
 
-LeasedModel = type[Dataset] | type[Job] | type[Generation]
+LeasedRow = Dataset | Job | Generation | Export
+LeasedModel = type[Dataset] | type[Job] | type[Generation] | type[Export]
 
-WAITING: dict[LeasedModel, str] = {Dataset: "checking", Job: JobStatus.QUEUED, Generation: "queued"}
-WORKING: dict[LeasedModel, str] = {Dataset: "checking", Job: JobStatus.RUNNING, Generation: "running"}
+WAITING: dict[LeasedModel, str] = {Dataset: "checking", Job: JobStatus.QUEUED, Generation: "queued", Export: "queued"}
+WORKING: dict[LeasedModel, str] = {Dataset: "checking", Job: JobStatus.RUNNING, Generation: "running", Export: "running"}
 MOST_WOKEN = 100  # rows in one look; a worker that wakes works off every row that waits, so more would only fill the queue
 
 
@@ -127,7 +128,7 @@ def expired(session: Session, model: LeasedModel, max_attempts: int) -> list[str
     cancelled or paused is. Job events (`requeued`, `failed`, `cancelled`, `paused`) and notifications are written here.
     """
     silent = select(model).where(model.lease_expires_at < func.now(), model.finished_at.is_(None))
-    rows = cast("Sequence[Dataset | Job | Generation]", session.scalars(silent.with_for_update(skip_locked=True)).all())
+    rows = cast("Sequence[LeasedRow]", session.scalars(silent.with_for_update(skip_locked=True)).all())
     now = session.execute(select(func.now())).scalar_one()
     waiting = []
     for row in rows:
@@ -146,12 +147,12 @@ def expired(session: Session, model: LeasedModel, max_attempts: int) -> list[str
             events.append(session, row.id, "requeued" if row.status == JobStatus.QUEUED else row.status, event)
         elif isinstance(row, Generation):
             events.notify(session, "generation", row.id)
-        elif row.status == "failed":
+        elif isinstance(row, Dataset) and row.status == "failed":
             webhooks.announce(session, row.id)
     return waiting
 
 
-def _take_over(row: Dataset | Job | Generation, model: LeasedModel, attempts_left: bool, now: datetime) -> None:
+def _take_over(row: LeasedRow, model: LeasedModel, attempts_left: bool, now: datetime) -> None:
     if isinstance(row, Job):
         row.status = TRANSITIONS[JobStatus(row.status)][Action.LOSE if attempts_left else Action.GIVE_UP]
         if row.claimed_at is not None and row.lease_expires_at is not None:

@@ -196,6 +196,23 @@ class Generation(Leased, Base):
     finished_at: Mapped[datetime | None]
 
 
+class Export(Leased, Base):
+    """An adapter in another format, as one archive, made on demand. Status: queued, running, succeeded, failed."""
+
+    __tablename__ = "exports"
+    __table_args__ = (UniqueConstraint("adapter_id", "format"), Index("ix_exports_object_key", "object_key"))
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    adapter_id: Mapped[str] = mapped_column(ForeignKey("adapters.id"))
+    format: Mapped[str]
+    status: Mapped[str]
+    object_key: Mapped[str | None]
+    bytes: Mapped[int | None]
+    error: Mapped[Json | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    finished_at: Mapped[datetime | None]
+
+
 class Webhook(Base):
     """An endpoint that a tenant wants to be told at."""
 

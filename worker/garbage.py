@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from jobstore.objects import ObjectStore
 from jobstore.settings import Settings
-from jobstore.tables import Adapter, Checkpoint, Dataset, Image, Job, Upload
+from jobstore.tables import Adapter, Checkpoint, Dataset, Export, Image, Job, Upload
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def unnamed(sessions: sessionmaker[Session], keys: Iterable[str]) -> list[str]:
     logs = {key: found[1] for key in given if (found := LOG.match(key))}
     with sessions() as session:
         named: set[str | None] = set()
-        for model in (Checkpoint, Image):
+        for model in (Checkpoint, Image, Export):
             named |= set(session.scalars(select(model.object_key).where(model.object_key == wanted)))
         kept = select(Adapter.object_key).where(Adapter.object_key == wanted, Adapter.deleted_at.is_(None))
         named |= set(session.scalars(kept))

@@ -5,8 +5,9 @@ import json
 import logging
 import tempfile
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from PIL import Image as PillowImage
 from PIL.PngImagePlugin import PngInfo
@@ -21,23 +22,28 @@ from jobstore.errors import NotFoundError, StorageError
 from jobstore.ids import new_id
 from jobstore.settings import get_settings
 from jobstore.tables import Adapter, Generation, Image
-from worker.lease import Lease, LeaseLost
+from worker.lease import Lease, LeaseLost, Stopping
+from worker.outages import persist
 from worker.runtime import objects, sessions, stop_requested
 
 if TYPE_CHECKING:
+    from difffit_core.adapter_file import Adapter as LoadedAdapter
     from difffit_core.generate import Generator
 
 logger = logging.getLogger(__name__)
 
-KEPT_MODELS = 4  # a person who compares two adapters with two bases never waits for loading
+T = TypeVar("T")
+
+KEPT_BASES, KEPT_ADAPTERS = 4, 32  # an adapter is a few megabytes beside its base's gigabytes
 PNG_KEY = "difffit"  # of the text chunk that says how an image was made
 
 
 class Engine:
-    """Models by (base, adapter), the last used ones kept in memory."""
+    """The last used bases and adapters, kept in memory: a base takes one adapter after the other."""
 
     def __init__(self) -> None:
-        self._models: OrderedDict[tuple[str, str | None], Generator] = OrderedDict()
+        self._bases: OrderedDict[str, Generator] = OrderedDict()
+        self._adapters: OrderedDict[str, LoadedAdapter] = OrderedDict()
 
     def run(self, generation_id: str) -> None:
         """Make the images of this request, then of all others that wait: the message is only a wake-up."""
@@ -61,6 +67,8 @@ class Engine:
                 self._succeed(generation, lease, pictures)
             except LeaseLost:
                 logger.warning("Lost the lease of %s; another worker makes its images", generation_id)
+            except Stopping:
+                lease.expire()
             except (StorageError, SQLAlchemyError):
                 raise  # they may come back: the lease expires and the request is tried again
             except DiffFitError as error:
@@ -73,22 +81,17 @@ class Engine:
     def _pictures(self, generation: Generation) -> list[tuple[PillowImage.Image, dict[str, Any]]]:
         """Each image with its parameters, which are all it takes to make it again."""
         spec = GenerationSpec.model_validate(generation.parameters)
-        model = self._model(generation.base_model, generation.adapter_id)
+        model = _kept(self._bases, KEPT_BASES, generation.base_model, _load_base)
+        adapter_id = generation.adapter_id
+        adapter = None if adapter_id is None else _kept(self._adapters, KEPT_ADAPTERS, adapter_id, _load_adapter)
+        model.use(adapter, spec.adapter_strength)
         common: dict[str, Any] = {"adapter": generation.adapter_id, "base_model": generation.base_model, "steps": spec.steps}
         common |= {"guidance_scale": spec.guidance_scale, "scheduler": spec.scheduler}
+        common |= {"adapter_strength": spec.adapter_strength}
         pictures = []
         for position, (picture, label) in enumerate(zip(model.images(spec), spec.labels, strict=True)):
             pictures.append((picture, common | {"label": model.class_names[label], "seed": spec.seed + position}))
         return pictures
-
-    def _model(self, base_model: str, adapter_id: str | None) -> "Generator":
-        key = (base_model, adapter_id)
-        if key not in self._models:
-            while len(self._models) >= KEPT_MODELS:
-                self._models.popitem(last=False)
-            self._models[key] = _load(base_model, adapter_id)
-        self._models.move_to_end(key)
-        return self._models[key]
 
     def _succeed(self, generation: Generation, lease: Lease, pictures: list[tuple[PillowImage.Image, dict[str, Any]]]) -> None:
         rows = []
@@ -96,21 +99,42 @@ class Engine:
             row = Image(id=new_id("img"), tenant_id=generation.tenant_id, generation_id=generation.id, position=position)
             row.object_key, row.width, row.height = f"images/{row.id}.png", picture.width, picture.height
             row.details = {"label": parameters["label"], "seed": parameters["seed"]}
-            objects().put_bytes(row.object_key, png(picture, parameters))
+            self._store(lease, row.object_key, png(picture, parameters))
             rows.append(row)
-        with sessions().begin() as session:
-            lease.finish(session, "succeeded")
-            session.add_all(rows)
-            events.notify(session, "generation", generation.id)
+
+        def commit() -> None:
+            with sessions().begin() as session:
+                lease.finish(session, "succeeded")
+                session.add_all(rows)
+                events.notify(session, "generation", generation.id)
+
+        persist(lease, commit)
+
+    def _store(self, lease: Lease, key: str, data: bytes) -> None:
+        persist(lease, lambda: objects().put_bytes(key, data))
 
 
-def _load(base_model: str, adapter_id: str | None) -> "Generator":
+def _kept(kept: OrderedDict[str, T], limit: int, key: str, load: Callable[[str], T]) -> T:
+    """The value of `key`, loaded where it is not kept; the one unused for longest makes room for it."""
+    if key not in kept:
+        while len(kept) >= limit:
+            kept.popitem(last=False)
+        kept[key] = load(key)
+    kept.move_to_end(key)
+    return kept[key]
+
+
+def _load_base(base_model: str) -> "Generator":
     from difffit_core.generate import Generator  # here, because workers that never generate should not load torch
 
     settings = get_settings()
-    base = get_base_model(load_catalog(settings.models), base_model)
-    if adapter_id is None:
-        return Generator(base, None, settings.device)
+    return Generator(get_base_model(load_catalog(settings.models), base_model), None, settings.device)
+
+
+def _load_adapter(adapter_id: str) -> "LoadedAdapter":
+    from difffit_core.adapter_file import read_adapter
+
+    settings = get_settings()
     with sessions()() as session:
         adapter = session.get(Adapter, adapter_id)
     if adapter is None:
@@ -119,7 +143,7 @@ def _load(base_model: str, adapter_id: str | None) -> "Generator":
     with tempfile.TemporaryDirectory(dir=settings.work_dir) as folder:
         path = Path(folder) / "adapter.safetensors"
         objects().get_to_file(adapter.object_key, path)
-        return Generator(base, path, settings.device)
+        return read_adapter(path)
 
 
 def png(picture: PillowImage.Image, parameters: dict[str, Any]) -> bytes:

@@ -5,6 +5,7 @@ from functools import cache
 from jobstore.dispatch import celery_app
 from worker.child import TRAINER, Standby
 from worker.dataset_check import check_dataset
+from worker.exports import run_export
 from worker.generation import Engine
 from worker.runtime import stop_requested, task_running
 from worker.supervisor import run_next
@@ -35,6 +36,11 @@ def generate(generation_id: str) -> None:
         engine().run(generation_id)
 
 
+def export(export_id: str) -> None:
+    with task_running():
+        run_export(export_id)
+
+
 def check(dataset_id: str) -> None:
     with task_running():
         check_dataset(dataset_id)
@@ -42,4 +48,5 @@ def check(dataset_id: str) -> None:
 
 celery_app.task(train, name="difffit.train")
 celery_app.task(generate, name="difffit.generate")
+celery_app.task(export, name="difffit.export")
 celery_app.task(check, name="difffit.check_dataset")

@@ -1,37 +1,45 @@
 """Adapters: the few megabytes that a job trained, as a file; and their deletion."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Response
-from fastapi.responses import RedirectResponse, StreamingResponse
+from sqlalchemy.orm import Session
 
 from api.auth import TenantId
 from api.deletion import delete_unused_adapter
 from api.dependencies import ResourcesDep, Transaction, owned
-from api.schemas import errors, file_answer
-from difffit_core.errors import AdapterError
+from api.downloads import StoredFile
+from api.exports import export_answer
+from api.schemas import Answers, ExportView, errors
 from jobstore.objects import ObjectStore
 from jobstore.tables import Adapter
 
 router = APIRouter(prefix="/adapters", tags=["adapters"])
 
-ADAPTER_FILE = file_answer("application/octet-stream", "A safetensors file")
-ADAPTER_FILE |= {307: {"description": "The file is at `Location`, for some minutes and without a key"}}
+DOWNLOADS: Answers = {
+    200: {
+        "content": {"application/octet-stream": {}, "application/zip": {}},
+        "description": "A safetensors file, or a zip of a folder",
+    },
+    307: {"description": "The file is at `Location`, for some minutes and without a key"},
+    202: {"model": ExportView, "description": "Not made yet: ask again after `Retry-After` seconds"},
+}
+Format = Annotated[
+    Literal["difffit", "peft", "merged"],
+    Query(
+        alias="format",
+        description="`difffit`: the safetensors file of the job. `peft`: a folder for `PeftModel.from_pretrained`. "
+        "`merged`: the whole model with the adapter in it, for `from_pretrained`",
+    ),
+]
 
 
-@router.get("/{adapter_id}/download", response_class=Response, responses=ADAPTER_FILE | errors(404, 503))
+@router.get("/{adapter_id}/download", response_class=Response, responses=DOWNLOADS | errors(404, 409, 503))
 def download_adapter(
-    adapter_id: str,
-    tenant: TenantId,
-    session: Transaction,
-    resources: ResourcesDep,
-    file_format: Annotated[str, Query(alias="format", description="`difffit` is the only one yet")] = "difffit",
+    adapter_id: str, tenant: TenantId, session: Transaction, resources: ResourcesDep, file_format: Format = "difffit"
 ) -> Response:
-    """The adapter as one safetensors file; its header names the base model, the dataset and the settings."""
-    adapter = owned(session, Adapter, adapter_id, tenant)
-    if file_format != "difffit":
-        raise AdapterError("Adapters are offered as format=difffit only.", code="unsupported_format", param="format")
-    return adapter_file(adapter, resources.store)
+    """The adapter as a file. What is not the job's own file is made at the first request, which is answered with 202."""
+    return adapter_answer(session, owned(session, Adapter, adapter_id, tenant), file_format, resources.store)
 
 
 @router.delete("/{adapter_id}", status_code=204, responses=errors(404, 409))
@@ -40,13 +48,11 @@ def delete_adapter(adapter_id: str, tenant: TenantId, session: Transaction, reso
     delete_unused_adapter(session, owned(session, Adapter, adapter_id, tenant), resources.store)
 
 
-def adapter_file(adapter: Adapter, store: ObjectStore) -> Response:
-    signed = store.signed_url(adapter.object_key)
-    if signed is not None:
-        return RedirectResponse(signed, headers={"cache-control": "no-store"})
-    headers = {
-        "content-disposition": f'attachment; filename="{adapter.id}.safetensors"',
-        "content-length": str(adapter.bytes),
-        "etag": f'"{adapter.sha256}"',
-    }
-    return StreamingResponse(store.stream(adapter.object_key), media_type="application/octet-stream", headers=headers)
+def adapter_answer(
+    session: Session, adapter: Adapter, file_format: Literal["difffit", "peft", "merged"], store: ObjectStore
+) -> Response:
+    """The adapter in the format; raises what `export_answer` raises."""
+    if file_format != "difffit":
+        return export_answer(session, adapter, file_format, store)
+    file = StoredFile(adapter.object_key, f"{adapter.id}.safetensors", adapter.bytes, "application/octet-stream")
+    return file.answer(store, etag=f'"{adapter.sha256}"')

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from api.auth import TenantId
 from api.dependencies import ResourcesDep, Transaction, owned_rows
 from api.pagination import Limit, PageQuery, cut, page_of
-from api.routes.adapters import ADAPTER_FILE, adapter_file
+from api.routes.adapters import DOWNLOADS, Format, adapter_answer
 from api.routes.jobs import FoundJob
 from api.schemas import CheckpointView, EventView, Listing, Metric, Metrics, SampleView, errors, file_answer, url_of
 from api.streams import events_after, stream_events
@@ -111,12 +111,14 @@ def get_logs(job: FoundJob, resources: ResourcesDep) -> Response:
     return Response(b"".join(map(resources.store.get_bytes, keys)), media_type="text/plain; charset=utf-8")
 
 
-@router.get("/adapter", response_class=Response, responses=ADAPTER_FILE | errors(404, 409, 503))
-def download_job_adapter(job: FoundJob, tenant: TenantId, session: Transaction, resources: ResourcesDep) -> Response:
-    """The adapter of a finished job, as a file."""
+@router.get("/adapter", response_class=Response, responses=DOWNLOADS | errors(404, 409, 503))
+def download_job_adapter(
+    job: FoundJob, tenant: TenantId, session: Transaction, resources: ResourcesDep, file_format: Format = "difffit"
+) -> Response:
+    """The adapter of a finished job, as `GET /adapters/{adapter_id}/download` gives it."""
     adapter = session.scalar(owned_rows(Adapter, tenant).where(Adapter.job_id == job.id))
     if adapter is not None:
-        return adapter_file(adapter, resources.store)
+        return adapter_answer(session, adapter, file_format, resources.store)
     if job.status not in TERMINAL:
         raise ConflictError(f"The job is {job.status}; its adapter is there when it has succeeded.", code="job_not_finished")
     raise NotFoundError(f"The job {job.status} and left no adapter.", code="no_adapter")

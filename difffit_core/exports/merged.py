@@ -8,9 +8,10 @@ import torch
 from diffusers import DiTTransformer2DModel
 
 from difffit_core.adapter_file import Adapter, check_base
-from difffit_core.base_models import BaseModelEntry
+from difffit_core.base_models import WEIGHTS_FOLDER, BaseModelEntry
 from difffit_core.dit import class_embedder, set_class_table, untie_conditioning
-from difffit_core.exports.networks import FOLDERS, allow_biases, check_stock, load_network
+from difffit_core.exports.networks import allow_biases, check_stock, load_network
+from difffit_core.exports.readme import merged_readme
 from difffit_core.merging import merge
 
 STOCK_CLASSES = 1000  # diffusers' DiTPipeline takes the row behind them for "no class"
@@ -22,20 +23,20 @@ def export_merged(base: BaseModelEntry, adapter: Adapter, folder: Path, strength
     Raises AdapterError where the adapter is of another base, cannot be merged, or makes a model that no stock config
     describes; SpecError for a strength outside [0, 2]; ModelError where the base cannot be read.
     """
-    family = adapter.header.family
     check_base(adapter.header, base.sha256())
-    model = load_network(base.path, family)
+    model = load_network(base)
     merge(model, adapter, strength, base_names=base.class_names())
     if isinstance(model, DiTTransformer2DModel):
         pad_class_table(model)
         untie_conditioning(model)
     allow_biases(model)
     check_stock(model)
-    network = base.path / FOLDERS[family]
+    network = base.path / WEIGHTS_FOLDER[base.family]
     shutil.copytree(base.path, folder, ignore=lambda at, names: _weights(names) if Path(at) == network else [])
-    model.save_pretrained(folder / FOLDERS[family])
+    model.save_pretrained(folder / WEIGHTS_FOLDER[base.family])
     if isinstance(model, DiTTransformer2DModel):
         write_labels(folder / "model_index.json", adapter.header.class_names)
+    (folder / "README.md").write_text(merged_readme(base, adapter))
 
 
 def _weights(names: list[str]) -> list[str]:

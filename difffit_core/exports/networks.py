@@ -1,7 +1,5 @@
-"""The network of a base's folder that an adapter belongs to: where it lies, and how stock libraries load and describe it."""
+"""The network of a base that adapters belong to: loading it, and keeping it one that a stock config describes."""
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,46 +7,46 @@ from diffusers import ControlNetModel, UNet2DConditionModel
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from difffit_core.base_models import BaseModelEntry
 from difffit_core.dit import load_transformer
 from difffit_core.errors import AdapterError, ModelError
-from difffit_core.families import Family
+from difffit_core.tasks.text_to_image import load_part
 
-FOLDERS: Mapping[Family, str] = {"dit": "transformer", "unet": "unet", "controlnet": "controlnet", "llama": "."}
-ATTENTION, MLP = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
+PROJECTIONS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")  # of a Llama
 
 
-def load_network(base: Path, family: Family) -> Any:
-    """The network in the folder `base`; raises ModelError where it cannot be read, AdapterError for a family without folders."""
-    if family not in FOLDERS:
-        raise AdapterError(f"An adapter for a {family} model can only be downloaded as format=difffit.", code="not_exportable")
-    if family == "dit":
-        return load_transformer(base)
-    kind = {"unet": UNet2DConditionModel, "controlnet": ControlNetModel, "llama": AutoModelForCausalLM}[family]
-    try:
-        return kind.from_pretrained(base / FOLDERS[family], use_safetensors=True).requires_grad_(False).eval()
-    except (OSError, ValueError) as error:
-        raise ModelError(f"The {family} model of {base.name} cannot be loaded: {error}") from error
+def load_network(base: BaseModelEntry) -> Any:
+    """The network on the CPU, a diffusion model in fp32, a Llama as it is stored; raises ModelError if it cannot be read."""
+    match base.family:
+        case "dit":
+            return load_transformer(base.path)
+        case "stable-diffusion":
+            return load_part(UNet2DConditionModel, base.path, "unet")
+        case "controlnet":
+            return load_part(ControlNetModel, base.path, "controlnet")
+        case "llama":
+            try:
+                return AutoModelForCausalLM.from_pretrained(base.path, dtype="auto", use_safetensors=True).eval()
+            except (OSError, ValueError) as error:
+                raise ModelError(f"The language model of {base.path.name} cannot be loaded: {error}") from error
 
 
 def allow_biases(model: nn.Module) -> dict[str, bool]:
-    """Where Linears of a Llama have been given biases, make it a Llama with biases; return what its config now says of them.
+    """Where attentions of a Llama have been given biases, make it a Llama with biases; return what its config now says of them.
 
-    A config speaks of all projections of the attentions, or of the MLPs, together: those without a bias get zeros.
+    The config speaks of all projections of all attentions together: those without a bias get zeros.
     """
-    settings: dict[str, bool] = {}
     if not isinstance(model, PreTrainedModel):
-        return settings
-    for setting, names in (("attention_bias", ATTENTION), ("mlp_bias", MLP)):
-        linears = [m for path, m in model.named_modules() if path.endswith(names) and isinstance(m, nn.Linear)]
-        if getattr(model.config, setting) or all(linear.bias is None for linear in linears):
-            continue
-        for linear in linears:
-            if linear.bias is None:
-                weight = linear.weight
-                linear.bias = nn.Parameter(torch.zeros(linear.out_features, dtype=weight.dtype, device=weight.device), False)
-        setattr(model.config, setting, True)
-        settings[setting] = True
-    return settings
+        return {}
+    linears = [m for path, m in model.named_modules() if path.endswith(PROJECTIONS) and isinstance(m, nn.Linear)]
+    if model.config.attention_bias or all(linear.bias is None for linear in linears):
+        return {}
+    for linear in linears:
+        if linear.bias is None:
+            weight = linear.weight
+            linear.bias = nn.Parameter(torch.zeros(linear.out_features, dtype=weight.dtype, device=weight.device), False)
+    model.config.attention_bias = True
+    return {"attention_bias": True}
 
 
 def check_stock(model: Any) -> None:

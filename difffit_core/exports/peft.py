@@ -5,6 +5,7 @@
 as trained rows of the base's class table.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from difffit_core.base_models import BaseModelEntry
 from difffit_core.dit import class_embedder, set_class_table, untie_conditioning
 from difffit_core.errors import AdapterError
 from difffit_core.exports.networks import allow_biases, check_stock, load_network
-from difffit_core.exports.peft_readme import readme
+from difffit_core.exports.readme import peft_readme
 from difffit_core.fitting import fit, give_label_space
 from difffit_core.merging import at_strength, by_module, lora_layers, rows_scaled
 from difffit_core.methods.lora.config import LoRAConfig
@@ -44,16 +45,18 @@ def export_peft(base: BaseModelEntry, adapter: Adapter, folder: Path) -> None:
             code="not_exportable",
             param=next(iter(adapter.tensors)),
         )
-    model = load_network(base.path, header.family)
+    model = load_network(base)
     skeleton = fit(model, adapter, base.class_names())
     # PEFT saves biases, modules and rows as it finds them in the model: so the trained ones are put there first.
     base_rows = class_embedder(model).embedding_table.weight if isinstance(model, DiTTransformer2DModel) else None
     give_label_space(model, adapter, base.class_names())
-    scales, whole = _put_values(model, adapter.tensors)
+    paths = _paths(model)
+    scales, whole = _put_values(model, adapter.tensors, paths)
     rows = None if base_rows is None else _put_rows(model, base_rows)
     settings = allow_biases(model)
     check_stock(model)
-    lora = lora_layers(skeleton, adapter.tensors)
+    trained_lora = lora_layers(skeleton, adapter.tensors)
+    lora = {alias: layer for path, layer in trained_lora.items() for alias in paths[model.get_submodule(path)]}
     config = _config(adapter, model, scales, lora, whole, rows)
     if isinstance(model, DiTTransformer2DModel):
         untie_conditioning(model)
@@ -65,16 +68,27 @@ def export_peft(base: BaseModelEntry, adapter: Adapter, folder: Path) -> None:
         layer = model.get_submodule(path)
         layer.lora_A[NAME].weight.copy_(trained.lora_A[NAME].weight)
         layer.lora_B[NAME].weight.copy_(trained.lora_B[NAME].weight)
-    wrapped.save_pretrained(folder)
-    (folder / "README.md").write_text(readme(adapter, settings))
+    wrapped.save_pretrained(str(folder))
+    (folder / "README.md").write_text(peft_readme(base, adapter, settings))
 
 
-def _put_values(model: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+def _paths(model: nn.Module) -> dict[nn.Module, list[str]]:
+    """All paths of each module: of one that is tied here, the stock model has a copy at each."""
+    paths = defaultdict(list)
+    for path, module in model.named_modules(remove_duplicate=False):
+        paths[module].append(path)
+    return paths
+
+
+def _put_values(
+    model: nn.Module, tensors: Mapping[str, Tensor], paths: Mapping[nn.Module, list[str]]
+) -> tuple[dict[str, Tensor], list[str]]:
     """Put the trained values of all but the scaled weights into the model.
 
     Returns the scale factors by the path of their layer, and the paths of the modules that PEFT has to save whole.
     """
-    scales, whole = {}, []
+    scales: dict[str, Tensor] = {}
+    whole: list[str] = []
     for path, trained in by_module(tensors).items():
         module = model.get_submodule(path)
         scale, values = at_strength(module._parameters, trained, 1.0)
@@ -83,21 +97,22 @@ def _put_values(model: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[dict[s
                 bias = values.get("bias", module.bias)
                 values |= {} if bias is None else {"bias": scale * bias}
                 if (row_norms(module.weight) > 0).all():
-                    scales[path] = scale
+                    scales |= dict.fromkeys(paths[module], scale)
                 else:  # DoRA divides by the norm of each row
                     values["weight"] = rows_scaled(values.get("weight", module.weight), scale)
             if "weight" in values:
-                whole.append(path)
+                whole += paths[module]
         elif not path.endswith(CLASS_TABLE):
-            whole.append(path)
+            whole += paths[module]
         for name, value in values.items():
-            module.register_parameter(name, nn.Parameter(value.to(module.weight.dtype), requires_grad=False))
+            module.register_parameter(name, nn.Parameter(value.to(module.get_parameter("weight").dtype), requires_grad=False))
     return scales, whole
 
 
 def row_norms(weight: Tensor) -> Tensor:
     """`[C]` of a weight `[C, ...]`."""
-    return weight.flatten(1).float().norm(dim=1)
+    norms: Tensor = torch.linalg.vector_norm(weight.flatten(1), dim=1, dtype=torch.float32)
+    return norms
 
 
 def _put_rows(model: DiTTransformer2DModel, base_rows: Tensor) -> list[int]:
@@ -105,8 +120,8 @@ def _put_rows(model: DiTTransformer2DModel, base_rows: Tensor) -> list[int]:
     table = class_embedder(model).embedding_table.weight
     if len(table) > len(base_rows):
         raise AdapterError(
-            f"The adapter has {len(table) - 1} classes and its base only {len(base_rows) - 1}: PEFT cannot make a table longer. "
-            "Download the adapter as format=merged.",
+            f"The adapter has {len(table) - 1} classes and its base only {len(base_rows) - 1}: PEFT cannot make a table "
+            "longer. Download the adapter as format=merged.",
             code="not_exportable",
             param="class_names",
         )
@@ -126,8 +141,8 @@ def _config(
     method, table = adapter.header.method, None if rows is None else {CLASS_TABLE: rows}
     common: dict[str, Any] = {"modules_to_save": whole or None, "trainable_token_indices": table}
     if isinstance(method, LoRAConfig):
-        alpha = method.rank if method.alpha == "auto" else method.alpha
-        config = LoraConfig(r=method.rank, lora_alpha=alpha, target_modules=list(lora), **common)
+        common["lora_alpha"] = method.rank if method.alpha == "auto" else method.alpha
+        config = LoraConfig(r=method.rank, target_modules=list(lora), **common)
     else:
         targets = list(scales) or [_any_layer(model, whole)]
         config = LoraConfig(r=1, use_dora=True, bias="all", target_modules=targets, **common)
@@ -137,5 +152,8 @@ def _config(
 
 def _any_layer(model: nn.Module, whole: list[str]) -> str:
     """A Linear for PEFT to act on where nothing is scaled: with γ = 1 it does what it did."""
-    linears = ((path, module) for path, module in model.named_modules() if isinstance(module, nn.Linear) and path not in whole)
-    return next(path for path, linear in linears if (row_norms(linear.weight) > 0).all())
+    modules: dict[str, nn.Module] = dict(model.named_modules())
+    for path, module in modules.items():
+        if isinstance(module, nn.Linear) and path not in whole and (row_norms(module.weight) > 0).all():
+            return path
+    raise AdapterError("The model has no Linear that PEFT could act on.", code="not_exportable")

@@ -45,6 +45,7 @@ def test_an_adapter_has_its_own_classes(client: TestClient, rows: Rows, stranger
         "guidance_scale": 0,
         "seed": 0,
         "scheduler": "dpmsolver++",
+        "adapter_strength": 1.0,
     }
     assert_error(client.get(f"/generate/{answer.json()['id']}", headers=stranger), 404, "generation_not_found")
     theirs = client.post("/generate", json={"adapter": adapter.id, "labels": ["dog"]}, headers=stranger)
@@ -65,6 +66,8 @@ def test_wrong_requests_name_their_field(client: TestClient, rows: Rows) -> None
         ({"n": 0}, "invalid_value", "n"),
         ({"steps": 0}, "invalid_value", "steps"),
         ({"guidance_scale": "big"}, "invalid_value", "guidance_scale"),
+        ({"adapter_strength": 2.1}, "invalid_value", "adapter_strength"),
+        ({"adapter": None, "base_model": BASE, "adapter_strength": 1}, "no_adapter", "adapter_strength"),
         ({"scheduler": "euler"}, "unknown_scheduler", "scheduler"),
         ({"seed": 2**53}, "invalid_value", "seed"),
         ({"base_model": BASE}, "one_model_only", "adapter"),

@@ -122,6 +122,6 @@ def test_the_adapter_is_downloaded_once_the_job_has_succeeded(
         assert answer.headers["content-length"] == str(len(data))
         assert f'filename="{adapter.id}.safetensors"' in answer.headers["content-disposition"]
     assert client.get(f"/jobs/{job_id}").json()["adapter"] == adapter.id
-    error = assert_error(client.get(f"/adapters/{adapter.id}/download?format=peft"), 422, "unsupported_format")
+    error = assert_error(client.get(f"/adapters/{adapter.id}/download?format=onnx"), 422, "unknown_format")
     assert error["param"] == "format"
     assert_error(client.get(f"/adapters/{adapter.id}/download", headers=stranger), 404, "adapter_not_found")

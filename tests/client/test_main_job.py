@@ -1,7 +1,9 @@
 """The whole main job through the command, against a running service: upload, train, watch, draw, download."""
 
+import json
 import os
 import signal
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -145,6 +147,16 @@ def test_an_adapter_is_downloaded_whole_by_its_id_or_its_jobs(difffit: Command, 
     result = difffit("adapters", "download", job[by], "--out", target, "--json")  # type: ignore[literal-required]
     assert result.json() == {"file": str(target), "bytes": target.stat().st_size}
     assert [path.name for path in target.parent.iterdir()] == ["a.safetensors"]
+
+
+@pytest.mark.usefixtures("at_service")
+def test_an_adapter_is_downloaded_as_a_folder_for_peft(difffit: Command, job: Job, tmp_path: Path) -> None:
+    result = difffit("adapters", "download", job["adapter"], "--format", "peft", "--out", tmp_path, "--json")
+    target = tmp_path / f"{job['adapter']}.peft.zip"
+    assert result.json() == {"file": str(target), "bytes": target.stat().st_size}
+    with zipfile.ZipFile(target) as archive:
+        assert set(archive.namelist()) == {"README.md", "adapter_config.json", "adapter_model.safetensors"}
+        assert json.loads(archive.read("adapter_config.json"))["peft_type"] == "LORA"
 
 
 def test_a_refused_download_leaves_no_file(client: Client, tmp_path: Path) -> None:

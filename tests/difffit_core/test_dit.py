@@ -85,6 +85,6 @@ def test_blocks_compile_without_a_graph_break(tiny_base: BaseModelEntry, autocas
         block.compile(fullgraph=True, backend="aot_eager")  # traces as any backend does, and needs no C++ compiler
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         expected, found = gradients(model), gradients(compiled)
-    tolerance = 0.02 if autocast else 1e-5
+    largest = max(gradient.norm() for gradient in expected.values())
     for name, gradient in found.items():
-        assert (gradient - expected[name]).norm() <= tolerance * expected[name].norm() + 1e-6, name
+        assert (gradient - expected[name]).norm() <= (0.01 if autocast else 1e-6) * largest, name

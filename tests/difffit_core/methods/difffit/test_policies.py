@@ -1,6 +1,7 @@
 """What DiffFit trains in a UNet, a ControlNet, a Llama and an unknown model, by the paper's setting and by every knob."""
 
 from collections import Counter
+from random import Random
 from typing import Any
 
 import pytest
@@ -46,6 +47,35 @@ def test_exactly_what_is_marked_gets_a_gradient_where_the_output_depends_on_it(f
     with_gradient = {name for name, p in case.model.named_parameters() if p.grad is not None}
     assert with_gradient <= preparation.kinds.keys()
     assert len(with_gradient) > 0.9 * len(preparation.kinds)
+
+
+KNOBS: dict[str, list[Any]] = {
+    "preset": ["auto", "attention", "branches", "layers"],
+    "scale_blocks": ["auto", 0, 1, 2],
+    "scale_layers": ["auto", "none", "attention", "all"],
+    "branch_scales": ["auto", True, False],
+    "norms": ["auto", "none", "layer", "all"],
+    "class_table": ["auto", False],
+    "new_biases": ["auto", "none", "attention", "all"],
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("seed", range(5))
+def test_whatever_is_set_the_base_keeps_its_names_and_numbers_and_computes_the_same(family: str, seed: int) -> None:
+    random = Random(f"{family}/{seed}")
+    settings = {name: random.choice(values) for name, values in KNOBS.items()}
+    case = make_case(family)
+    before = {name: tensor.clone() for name, tensor in case.model.state_dict().items()}
+    answer = case.answer(case.model)
+    preparation = difffit(case.model, **settings | ({"new_biases": "attention"} if "llama" in family else {}))
+    after = case.model.state_dict()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert preparation.kinds.keys() == trained_parameters(case.model).keys()
+    assert {name for name in preparation.kinds if name not in before} == {
+        name for name, _ in case.model.named_parameters() if name not in before
+    }
+    torch.testing.assert_close(case.answer(case.model), answer, atol=1e-6, rtol=1e-5)
 
 
 def test_a_unet_trains_biases_layer_norms_and_scales_of_its_attentions_but_no_group_norm_weights() -> None:

@@ -1,12 +1,12 @@
-"""The CPU's bf16 attention gives what exact arithmetic gives, as closely as bf16 allows."""
+"""The CPU's bf16 attention and GELU give what exact arithmetic gives, as closely as bf16 allows."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from difffit_core import attention as module
-from difffit_core.attention import attention
+from difffit_core import cpu_kernels
+from difffit_core.cpu_kernels import attention, gelu_tanh
 
 
 def inputs(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
@@ -23,7 +23,7 @@ def close(found: Tensor, exact: Tensor) -> bool:
 
 @pytest.mark.parametrize("chunk", [1, 1 << 20])
 def test_bf16_output_and_gradients_are_near_the_exact_ones(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
-    monkeypatch.setattr(module, "CHUNK", chunk)
+    monkeypatch.setattr(cpu_kernels, "SCORES", chunk)
     ours = inputs((3, 2, 16, 8), torch.bfloat16)
     query, key, value = (tensor.detach().double().requires_grad_() for tensor in ours)
     output, expected = attention(*ours), F.scaled_dot_product_attention(query, key, value)
@@ -56,3 +56,22 @@ def test_scores_are_not_kept() -> None:
 def test_fp32_is_pytorchs_own() -> None:
     query, key, value = inputs((2, 2, 16, 8), torch.float32)
     assert torch.equal(attention(query, key, value), F.scaled_dot_product_attention(query, key, value))
+
+
+@pytest.mark.parametrize("chunk", [7, 1 << 17])
+def test_bf16_gelu_and_its_gradient_are_near_the_exact_ones(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    monkeypatch.setattr(cpu_kernels, "ELEMENTS", chunk)
+    x = torch.linspace(-8, 8, 1000).bfloat16().view(20, 50).mT.requires_grad_()
+    exact = x.detach().double().requires_grad_()
+    output, expected = gelu_tanh(x), F.gelu(exact, approximate="tanh")
+    torch.testing.assert_close(output, expected.bfloat16(), rtol=2**-7, atol=1e-6)
+    output.sum().backward()
+    expected.sum().backward()
+    assert x.grad is not None
+    assert exact.grad is not None
+    torch.testing.assert_close(x.grad, exact.grad.bfloat16(), rtol=2**-7, atol=1e-3)
+
+
+def test_gelu_without_a_gradient_gives_the_same() -> None:
+    x = torch.randn(5, 7).bfloat16()
+    assert torch.equal(gelu_tanh(x), gelu_tanh(x.requires_grad_()))

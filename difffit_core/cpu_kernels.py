@@ -1,5 +1,6 @@
-"""Attention in bf16 on a CPU, where PyTorch's own kernel is the slowest part of a training step."""
+"""Attention and GELU in bf16 on a CPU, where PyTorch's own kernels take most of a small model's training step."""
 
+import math
 from typing import Any
 
 import torch
@@ -7,7 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-CHUNK = 1 << 20  # scores that are worked on at a time: what stays in a few megabytes of cache
+SCORES = 1 << 20  # that are worked on at a time: what stays in a few megabytes of cache
+ELEMENTS = 1 << 17  # the same for GELU, which holds four numbers in fp32 for each
+
+# GELU in its tanh form is x·σ(v) with v = x·(A + B·x²), since 1 + tanh(u) = 2·σ(2u); a CPU's σ is far faster than its tanh.
+A = 2 * math.sqrt(2 / math.pi)
+B = A * 0.044715
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -48,7 +54,7 @@ class _Attention(torch.autograd.Function):
 
 def _parts(query: Tensor) -> list[slice]:
     """The batch in slices whose score matrices stay in the cache."""
-    samples = max(1, CHUNK // (query.shape[1] * query.shape[2] ** 2))
+    samples = max(1, SCORES // (query.shape[1] * query.shape[2] ** 2))
     return [slice(start, start + samples) for start in range(0, len(query), samples)]
 
 
@@ -61,3 +67,41 @@ def _empty_like(query: Tensor) -> Tensor:
     """`[B, heads, N, C]` laid out as `[B, N, heads, C]`, so that heads are split and joined without a copy."""
     batch, heads, length, channels = query.shape
     return query.new_empty(batch, length, heads, channels).transpose(1, 2)
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """GELU in its tanh form of a tensor of any shape, as `F.gelu(x, approximate="tanh")`.
+
+    In bf16 on a CPU it takes little more than half the time, forward and backward, and keeps its derivative in the place of
+    its input. Everywhere else, and in compiled code, it is PyTorch's.
+    """
+    if x.device.type == "cpu" and x.dtype == torch.bfloat16 and not torch.compiler.is_compiling():
+        output: Tensor = _GeluTanh.apply(x)
+        return output
+    return F.gelu(x, approximate="tanh")
+
+
+class _GeluTanh(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        x = x.contiguous()
+        output, slope = torch.empty_like(x), torch.empty_like(x) if ctx.needs_input_grad[0] else None
+        for start in range(0, x.numel(), ELEMENTS):
+            part = slice(start, start + ELEMENTS)
+            u = x.view(-1)[part].float()
+            square = u * u
+            sigmoid = square.mul(B).add_(A).mul_(u).sigmoid_()
+            y = u.mul_(sigmoid)
+            output.view(-1)[part] = y
+            if slope is not None:  # σ + xσ·(1 − σ)·(A + 3B·x²)
+                square.mul_(3 * B).add_(A).mul_(y)
+                slope.view(-1)[part] = square.addcmul_(square, sigmoid, value=-1).add_(sigmoid)
+        ctx.save_for_backward(slope)
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (slope,) = ctx.saved_tensors
+        product: Tensor = gradient * slope
+        return product
