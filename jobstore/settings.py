@@ -30,7 +30,7 @@ class Settings(BaseSettings):
     heartbeat_file: Path | None = Field(None, description="A worker touches this file while it is healthy")
 
     lease_seconds: Annotated[float, Field(gt=0)] = Field(30.0, description="A worker silent for so long loses its job")
-    heartbeat_seconds: Annotated[float, Field(gt=0)] = Field(2.0, description="Between renewals of a lease")
+    heartbeat_seconds: Annotated[float, Field(gt=0)] = Field(1.0, description="Between renewals of a lease")
     sweep_seconds: Annotated[float, Field(gt=0)] = Field(5.0, description="Between searches for lost messages and leases")
     stop_grace_seconds: Annotated[float, Field(gt=0)] = Field(60.0, description="From asking a trainer to stop to killing it")
     max_attempts: Annotated[int, Field(ge=1)] = Field(3, description="After so many lost workers a job fails")

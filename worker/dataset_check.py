@@ -22,6 +22,7 @@ from worker.archives import Refusal, UnpackedFile, refusal, unpack
 from worker.dataset_layout import Caption, Layout, is_metadata, is_system_file, read_layout
 from worker.image_pool import CheckedImage, ImagePool
 from worker.lease import Lease, LeaseLost, Stopping
+from worker.outages import persist
 from worker.runtime import objects, scratch_folder, sessions
 
 logger = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ def check_dataset(dataset_id: str) -> None:
 
 def _bring_to_end(dataset: Dataset, lease: Lease, folder: Path, settings: Settings) -> None:
     upload = folder / "upload"
-    objects().get_joined(upload_keys(dataset), upload)
+    persist(lease, lambda: objects().get_joined(upload_keys(dataset), upload))
     checked: CheckedDataset | None = None
     try:
         with ImagePool(settings.max_image_pixels) as pool:
@@ -80,17 +81,23 @@ def _bring_to_end(dataset: Dataset, lease: Lease, folder: Path, settings: Settin
             write_preview(checked.pictures, folder, preview, pool)
     except DatasetError as error:
         reason = {"code": error.code, "message": error.message, "param": error.param}
-        with sessions().begin() as session:
-            lease.finish(session, "failed", error=reason, report=checked and checked.report)
+        _finish(lease, "failed", error=reason, report=checked and checked.report)
         return
     lease.check()
     prefix = f"datasets/{dataset.id}/{lease.token}"  # of this attempt only
     keys = {"content_key": f"{prefix}/content.tar", "preview_key": f"{prefix}/preview.png"}
-    objects().put_file(keys["content_key"], content)
-    objects().put_file(keys["preview_key"], preview)
+    persist(lease, lambda: objects().put_file(keys["content_key"], content))
+    persist(lease, lambda: objects().put_file(keys["preview_key"], preview))
     found = {"sha256": checked.sha256, "classes": checked.report["classes"], "report": checked.report}
-    with sessions().begin() as session:
-        lease.finish(session, "ready", **keys, **found)
+    _finish(lease, "ready", **keys, **found)
+
+
+def _finish(lease: Lease, status: str, **values: Any) -> None:
+    def finish() -> None:
+        with sessions().begin() as session:
+            lease.finish(session, status, **values)
+
+    persist(lease, finish)
 
 
 def examine(upload: Path, folder: Path, settings: Settings, keep_alive: Callable[[], None], pool: ImagePool) -> CheckedDataset:

@@ -22,7 +22,8 @@ from jobstore.errors import NotFoundError, StorageError
 from jobstore.ids import new_id
 from jobstore.settings import get_settings
 from jobstore.tables import Adapter, Generation, Image
-from worker.lease import Lease, LeaseLost
+from worker.lease import Lease, LeaseLost, Stopping
+from worker.outages import persist
 from worker.runtime import objects, sessions, stop_requested
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ class Engine:
                 self._succeed(generation, lease, pictures)
             except LeaseLost:
                 logger.warning("Lost the lease of %s; another worker makes its images", generation_id)
+            except Stopping:
+                lease.expire()
             except (StorageError, SQLAlchemyError):
                 raise  # they may come back: the lease expires and the request is tried again
             except DiffFitError as error:
@@ -96,12 +99,19 @@ class Engine:
             row = Image(id=new_id("img"), tenant_id=generation.tenant_id, generation_id=generation.id, position=position)
             row.object_key, row.width, row.height = f"images/{row.id}.png", picture.width, picture.height
             row.details = {"label": parameters["label"], "seed": parameters["seed"]}
-            objects().put_bytes(row.object_key, png(picture, parameters))
+            self._store(lease, row.object_key, png(picture, parameters))
             rows.append(row)
-        with sessions().begin() as session:
-            lease.finish(session, "succeeded")
-            session.add_all(rows)
-            events.notify(session, "generation", generation.id)
+
+        def commit() -> None:
+            with sessions().begin() as session:
+                lease.finish(session, "succeeded")
+                session.add_all(rows)
+                events.notify(session, "generation", generation.id)
+
+        persist(lease, commit)
+
+    def _store(self, lease: Lease, key: str, data: bytes) -> None:
+        persist(lease, lambda: objects().put_bytes(key, data))
 
 
 def _kept(kept: OrderedDict[str, T], limit: int, key: str, load: Callable[[str], T]) -> T:

@@ -26,7 +26,7 @@ class LeaseLost(Exception):
 
 
 class Stopping(Exception):
-    """The worker shuts down: hand the row back."""
+    """The worker shuts down, or the job is to be cancelled: hand the row back."""
 
 
 class Lease:
@@ -41,7 +41,7 @@ class Lease:
     ) -> None:
         self.model, self.row_id, self.token = model, row_id, token
         self.lost = threading.Event()
-        self.asked_to_stop = False  # the job is to be cancelled or paused
+        self.cancelling = self.pausing = False  # what the job's status asks of its worker
         self._sessions, self._settings = sessions, settings
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._keep, name=f"lease-{row_id}", daemon=True)
@@ -53,11 +53,16 @@ class Lease:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._stop_renewing()
 
+    @property
+    def asked_to_stop(self) -> bool:
+        """Whether the job is to be cancelled or paused."""
+        return self.cancelling or self.pausing
+
     def check(self) -> None:
         """Raises LeaseLost or Stopping where the work must not go on; long loops call it often."""
         if self.lost.is_set():
             raise LeaseLost(self.row_id)
-        if stop_requested():
+        if self.cancelling or stop_requested():
             raise Stopping(self.row_id)
 
     def write(self, session: Session, **values: Any) -> None:
@@ -87,7 +92,7 @@ class Lease:
                 with self._sessions.begin() as session:
                     status = leases.renew(session, self.model, self.row_id, self.token, self._settings.lease_seconds)
                 held = status is not None
-                self.asked_to_stop = status in {JobStatus.CANCELLING, JobStatus.PAUSING}
+                self.cancelling, self.pausing = status == JobStatus.CANCELLING, status == JobStatus.PAUSING
             except SQLAlchemyError as error:
                 logger.warning("The lease of %s could not be renewed: %s", self.row_id, error)
                 held = time.monotonic() < reached_at + OUTAGE_SECONDS

@@ -1,5 +1,6 @@
-"""Waiting out a database or an object store that is away: the trainer goes on meanwhile, and what it reports is kept."""
+"""Waiting out what may pass, such as a database that is away: the trainer goes on meanwhile, and what it reports is kept."""
 
+import errno
 import logging
 from collections.abc import Callable
 from typing import TypeVar
@@ -17,7 +18,8 @@ FIRST_PAUSE, LAST_PAUSE = 0.2, 5.0  # seconds between two tries; doubled after e
 
 
 def persist(lease: Lease, work: Callable[[], T]) -> T:
-    """Do the work, again and again while a server is away. It may be done twice: a commit can succeed without an answer.
+    """Do the work, again and again while a server is away or the disk is full. It may be done twice: a commit can succeed
+    without an answer.
 
     Raises LeaseLost or Stopping where the worker is to end instead, and every other error of the work.
     """
@@ -25,7 +27,7 @@ def persist(lease: Lease, work: Callable[[], T]) -> T:
     while True:
         try:
             return work()
-        except (DBAPIError, StorageError) as error:
+        except (DBAPIError, StorageError, OSError) as error:
             if not may_pass(error):
                 raise
             logger.warning("Trying again in %.1f s, for %s: %s", pause, lease.row_id, error)
@@ -34,9 +36,11 @@ def persist(lease: Lease, work: Callable[[], T]) -> T:
         pause = min(2 * pause, LAST_PAUSE)
 
 
-def may_pass(error: DBAPIError | StorageError) -> bool:
-    """Whether a failure says that a server is away, and not that what was asked of it is wrong."""
+def may_pass(error: DBAPIError | StorageError | OSError) -> bool:
+    """Whether a failure says that a server is away or a disk full, and not that what was asked of it is wrong."""
     if isinstance(error, StorageError):
         return error.code != "object_missing"
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOSPC
     # Of the class "operational": the server is away, shuts down, starts up, or is out of disk or memory.
     return error.connection_invalidated or type(error).__name__ in {"OperationalError", "InterfaceError", "InternalError"}

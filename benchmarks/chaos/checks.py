@@ -11,6 +11,7 @@ from benchmarks.chaos.load import ENDED, SEEDS, Tenant, Watched, digest
 from client import Client
 from jobstore.objects import ObjectStore
 from jobstore.tables import Adapter, Checkpoint, Dataset, Image, Job, JobEvent
+from jobstore.uploads import upload_keys
 from worker.garbage import PREFIXES, unnamed
 
 
@@ -107,8 +108,8 @@ def check_database(found: Found, sessions: sessionmaker[Session], objects: Objec
             if count != last:
                 found.add("events_wrong", f"{job_id} has {count} events up to number {last}")
         named = [key for model in (Checkpoint, Image, Adapter) for key in session.scalars(select(model.object_key))]
-        for row in session.execute(select(Dataset.upload_key, Dataset.content_key, Dataset.preview_key)):
-            named += [key for key in row if key is not None]
+        for dataset in session.scalars(select(Dataset)):
+            named += [*upload_keys(dataset), *filter(None, (dataset.content_key, dataset.preview_key))]
     for key in named:
         if not objects.exists(key):
             found.add("orphans", f"a row names {key}, which is not there")

@@ -15,7 +15,11 @@ from worker.garbage import collect
 
 
 def keys(store: ObjectStore) -> set[str]:
-    return {file.key for prefix in ("datasets/", "jobs/", "adapters/", "images/", "uploads/") for file in store.list(prefix)}
+    return {
+        file.key
+        for prefix in ("datasets/", "jobs/", "adapters/", "images/", "uploads/", "elsewhere/")
+        for file in store.list(prefix)
+    }
 
 
 def add_everything(rows: Rows, store: ObjectStore) -> tuple[str, set[str]]:
@@ -43,13 +47,20 @@ def test_only_files_that_no_row_names_are_deleted_and_only_after_the_grace_perio
     rows: Rows, store: ObjectStore, sessions: sessionmaker[Session]
 ) -> None:
     _, named = add_everything(rows, store)
-    orphans = {"datasets/ds_x/upload", "jobs/job_x/t/1.tar", "jobs/job_x/logs/1.txt", "adapters/ad_x/a", "images/x.png"}
-    for key in orphans | {"uploads/of_others"}:
+    orphans = {
+        "datasets/ds_x/upload",
+        "jobs/job_x/t/1.tar",
+        "jobs/job_x/logs/1.txt",
+        "adapters/ad_x/a",
+        "images/x.png",
+        "uploads/upl_x/0",
+    }
+    for key in orphans | {"elsewhere/of_others"}:
         store.put_bytes(key, b"x")
     assert collect(sessions, store, 3600) == 0
-    assert keys(store) == named | orphans | {"uploads/of_others"}
+    assert keys(store) == named | orphans | {"elsewhere/of_others"}
     assert collect(sessions, store, 0) == len(orphans)
-    assert keys(store) == named | {"uploads/of_others"}
+    assert keys(store) == named | {"elsewhere/of_others"}
 
 
 def test_files_of_deleted_rows_are_found_where_the_deletion_left_them(

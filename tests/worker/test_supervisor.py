@@ -1,8 +1,11 @@
 """One attempt at a job, in every way it can go. The trainer is a small real program that speaks the trainer's protocol."""
 
+import contextlib
 import io
+import os
+import subprocess
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -14,6 +17,7 @@ from jobstore.lifecycle import Action, UserAction, request
 from jobstore.objects import ObjectStore, job_logs_prefix
 from jobstore.settings import Settings
 from jobstore.tables import Adapter, Checkpoint, Dataset, Image, Job
+from tests.jobstore.processes import alive, descendants
 from tests.worker.conftest import SMALL_TRAINER, Rows
 from tests.worker.waiting import wait_for
 from worker import runtime
@@ -264,13 +268,72 @@ def test_out_of_memory_with_one_image_fails_and_says_what_to_do(rows: Rows, data
     assert "gradient_checkpointing" in job.error["message"]
 
 
-def test_jobs_wait_while_there_is_no_room_to_work_in(
-    rows: Rows, dataset: str, run: Callable[..., None], monkeypatch: pytest.MonkeyPatch, fast_settings: Settings
+@pytest.fixture
+def small_disk(fast_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The workers' scratch folder on a file system of two megabytes, one of which must be free."""
+    folder = fast_settings.work_dir
+    folder.mkdir(exist_ok=True)
+    monkeypatch.setattr(fast_settings, "min_free_bytes", 1024**2)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("only root may mount a file system")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_costs_an_attempt_and_then_jobs_wait_for_room(
+    rows: Rows, dataset: str, run: Callable[..., None], small_disk: Path, fast_settings: Settings
 ) -> None:
-    job_id = rows.job(dataset)
-    monkeypatch.setattr(fast_settings, "min_free_bytes", 2**62)
+    """The disk fills up while the trainer writes its events and checkpoints: it dies, and what it had stored is kept."""
+    job_id = rows.job(dataset, steps=ENDLESS, checkpoint_every=5)
+    filler = small_disk / "filler"
+
+    def fill_and_clear() -> None:
+        wait_for(lambda: rows.events(job_id, "checkpoint"))
+        trainers = {process for process in descendants(os.getpid()) if is_trainer(process[0])}
+        assert trainers
+        fill(filler)
+        wait_for(lambda: not alive(trainers))
+        filler.unlink()
+
+    run(meanwhile=fill_and_clear)
+    fill(filler)
+    sweep(rows.sessions, fast_settings)
     run()
-    assert (rows.get(Job, job_id).status, rows.get(Job, job_id).attempt) == ("queued", 0)
+    assert (rows.get(Job, job_id).status, rows.get(Job, job_id).attempt) == ("queued", 1)
+    filler.unlink()
+    reached = rows.events(job_id, "checkpoint")[-1].data["step"]
+    with rows.sessions.begin() as session:
+        spec = rows.get(Job, job_id).training_spec
+        shorter = spec["hyperparameters"] | {"steps": reached + 5}
+        session.execute(update(Job).values(training_spec=spec | {"hyperparameters": shorter}))
+    run()
+    assert rows.get(Job, job_id).status == "succeeded"
+    assert rows.events(job_id, "started")[-1].data["resumed_from"] == reached
+
+
+def is_trainer(pid: int) -> bool:
+    return b"small_trainer.py" in Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+def fill(file: Path) -> None:
+    """Take all the space there is."""
+    with contextlib.suppress(OSError):
+        file.write_bytes(bytes(8 * 1024**2))
+
+
+def test_a_cancelled_job_does_not_wait_for_a_store_that_is_away(
+    rows: Rows, dataset: str, run: Callable[..., None], tmp_path: Path
+) -> None:
+    job_id = rows.job(dataset, steps=ENDLESS, checkpoint_every=5)
+    (tmp_path / "files" / "jobs").write_text("in the way")
+
+    def cancel() -> None:
+        wait_for(lambda: rows.events(job_id, "progress"))
+        ask(rows, job_id, Action.CANCEL)
+
+    run(meanwhile=cancel)
+    assert rows.get(Job, job_id).status == "cancelled"
 
 
 def test_work_goes_on_while_the_store_is_away(
