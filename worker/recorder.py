@@ -77,7 +77,8 @@ class Recorder:
 
     def _started(self, event: Event) -> None:
         counts = {name: event[name] for name in ("trained_parameters", "total_parameters")}
-        self._commit(event | {"attempt": self._job.attempt}, **counts)
+        # What an earlier attempt did after its last checkpoint is done again.
+        self._commit(event | {"attempt": self._job.attempt}, **counts, step=event["resumed_from"] or 0)
 
     def _progress(self, event: Event) -> None:
         self._losses["train"] = event["train_loss"]

@@ -71,20 +71,22 @@ def _sequence(session: Session, job: Job, after: str | None) -> int:
 
 @router.get("/metrics", response_model_exclude_none=True, responses=errors(404))
 def list_metrics(job: FoundJob, session: Transaction) -> Metrics:
-    """Every loss that was measured, in the order it was."""
+    """Every loss that was measured, in the order it was; without what was done again from an earlier checkpoint."""
     measured = (
         select(JobEvent.type, JobEvent.data)
-        .where(JobEvent.job_id == job.id, JobEvent.type.in_(("progress", "validation")))
+        .where(JobEvent.job_id == job.id, JobEvent.type.in_(("started", "progress", "validation")))
         .order_by(JobEvent.sequence)
     )
-    return Metrics(
-        data=[
-            Metric(step=data["step"], train_loss=data["train_loss"])
-            if kind == "progress"
-            else Metric(step=data["step"], validation_loss=data["loss"], base=data.get("base", False))
-            for kind, data in session.execute(measured)
-        ]
-    )
+    metrics: list[Metric] = []
+    for kind, data in session.execute(measured):
+        if kind == "started":
+            resumed_from = data.get("resumed_from")
+            metrics = [] if resumed_from is None else [metric for metric in metrics if metric.step <= resumed_from]
+        elif kind == "progress":
+            metrics.append(Metric(step=data["step"], train_loss=data["train_loss"]))
+        else:
+            metrics.append(Metric(step=data["step"], validation_loss=data["loss"], base=data.get("base", False)))
+    return Metrics(data=metrics)
 
 
 @router.get("/samples", responses=errors(404))

@@ -71,6 +71,18 @@ def test_metrics_hold_every_measured_loss(client: TestClient, rows: Rows, sessio
     }
 
 
+def test_metrics_leave_out_what_a_later_attempt_does_again(
+    client: TestClient, rows: Rows, sessions: sessionmaker[Session]
+) -> None:
+    job_id = rows.job(client)
+    for resumed_from, steps in ((None, (2, 4, 6)), (4, (5, 7))):
+        append(sessions, job_id, ("started", {"resumed_from": resumed_from}))
+        append(sessions, job_id, *(("progress", {"step": step, "train_loss": 1.0}) for step in steps))
+    assert [metric["step"] for metric in client.get(f"/jobs/{job_id}/metrics").json()["data"]] == [2, 4, 5, 7]
+    append(sessions, job_id, ("started", {"resumed_from": None}))
+    assert client.get(f"/jobs/{job_id}/metrics").json()["data"] == []
+
+
 def test_samples_and_checkpoints_are_listed(
     client: TestClient, rows: Rows, sessions: sessionmaker[Session], store: ObjectStore, stranger: dict[str, str]
 ) -> None:
