@@ -66,7 +66,8 @@ def start_losses(count: int | None = None, seed: int = 0) -> dict[str, float]:
     for kind, table in kinds.items():
         model.pos_embed.pos_embed = table
         losses = []
-        for rows in torch.arange(len(files)).split(BATCH):
+        for start in range(0, len(files), BATCH):
+            rows = slice(start, start + BATCH)
             noisy = add_noise(diffusion, latents[rows], noise[rows], timesteps[rows])
             output = model(noisy, timestep=timesteps[rows], class_labels=labels[rows]).sample
             losses.append(per_sample_loss(diffusion, output, latents[rows], noise[rows], timesteps[rows]))
