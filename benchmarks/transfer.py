@@ -45,7 +45,7 @@ def tables(model: DiTTransformer2DModel) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def start_losses(count: int | None = None, seed: int = 0) -> dict[str, float]:
-    """The mean loss on `count` pictures (default: all) at twice the base's resolution, by table, with the same noise for each."""
+    """The mean loss by table on `count` pictures (default: all) at twice the base's resolution; the noise is the same."""
     base = load_catalog()["emoji-dit"]
     model = load_transformer(base.path).eval()
     diffusion = load_diffusion(base.path, min_snr_gamma=None)

@@ -84,6 +84,7 @@ class JobSpec(Strict):
     name: Annotated[str, Field(max_length=200)] | None = None
     priority: Annotated[int, Field(strict=True, ge=-100, le=100)] = 0  # among the tenant's own jobs; higher is sooner
     max_duration: Annotated[int, Field(strict=True, ge=1, le=31_536_000)] | None = None  # seconds with a worker, in all
+    init_adapter: Annotated[str, Field(min_length=1, max_length=200)] | None = None  # whose values to begin with
 
 
 class DatasetSummary(Strict):

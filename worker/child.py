@@ -14,6 +14,9 @@ from worker.runtime import child_environment
 TRAINER = [sys.executable, "-m", "difffit_core.train", "-", "--die-with-parent"]
 NICENESS = 10  # training fills every core there is; the API and the servers beside it should still answer at once
 LOG_BYTES = 4 * 1024**2  # of one attempt, the end of it
+# How often torch's threads look for work before they sleep. They look without end by default, and starve each other on a
+# machine that does something else too; never looking (0) costs more than half a step again on one that does not.
+SPIN_COUNT = "10000"
 
 
 class TrainerProcess:
@@ -31,7 +34,9 @@ class TrainerProcess:
             stdin=subprocess.PIPE,
             stdout=self._log,
             stderr=subprocess.STDOUT,
-            env=child_environment() | {"DIFFFIT_DEVICE": get_settings().device, "PYTHONUNBUFFERED": "1"},
+            env={"GOMP_SPINCOUNT": SPIN_COUNT}
+            | child_environment()
+            | {"DIFFFIT_DEVICE": get_settings().device, "PYTHONUNBUFFERED": "1"},
             start_new_session=True,
         )
         os.setpriority(os.PRIO_PROCESS, self._process.pid, NICENESS)
