@@ -80,6 +80,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(tiny_base: BaseModelEnt
 
 @pytest.mark.parametrize("autocast", [False, True])
 def test_blocks_compile_without_a_graph_break(tiny_base: BaseModelEntry, autocast: bool) -> None:
+    torch.compiler.reset()  # other tests' models count towards the limit of recompilations
     model, compiled = prepared_model(tiny_base), prepared_model(tiny_base)
     for block in compiled.transformer_blocks:
         block.compile(fullgraph=True, backend="aot_eager")  # traces as any backend does, and needs no C++ compiler
