@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help setup demo up test check compose-test emoji-dit clean
+.PHONY: help setup demo up test check chaos compose-test emoji-dit clean
 .DEFAULT_GOAL := help
 
 help: ## list the commands
@@ -35,6 +35,9 @@ check: setup ## formatting, lint, types and import boundaries
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+
+chaos: setup ## kill and stop parts of the running service for three minutes; every job must end as it should
+	$(RUN) -m benchmarks.chaos --minutes 3
 
 compose-test: setup ## the main job through docker compose; needs a Docker engine
 	tests/compose/run.sh

@@ -1,6 +1,7 @@
 """The application factory: `uvicorn api.app:create_app --factory`."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
@@ -16,13 +17,16 @@ from api.limits import BodyLimits
 from api.notifications import Notifications
 from api.rates import Rates
 from api.request_ids import RequestIds
-from api.routes import adapters, datasets, generate, health, images, job_outputs, jobs, keys, models, tenants, webhooks
+from api.routes import adapters, datasets, generate, health, images, job_outputs, jobs, keys, models, tenants, uploads, webhooks
+from api.tus import TusHeaders
 from difffit_core.base_models import load_catalog
 from jobstore.database import make_engine, session_factory
 from jobstore.objects import ObjectStore
 from jobstore.settings import Settings, get_settings
 
 DESCRIPTION = "Fine-tune generative models with DiffFit: upload a dataset, post a job, download an adapter, ask for images."
+
+STREAMED = re.compile(r"POST /datasets|PATCH /uploads/[^/]+")  # routes that read, and limit, their bodies themselves
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -37,14 +41,16 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
         middleware=[
             Middleware(RequestIds),
-            Middleware(BodyLimits, max_bytes=settings.max_json_bytes, streamed=frozenset({("POST", "/datasets")})),
+            Middleware(TusHeaders),
+            Middleware(BodyLimits, max_bytes=settings.max_json_bytes, streamed=STREAMED),
             Middleware(Idempotency),
         ],
     )
     install_error_handlers(app)
-    for module in (datasets, models, jobs, job_outputs, adapters, generate, images, keys, tenants, webhooks, health):
+    for module in (datasets, uploads, models, jobs, job_outputs, adapters, generate, images, keys, tenants, webhooks, health):
         app.include_router(module.router)
     app.include_router(tenants.usage_router)
+    app.include_router(uploads.abilities)
     return app
 
 
@@ -58,7 +64,7 @@ async def _resources(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
     app.state.resources = Resources(
         settings=settings,
         sessions=sessions,
-        store=ObjectStore(settings.storage_url),
+        store=ObjectStore(settings.storage_url, signs=settings.signed_downloads),
         catalog=load_catalog(settings.models),
         notifications=notifications,
         keyring=keyring,

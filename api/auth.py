@@ -11,7 +11,7 @@ from jobstore.keys import OPERATOR, OpenedKey, Scope
 
 bearer = HTTPBearer(auto_error=False, description="An API key of this server")
 
-READING = frozenset({"GET", "HEAD"})  # methods that a key with the scope `read` may use
+READING = frozenset({"GET", "HEAD", "OPTIONS"})  # methods that a key with the scope `read` may use
 
 
 async def authenticate(

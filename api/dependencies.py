@@ -1,12 +1,14 @@
 """What the routes are given: the process's resources and a transaction; and the one place that filters rows by tenant."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from asyncio import Semaphore
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
+from fastapi.concurrency import contextmanager_in_threadpool
 from sqlalchemy import Select, select
 from sqlalchemy.orm import InstrumentedAttribute, Session, sessionmaker
 
@@ -14,14 +16,15 @@ from api.keyring import KeyRing
 from api.notifications import Notifications
 from api.rates import Rates
 from difffit_core.base_models import BaseModelEntry
+from jobstore.database import CONNECTIONS
 from jobstore.errors import NotFoundError, StorageError
 from jobstore.objects import ObjectStore
 from jobstore.settings import Settings
-from jobstore.tables import Adapter, ApiKey, Dataset, Delivery, Generation, Image, Job, Webhook
+from jobstore.tables import Adapter, ApiKey, Dataset, Delivery, Generation, Image, Job, Upload, Webhook
 
 logger = logging.getLogger(__name__)
 
-Owned = TypeVar("Owned", Dataset, Job, Adapter, Generation, Image, ApiKey, Webhook, Delivery)
+Owned = TypeVar("Owned", Dataset, Job, Adapter, Generation, Image, ApiKey, Webhook, Delivery, Upload)
 
 NOUNS = {"ApiKey": "key"}  # what errors call a row whose class is called otherwise
 
@@ -39,6 +42,9 @@ class Resources:
     notifications: Notifications
     keyring: KeyRing
     rates: Rates
+    # A request keeps its connection while it waits for a thread. Were there as many such requests as connections, all
+    # threads could wait for a connection, and those that have one for a thread.
+    turns: Semaphore = field(default_factory=lambda: Semaphore(CONNECTIONS // 2))
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
@@ -72,8 +78,8 @@ def get_resources(request: Request) -> Resources:
     return resources
 
 
-def get_transaction(resources: Annotated[Resources, Depends(get_resources)]) -> Iterator[Session]:
-    with resources.transaction() as session:
+async def get_transaction(resources: Annotated[Resources, Depends(get_resources)]) -> AsyncIterator[Session]:
+    async with resources.turns, contextmanager_in_threadpool(resources.transaction()) as session:
         yield session
 
 

@@ -60,6 +60,18 @@ class MediaTypeError(DiffFitError):
     code = "unsupported_media_type"
 
 
+class PreconditionError(DiffFitError):
+    """The client speaks another version of a protocol."""
+
+    code = "unsupported_version"
+
+
+class ChecksumError(DiffFitError):
+    """What arrived is not what was sent."""
+
+    code = "checksum_mismatch"
+
+
 class TooLargeError(DiffFitError):
     """The body is larger than this server takes."""
 
@@ -85,12 +97,14 @@ STATUS: dict[type[DiffFitError], tuple[int, ErrorType]] = {
     NotFoundError: (404, "not_found"),
     NotAcceptableError: (406, "invalid_request"),
     ConflictError: (409, "conflict"),
+    PreconditionError: (412, "invalid_request"),
     TooLargeError: (413, "too_large"),
     MediaTypeError: (415, "invalid_request"),
     SpecError: (422, "invalid_request"),
     DatasetError: (422, "invalid_request"),
     AdapterError: (422, "invalid_request"),
     QuotaError: (429, "rate_limited"),
+    ChecksumError: (460, "invalid_request"),  # a number of the tus protocol
     StorageError: (503, "unavailable"),
     UnavailableError: (503, "unavailable"),
     DiffFitError: (500, "internal"),

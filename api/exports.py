@@ -4,12 +4,13 @@ from datetime import timedelta
 from functools import partial
 from typing import Literal
 
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response
 from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from api.dependencies import after_commit
+from api.downloads import StoredFile
 from api.errors import UnavailableError
 from api.schemas import ExportView
 from jobstore.dispatch import wake
@@ -32,11 +33,8 @@ def export_answer(session: Session, adapter: Adapter, export_format: ExportForma
     """
     export = find_or_queue(session, adapter, export_format)
     if export.status == "succeeded" and export.object_key is not None:
-        headers = {
-            "content-disposition": f'attachment; filename="{adapter.id}.{export_format}.zip"',
-            "content-length": str(export.bytes),
-        }
-        return StreamingResponse(store.stream(export.object_key), media_type="application/zip", headers=headers)
+        file = StoredFile(export.object_key, f"{adapter.id}.{export_format}.zip", export.bytes or 0, "application/zip")
+        return file.answer(store)
     if export.status == "failed" and export.error is not None:
         kind = UnavailableError if export.error["code"] in ACCIDENTS else ConflictError
         raise kind(export.error["message"], code=export.error["code"], param=export.error["param"])

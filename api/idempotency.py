@@ -106,7 +106,7 @@ class Idempotency:
         """The stored answer; where there is none, what GET says of the thing that was created."""
         headers = {"location": str(row.location), REPLAYED: "true"}
         if row.body is not None:
-            answer = Response(row.body, row.status or 200, headers, media_type=row.content_type)
+            answer = Response(row.body, row.status or 200, headers, media_type=row.content_type or None)
             await answer(scope, receive, send)
             return
 

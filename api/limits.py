@@ -16,7 +16,7 @@ BRACKET = re.compile(rb"[\[{\]}]")
 class BodyLimits:
     """Reads a body up to `max_bytes`, checks it and hands it on. `streamed` routes read, and limit, theirs themselves."""
 
-    def __init__(self, app: ASGIApp, max_bytes: int, streamed: frozenset[tuple[str, str]]) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, streamed: re.Pattern[str]) -> None:
         self.app = app
         self.max_bytes = max_bytes
         self.streamed = streamed
@@ -24,7 +24,7 @@ class BodyLimits:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope) if scope["type"] == "http" else Headers()
         has_body = "content-length" in headers or "transfer-encoding" in headers
-        if not has_body or (scope["method"], scope["path"]) in self.streamed:
+        if not has_body or self.streamed.fullmatch(f"{scope['method']} {scope['path']}"):
             await self.app(scope, receive, send)
             return
         body = await self._read(headers, receive)

@@ -43,8 +43,9 @@ class Notifications:
                     while True:
                         async for notification in connection.notifies(timeout=CHECK_SECONDS):
                             self._wake(notification.payload)
-                        await connection.execute("SELECT 1")
-            except psycopg.OperationalError as error:
+                        async with asyncio.timeout(CONNECT_TIMEOUT):
+                            await connection.execute(f"LISTEN {CHANNEL}")  # once more is no error
+            except (psycopg.OperationalError, TimeoutError) as error:
                 self._keyring.listening = False
                 logger.warning("Not listening to the database, trying again in %.1f s: %s", delay, error)
             await asyncio.sleep(delay)
@@ -76,10 +77,10 @@ class Notifications:
                 changed.set()
 
 
-async def wait(changed: asyncio.Event, seconds: float) -> None:
-    """Until the row has changed, or so many seconds have passed."""
+async def wait(changed: asyncio.Event, seconds: float) -> bool:
+    """Until the row has changed, or False after so many seconds."""
     try:
         async with asyncio.timeout(seconds):
-            await changed.wait()
+            return await changed.wait()
     except TimeoutError:
-        return
+        return False

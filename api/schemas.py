@@ -37,10 +37,12 @@ ERRORS = {
     404: "There is no such thing for this key",
     406: "The answer cannot take the form asked for",
     409: "The state of the thing forbids it",
+    412: "The client speaks another version of the protocol",
     413: "The body is too large",
     415: "The body is of an unknown kind",
     422: "A field is wrong; `param` names it",
     429: "A limit of the tenant is reached; `param` names it and `Retry-After` says when to try again",
+    460: "The checksum is another",
     500: "The server failed",
     503: "A part of the server is away",
 }
@@ -90,6 +92,19 @@ class DatasetView(BaseModel):
             _columns(row, "id name status classes sha256 report error created_at finished_at")
             | {"bytes": row.upload_bytes, "images": None if row.classes is None else sum(row.classes.values())}
         )
+
+
+class UploadView(BaseModel):
+    id: str
+    name: str = Field(description="Of the dataset that it will be")
+    offset: int = Field(description="Bytes that have arrived")
+    length: int
+    created_at: datetime
+    expires_at: datetime = Field(description="Unless more arrives")
+
+    @classmethod
+    def of(cls, row: tables.Upload) -> "UploadView":
+        return cls.model_validate(_columns(row, "id name offset length created_at expires_at"))
 
 
 class ModelView(BaseModel):
@@ -299,7 +314,7 @@ class KeyView(BaseModel):
 
 
 class NewKeyView(KeyView):
-    key: str = Field(description="The key itself; no other answer shows it")
+    key: str | None = Field(None, description="The key itself; absent when the same request comes again")
 
     @classmethod
     def with_key(cls, row: tables.ApiKey, key: str) -> "NewKeyView":
@@ -318,7 +333,9 @@ class WebhookView(BaseModel):
 
 
 class NewWebhookView(WebhookView):
-    secret: str = Field(description="Checks the signatures, by the Standard Webhooks scheme; no other answer shows it")
+    secret: str | None = Field(
+        None, description="Checks the signatures, by the Standard Webhooks scheme; absent when the same request comes again"
+    )
 
     @classmethod
     def with_secret(cls, row: tables.Webhook) -> "NewWebhookView":
@@ -360,7 +377,7 @@ class TenantView(BaseModel):
 
 
 class NewTenantView(TenantView):
-    key: NewKeyView = Field(description="The tenant's first admin key")
+    key: NewKeyView | None = Field(None, description="The tenant's first admin key; absent when the same request comes again")
 
     @classmethod
     def with_key(cls, view: TenantView, key: NewKeyView) -> "NewTenantView":

@@ -33,8 +33,8 @@ async def stream_events(resources: Resources, job_id: str, sequence: int) -> Asy
                 continue
             if ended:
                 return
-            await wait(changed, PING_SECONDS)
-            if not changed.is_set():
+            # Nothing is asked of the database until it has told of a change.
+            while not await wait(changed, PING_SECONDS):
                 yield PING
 
 

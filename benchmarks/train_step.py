@@ -1,6 +1,7 @@
 """What does a training step cost, in time and in memory, with each method? `python benchmarks/train_step.py --json`."""
 
 import argparse
+import ctypes
 import json
 import platform
 import statistics
@@ -119,7 +120,8 @@ def peak_mb(model_name: str, method: str, batch: int, device: torch.device) -> f
         torch.cuda.reset_peak_memory_stats(device)
         run_steps(lambda: Step(model_name, method, batch, device))
         return torch.cuda.max_memory_allocated(device) / 1e6
-    run_steps(lambda: Step("emoji-dit", "full", 1, device))  # what PyTorch allocates once, whatever is trained
+    run_steps(lambda: Step("emoji-dit", "bitfit", 1, device))  # what PyTorch allocates once, whatever is trained
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts from what is resident now
     before = resident_mb("VmRSS")
     run_steps(lambda: Step(model_name, method, batch, device))
@@ -144,7 +146,40 @@ def peak_mb_in_child(model_name: str, method: str, batch: int, device: torch.dev
 
 
 def measure(model_name: str, batch: int, rounds: int, device: torch.device) -> dict[str, Any]:
-    """Every method on one model and batch. The methods take turns, so that what disturbs the machine hits all alike."""
+    """Every method on one model and batch: times in this process, then the peak memory of each in one of its own."""
+    rows, floor_seconds, matmul = take_turns(model_name, batch, rounds, device)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    for method, row in rows.items():
+        row["peak_mb"] = round(peak_mb_in_child(model_name, method, batch, device), 1)
+    with training_autocast(device):
+        precision = "bf16" if torch.is_autocast_enabled(device.type) else "fp32"
+    full = rows["full"]["seconds"]
+    return {
+        "model": model_name,
+        "batch": batch,
+        "rounds": rounds,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU",
+        "threads": torch.get_num_threads(),
+        "precision": precision,
+        "matmul_tflops": round(matmul / 1e12, 3),
+        "methods": rows,
+        "floor": {
+            "ratio_to_full": round(FLOOR, 3),
+            "seconds": round(FLOOR * full, 4),
+            "measured_seconds": round(floor_seconds, 4),
+            "measured_ratio_to_full": round(floor_seconds / full, 3),
+        },
+    }
+
+
+def take_turns(
+    model_name: str, batch: int, rounds: int, device: torch.device
+) -> tuple[dict[str, dict[str, Any]], float, float]:
+    """A row of figures for each method, the seconds of the least step there can be, and the machine's rate of products.
+
+    The methods take turns, step by step, so that what disturbs the machine hits all alike.
+    """
     steps: dict[str | None, Step] = {method: Step(model_name, method, batch, device) for method in (*METHODS, None)}
     flops = {method: step.flops() for method, step in steps.items()}  # warms up, too
     times: dict[str | None, list[float]] = {method: [] for method in steps}
@@ -153,7 +188,7 @@ def measure(model_name: str, batch: int, rounds: int, device: torch.device) -> d
             times[method].append(step.seconds())
     seconds = {method: statistics.median(taken) for method, taken in times.items()}
     matmul = matmul_flops_per_second(device)
-    found = {
+    rows = {
         method: {
             "seconds": round(seconds[method], 4),
             "ratio_to_full": round(seconds[method] / seconds["full"], 3),
@@ -163,28 +198,7 @@ def measure(model_name: str, batch: int, rounds: int, device: torch.device) -> d
         }
         for method in METHODS
     }
-    steps.clear()
-    for method in METHODS:
-        found[method]["peak_mb"] = round(peak_mb_in_child(model_name, method, batch, device), 1)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU"
-    with training_autocast(device):
-        precision = "bf16" if torch.is_autocast_enabled(device.type) else "fp32"
-    return {
-        "model": model_name,
-        "batch": batch,
-        "rounds": rounds,
-        "device": name,
-        "threads": torch.get_num_threads(),
-        "precision": precision,
-        "matmul_tflops": round(matmul / 1e12, 3),
-        "methods": found,
-        "floor": {
-            "ratio_to_full": round(FLOOR, 3),
-            "seconds": round(FLOOR * seconds["full"], 4),
-            "measured_seconds": round(seconds[None], 4),
-            "measured_ratio_to_full": round(seconds[None] / seconds["full"], 3),
-        },
-    }
+    return rows, seconds[None], matmul
 
 
 def main() -> None:

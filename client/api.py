@@ -15,7 +15,8 @@ from httpx_sse import EventSource, SSEError, connect_sse
 
 from client.errors import ApiError, ConfigError, UnreachableError, error_of
 from client.shapes import Dataset, Event, Generation, Job, Key, Model, NewKey, NewTenant, Page, Plan, Tenant, Usage
-from client.upload import CHUNK, MultipartBody, ProgressCallback
+from client.tus import ResumableUpload
+from client.upload import ARCHIVES, CHUNK, MultipartBody, ProgressCallback
 
 TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 UPLOAD_TIMEOUT = httpx.Timeout(300.0, connect=10.0)  # after the last byte the server still moves the file into its store
@@ -23,6 +24,7 @@ STREAM_TIMEOUT = httpx.Timeout(60.0, connect=10.0)  # a stream that is silent fo
 EXPORT_PAUSE = 1.0  # seconds between two questions whether an export is made
 GENERATE_WAIT = 60  # seconds; the longest the server holds an answer back
 SILENCE_LIMIT = 60.0  # seconds without any contact after which watching gives up
+ONE_REQUEST_BYTES = 64 * 1024**2  # up to here an upload is sent whole
 REPEAT_PAUSES = (1.0, 4.0, 30.0)  # seconds; the server gives a request that died half-way up after 30
 ENDED = frozenset({"succeeded", "failed", "cancelled"})
 
@@ -56,10 +58,33 @@ class Client:
         label: str | None = None,
         progress: ProgressCallback | None = None,
     ) -> Dataset:
-        """Send one archive, or loose images that all show the class `label`, in constant memory."""
+        """Send one archive, or loose images that all show the class `label`, in constant memory.
+
+        A large archive goes in parts: what cuts the connection costs one part, and another call of this goes on within a day.
+        """
+        if len(files) == 1 and files[0].name.lower().endswith(ARCHIVES) and files[0].stat().st_size > ONE_REQUEST_BYTES:
+            return self._upload_in_parts(files[0], name, progress or (lambda sent, total: None))
         fields = {key: value for key, value in (("name", name), ("label", label)) if value is not None}
         body = MultipartBody(fields, files, progress)
         dataset: Dataset = self._json("POST", "/datasets", content=iter(body), headers=body.headers, timeout=UPLOAD_TIMEOUT)
+        return dataset
+
+    def _upload_in_parts(self, path: Path, name: str | None, progress: ProgressCallback) -> Dataset:
+        upload = ResumableUpload(path, name)
+        url, heard = upload.begin(self._request), time.monotonic()
+        offset = -1  # not known, ask the server
+        while offset < upload.length:
+            try:
+                offset = upload.ask(self._request, url) if offset < 0 else upload.send_part(self._request, url, offset)
+                heard = time.monotonic()
+                progress(offset, upload.length)
+            except (UnreachableError, ApiError) as error:
+                refused = isinstance(error, ApiError) and error.status < 500 and error.code not in upload.PASSING
+                if refused or time.monotonic() - heard > SILENCE_LIMIT:
+                    raise
+                offset = -1
+                time.sleep(1.0)
+        dataset: Dataset = self._create(f"{url}/dataset", headers=upload.VERSION)
         return dataset
 
     def dataset(self, dataset_id: str) -> Dataset:
@@ -212,7 +237,7 @@ class Client:
 
     def _save(self, path: str, params: Mapping[str, str], target: Path, progress: ProgressCallback | None) -> int | None:
         """Write an answer to a new file and return its size; None where the server is still making it."""
-        with self._http.stream("GET", path, params=dict(params)) as response:
+        with self._http.stream("GET", path, params=dict(params), follow_redirects=True) as response:
             _raise_for_refusal(response)
             if response.status_code == httpx.codes.ACCEPTED:
                 return None

@@ -56,6 +56,7 @@ def create(
     name: Annotated[str | None, typer.Option(help="A name for people.")] = None,
     priority: Annotated[int | None, typer.Option(help="-100 to 100; higher is sooner, among your own jobs.")] = None,
     max_duration: Annotated[int | None, typer.Option(metavar="SECONDS", help="Fail after so long with a worker.")] = None,
+    init_adapter: Annotated[str | None, typer.Option(metavar="ADAPTER", help="Begin with this adapter's values.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show every resolved value and start nothing.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Stay and watch the training.")] = False,
     as_json: AsJson = False,
@@ -64,7 +65,7 @@ def create(
     spec: dict[str, Any] = {"base_model": base, "dataset": dataset, "method": {"type": method}}
     spec["method"] |= named_values(method_settings or [], "--method-set")
     spec |= {"hyperparameters": named_values(settings or [])}
-    given = {"seed": seed, "name": name, "priority": priority, "max_duration": max_duration}
+    given = {"seed": seed, "name": name, "priority": priority, "max_duration": max_duration, "init_adapter": init_adapter}
     spec |= {key: value for key, value in given.items() if value is not None}
     with connect(context) as client:
         if dry_run:

@@ -64,7 +64,7 @@ class TrainingView:
                 self._line(f"validation loss of {which}: {number_text(data['loss'])}")
             case "pausing" | "paused" | "cancelling" | "resumed" | "retried":
                 self._line(event["type"])
-            case "warning" | "requeued":
+            case "warning" | "requeued" | "out_of_memory":
                 self._line(f"[yellow]{event['type']}[/] {plain(data.get('message', ''))}")
             case _:
                 pass

@@ -14,7 +14,7 @@ from difffit_core.bank_sites import Batch, LayerSite, NormSite, Site, TableSite,
 from difffit_core.dit import class_embedder, class_rows, null_label, tie_conditioning
 from difffit_core.errors import AdapterError
 from difffit_core.fitting import fit, meta_copy
-from difffit_core.merging import at_strength, by_module, check_strength, check_unmerged
+from difffit_core.merging import at_strength, by_module, check_strength, check_untouched
 from difffit_core.methods.structure import is_norm
 
 BANKABLE = frozenset({"difffit", "bitfit"})  # their adapters are vectors; LoRA's and full ones are matrices
@@ -40,7 +40,7 @@ class AdapterBank:
 
     def __init__(self, model: nn.Module, base_sha256: str, base_names: Sequence[str] = ()) -> None:
         """`model` is an untouched base with the weights `base_sha256`, whose classes are `base_names`."""
-        check_unmerged(model)
+        check_untouched(model)
         if isinstance(model, DiTTransformer2DModel):
             tie_conditioning(model)
         self.base_sha256, self.base_names = base_sha256, list(base_names)

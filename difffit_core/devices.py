@@ -16,6 +16,13 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether PyTorch could not get the memory for a tensor, on a GPU or from the allocator of the CPU."""
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+
+
 def training_autocast(device: torch.device) -> AbstractContextManager[object]:
     """bf16 where the hardware multiplies it natively; else fp32."""
     native = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()

@@ -5,7 +5,8 @@ from torch import Tensor, nn
 from difffit_core.errors import SpecError
 from difffit_core.methods.difffit.kernel import scaled_linear
 from difffit_core.methods.difffit.layer import ScaledLinear
-from difffit_core.quantization import BasePrecision, PackedWeight
+from difffit_core.quantization import PackedWeight
+from difffit_core.spec import BasePrecision
 
 
 class PackedLinear(nn.Linear):

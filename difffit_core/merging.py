@@ -75,7 +75,7 @@ def merge(model: nn.Module, adapter: Adapter, strength: float = 1.0, *, base_nam
     """
     check_strength(strength)
     check_mergeable(adapter)
-    check_unmerged(model)
+    check_untouched(model)
     skeleton = fit(model, adapter, base_names)
     if isinstance(model, DiTTransformer2DModel):
         tie_conditioning(model)
@@ -112,9 +112,15 @@ def check_mergeable(adapter: Adapter) -> None:
         )
 
 
-def check_unmerged(model: nn.Module) -> None:
-    """Raise AdapterError (`already_merged`) that names the first module with an adapter merged into it or put around it."""
+def check_untouched(model: nn.Module) -> None:
+    """Raise AdapterError that names the first module with an adapter merged into it or put around it, or packed weights."""
     for path, module in model.named_modules():
+        if isinstance(module._modules.get("weight"), nn.Module):
+            raise AdapterError(
+                f"{path} holds its weight in few bits, which only training on it can use; load the base in fp32.",
+                code="packed_base",
+                param=path,
+            )
         if MARK in module.__dict__ or FACTORS & module._parameters.keys():
             raise AdapterError(
                 f"{path} carries an adapter already; call `unmerge()` first, or load the base anew.",

@@ -1,13 +1,12 @@
 """Number formats in which a frozen matrix takes less memory than in fp32: bf16, int8 and NF4."""
 
 from statistics import NormalDist
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-BasePrecision = Literal["fp32", "bf16", "int8", "nf4"]
+from difffit_core.spec import BasePrecision
 
 BLOCK = 64  # numbers that share one NF4 step, as in QLoRA (Dettmers et al., arXiv 2305.14314)
 

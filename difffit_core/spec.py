@@ -16,6 +16,8 @@ MAX_TOKENS = 256  # of a prompt with its answer
 
 Scheduler = Literal["ddpm", "ddim", "dpmsolver++"]
 
+BasePrecision = Literal["fp32", "bf16", "int8", "nf4"]
+
 AdapterStrength = Annotated[float, Field(ge=0, le=2)]  # 0 is the base, 1 the adapter as it was trained
 
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**53)]  # the integers that survive JSON in every language
@@ -38,6 +40,9 @@ class Hyperparameters(Strict):
             bool, Field(strict=True, description="Recompute activations instead of keeping them: less memory, a slower step.")
         ]
         | Auto
+    ) = "auto"
+    base_precision: (
+        Annotated[BasePrecision, Field(description="How the frozen matrices are stored while training; auto is fp32.")] | Auto
     ) = "auto"
     resolution: (
         Annotated[
@@ -79,6 +84,7 @@ class JobSpec(Strict):
     name: Annotated[str, Field(max_length=200)] | None = None
     priority: Annotated[int, Field(strict=True, ge=-100, le=100)] = 0  # among the tenant's own jobs; higher is sooner
     max_duration: Annotated[int, Field(strict=True, ge=1, le=31_536_000)] | None = None  # seconds with a worker, in all
+    init_adapter: Annotated[str, Field(min_length=1, max_length=200)] | None = None  # whose values to begin with
 
 
 class DatasetSummary(Strict):
@@ -108,6 +114,7 @@ class ResolvedHyperparameters(Strict):
     batch_size: int
     micro_batch_size: int
     gradient_checkpointing: bool
+    base_precision: BasePrecision
     resolution: int | None
     max_tokens: int | None
     learning_rate: float
@@ -169,6 +176,7 @@ def resolve(spec: JobSpec, base: BaseModelEntry, dataset: DatasetSummary) -> Tra
         "batch_size": batch_size,
         "micro_batch_size": batch_size,
         "gradient_checkpointing": False,
+        "base_precision": "fp32",
         "resolution": base.image_size(),
         "max_tokens": MAX_TOKENS if base.task == "instruction" else None,
         "learning_rate": spec.method.learning_rate(base.defaults.pretraining_learning_rate, base.family),
@@ -191,6 +199,12 @@ def resolve(spec: JobSpec, base: BaseModelEntry, dataset: DatasetSummary) -> Tra
         raise SpecError(
             f"warmup_steps is {resolved.warmup_steps} but the job has only {resolved.steps} steps; make it smaller.",
             param="hyperparameters.warmup_steps",
+        )
+    if resolved.base_precision != "fp32" and spec.method.type == "full":
+        raise SpecError(
+            f"Full fine-tuning trains every matrix, so none can be stored in {resolved.base_precision}; "
+            "use fp32, or a method that freezes the base.",
+            param="hyperparameters.base_precision",
         )
     _check_sizes(resolved, base)
     return TrainingSpec(

@@ -5,6 +5,7 @@
 
 import argparse
 import ctypes
+import errno
 import os
 import signal
 import sys
@@ -46,8 +47,8 @@ def train(folder: Path) -> int:
     """Train the SPEC_DIR `folder` and say how it went in its `events.jsonl`. Of several processes, the first does."""
     from pydantic import ValidationError
 
-    from difffit_core.devices import pick_device
-    from difffit_core.errors import DiffFitError
+    from difffit_core.devices import is_out_of_memory, pick_device
+    from difffit_core.errors import DiffFitError, SpecError
     from difffit_core.events import EventLog
     from difffit_core.processes import Processes
     from difffit_core.spec import TrainingSpec
@@ -59,7 +60,10 @@ def train(folder: Path) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop.on_signal if leads else signal.SIG_IGN)  # the others end when the first tells them
     try:
-        spec = TrainingSpec.model_validate_json((folder / "spec.json").read_text())
+        try:
+            spec = TrainingSpec.model_validate_json((folder / "spec.json").read_text())
+        except (OSError, ValidationError) as error:
+            raise SpecError(f"spec.json cannot be used: {error}") from error
         processes = Processes(pick_device(os.environ.get("DIFFFIT_DEVICE", "auto")))
         Trainer(spec, folder, processes, events, stop).run()
         processes.close()
@@ -68,12 +72,14 @@ def train(folder: Path) -> int:
     except DiffFitError as error:
         events.emit("failed", code=error.code, message=error.message, param=error.param)
         return 1
-    except (OSError, ValidationError) as error:
-        events.emit("failed", code="invalid_spec", message=f"spec.json cannot be used: {error}", param=None)
-        return 1
     except Exception as error:
         traceback.print_exc()
-        events.emit("failed", code="internal_error", message=f"The trainer failed: {type(error).__name__}: {error}", param=None)
+        code, param = "internal_error", None
+        if is_out_of_memory(error):
+            code, param = "out_of_memory", "hyperparameters.micro_batch_size"
+        elif isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            code = "disk_full"
+        events.emit("failed", code=code, message=f"The trainer failed: {type(error).__name__}: {error}", param=param)
         return 1
     return 0
 

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from difffit_core import initial_values
 from difffit_core.adapter_file import save_adapter
 from difffit_core.base_models import BaseModelEntry
 from difffit_core.dataset import Item, read_index, split
@@ -16,6 +17,7 @@ from difffit_core.devices import inference_autocast
 from difffit_core.errors import DatasetError, SpecError, TrainingDiverged
 from difffit_core.events import EventLog
 from difffit_core.families import family_of
+from difffit_core.frozen_base import store_base
 from difffit_core.methods.injection import count_parameters, prepare, trained_parameters
 from difffit_core.processes import Processes
 from difffit_core.spec import TrainingSpec
@@ -49,6 +51,7 @@ class Trainer:
         self.task = load_task(spec, self.base, self.device)
         self.model = self.task.model
         prepare(self.model, spec.method)
+        store_base(self.model, self.h.base_precision)
         self.model.to(self.device).train()
         if self.h.gradient_checkpointing:
             self.task.use_gradient_checkpointing()
@@ -62,8 +65,12 @@ class Trainer:
         """Train to the end, or to a checkpoint where a stop is requested. Raises DiffFitError for what the user can mend."""
         began = time.monotonic()
         checkpoint = newest_checkpoint(self.folder / "checkpoints")
+        initial = self.folder / initial_values.FILE
         if checkpoint is not None:
             self.state.load(checkpoint)
+        elif initial.exists():
+            names = self.task.class_names
+            initial_values.begin_with(self.state, initial, self.spec, self.base.sha256(), names)
         resumed_from = self.state.step if checkpoint is not None else None
         trained, total = count_parameters(self.model)
         self.events.emit(
@@ -92,7 +99,7 @@ class Trainer:
         with self._stop.deferred():
             self._add_up(self._no_loss())  # the others may read what was encoded
         if fresh:
-            self._validate(held_out, base=True)
+            self._validate(held_out, base=not (self.folder / initial_values.FILE).exists())
             self._sample(held_out or train)
         self._train(train, held_out)
         self._others_wait = False

@@ -4,7 +4,7 @@ import secrets
 import time
 from typing import Literal
 
-Prefix = Literal["ds", "job", "ad", "gen", "exp", "ck", "evt", "img", "ten", "key", "wh", "msg"]
+Prefix = Literal["ds", "job", "ad", "gen", "exp", "ck", "evt", "img", "ten", "key", "wh", "msg", "upl"]
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no i, l, o, u
 
 

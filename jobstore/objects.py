@@ -3,17 +3,22 @@
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import obstore
 from obstore.exceptions import BaseError
-from obstore.store import from_url
+from obstore.store import S3Store, from_url
 
 from jobstore.errors import StorageError
 
+if TYPE_CHECKING:
+    from obstore.store import RetryConfig
+
 CHUNK_BYTES = 5 * 1024**2  # the smallest part that S3 takes
+SIGNED_FOR = timedelta(minutes=15)
+RETRIES: "RetryConfig" = {"max_retries": 4, "retry_timeout": timedelta(seconds=20)}  # a request must not hang for minutes
 PARTS_IN_FLIGHT = 2  # an upload holds so many chunks in memory, however large it is
 
 
@@ -42,9 +47,13 @@ class ObjectStore:
     Every failure is a StorageError: `object_missing` for a key that is not there, else `storage_error`, which may pass.
     """
 
-    def __init__(self, url: str) -> None:
-        """`url` is file:///a/folder (made where it is missing) or s3://bucket/prefix."""
-        self._store = from_url(url, mkdir=True) if url.startswith("file:") else from_url(url)
+    def __init__(self, url: str, signs: bool = False) -> None:
+        """`url` is file:///a/folder (made where it is missing) or s3://bucket/prefix, with the keys to it in AWS_… variables.
+
+        A bucket gives signed URLs where it `signs`; a folder cannot.
+        """
+        self._store = from_url(url, mkdir=True) if url.startswith("file:") else from_url(url, retry_config=RETRIES)
+        self._signs = signs
 
     def put_file(self, key: str, path: Path) -> None:
         with _failures(key):
@@ -57,12 +66,15 @@ class ObjectStore:
     async def put_stream(self, key: str, chunks: AsyncIterator[bytes]) -> int:
         """Store what the iterator gives, in constant memory; returns the bytes written. If it raises, nothing is stored."""
         written = 0
-        async with obstore.open_writer_async(
-            self._store, key, buffer_size=CHUNK_BYTES, max_concurrency=PARTS_IN_FLIGHT
-        ) as writer:
-            async for chunk in chunks:
-                await writer.write(chunk)
-                written += len(chunk)
+        try:
+            async with obstore.open_writer_async(
+                self._store, key, buffer_size=CHUNK_BYTES, max_concurrency=PARTS_IN_FLIGHT
+            ) as writer:
+                async for chunk in chunks:
+                    await writer.write(chunk)
+                    written += len(chunk)
+        except BaseError as error:
+            raise StorageError(f"The object store cannot be used ({key}): {error}") from error
         return written
 
     def get_bytes(self, key: str) -> bytes:
@@ -76,10 +88,24 @@ class ObjectStore:
         return _chunks(key, found.stream(min_chunk_size=CHUNK_BYTES))
 
     def get_to_file(self, key: str, path: Path) -> None:
-        chunks = self.stream(key)
-        with path.open("wb") as file:
-            for chunk in chunks:
-                file.write(chunk)
+        self.get_joined([key], path)
+
+    def get_joined(self, keys: Iterable[str], path: Path) -> None:
+        """The files one behind the other; nothing where one of them cannot be had."""
+        try:
+            with path.open("wb") as file:
+                for key in keys:
+                    file.writelines(self.stream(key))
+        except StorageError:
+            path.unlink()
+            raise
+
+    def signed_url(self, key: str) -> str | None:
+        """A URL under which anybody can get the file for some minutes; None where the store gives none."""
+        if not self._signs or not isinstance(self._store, S3Store):
+            return None
+        with _failures(key):
+            return obstore.sign(self._store, "GET", key, SIGNED_FOR)
 
     def exists(self, key: str) -> bool:
         try:

@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 from jobstore.errors import QuotaError
 from jobstore.lifecycle import WITH_WORKER, JobStatus
 from jobstore.settings import Settings
-from jobstore.tables import Adapter, Checkpoint, Dataset, Job, Tenant
+from jobstore.tables import Adapter, Checkpoint, Dataset, Job, Tenant, Upload
 
 MARGIN = 200  # jobs below the limit from which requests of one tenant take turns; more than are in flight at once
 FULL_RETRY_SECONDS = 60
@@ -88,9 +88,10 @@ def storage_full(free: int) -> QuotaError:
 
 def stored_bytes(session: Session, tenant_id: str) -> int:
     datasets = select(func.sum(Dataset.upload_bytes)).where(Dataset.tenant_id == tenant_id, Dataset.status != "deleted")
+    uploads = select(func.sum(Upload.length)).where(Upload.tenant_id == tenant_id)
     checkpoints = select(func.sum(Checkpoint.bytes)).join(Job).where(Job.tenant_id == tenant_id)
-    adapters = select(func.sum(Adapter.bytes)).where(Adapter.tenant_id == tenant_id)
-    return sum(int(session.scalar(query) or 0) for query in (datasets, checkpoints, adapters))
+    adapters = select(func.sum(Adapter.bytes)).where(Adapter.tenant_id == tenant_id, Adapter.deleted_at.is_(None))
+    return sum(int(session.scalar(query) or 0) for query in (datasets, uploads, checkpoints, adapters))
 
 
 def _jobs(tenant_id: str, which: ColumnElement[bool]) -> Select[int]:

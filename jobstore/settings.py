@@ -16,11 +16,13 @@ MINIMUM_KEY_LENGTH = 24  # characters; shorter keys could be guessed
 class Settings(BaseSettings):
     """Settings of one process. Names in the environment are upper case and begin with DIFFFIT_, except the two URLs."""
 
-    model_config = SettingsConfigDict(env_prefix="DIFFFIT_", extra="ignore")
+    # A wrong value may be a password: errors name the setting only.
+    model_config = SettingsConfigDict(env_prefix="DIFFFIT_", extra="ignore", hide_input_in_errors=True)
 
     database_url: SecretStr = Field(alias="DATABASE_URL", description="PostgreSQL, as postgresql://user:password@host/database")
     redis_url: SecretStr = Field(alias="REDIS_URL", description="Valkey or Redis, as redis://host:6379/0")
-    storage_url: str = Field(description="Where files are kept: file:///a/folder")
+    storage_url: str = Field(description="Where files are kept: file:///a/folder or s3://bucket/prefix")
+    signed_downloads: bool = Field(False, description="Send downloads of adapters to the S3 bucket by signed URLs")
     models: Path = Field(PACKAGED_CATALOG, description="The catalog of base models (models.toml)")
     work_dir: Path = Field(Path("/tmp/difffit"), description="Scratch space of workers; safe to delete when they are stopped")
     api_key: SecretStr | None = Field(None, description="The admin key that migrations install for the tenant `default`")

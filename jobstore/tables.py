@@ -72,7 +72,8 @@ class Dataset(Leased, Base):
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     name: Mapped[str]
     status: Mapped[str]
-    upload_key: Mapped[str]  # the object exactly as the user sent it
+    upload_key: Mapped[str]  # the object exactly as the user sent it, or the prefix of the parts
+    upload_parts: Mapped[list[str] | None] = mapped_column(JSONB(none_as_null=True))  # names of parts, in order
     upload_bytes: Mapped[int]
     content_key: Mapped[str | None]  # the checked images as one tar, what a worker stages
     preview_key: Mapped[str | None]
@@ -82,6 +83,21 @@ class Dataset(Leased, Base):
     error: Mapped[Json | None]  # {code, message, param}
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     finished_at: Mapped[datetime | None]
+
+
+class Upload(Base):
+    """An upload that arrives in pieces and becomes a dataset when it is whole."""
+
+    __tablename__ = "uploads"
+    __table_args__ = (Index("ix_uploads_tenant_id_id", "tenant_id", "id"), Index("ix_uploads_expires_at", "expires_at"))
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    name: Mapped[str]
+    length: Mapped[int]
+    offset: Mapped[int]  # bytes that have arrived
+    parts: Mapped[list[str]] = mapped_column(JSONB)  # names of the objects with those bytes, in order
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime]
 
 
 class Job(Leased, Base):

@@ -5,12 +5,16 @@ TEST_DATABASE_URL (of a user that may create databases) and TEST_REDIS_URL repla
 
 import os
 import secrets
+import socket
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import pytest
 import redis
 from sqlalchemy import URL, Engine, create_engine, make_url, text
@@ -112,6 +116,33 @@ def sessions(engine: Engine) -> sessionmaker[Session]:
 @pytest.fixture
 def store(settings: Settings) -> ObjectStore:
     return ObjectStore(settings.storage_url)
+
+
+@pytest.fixture(scope="session")
+def s3_url() -> Iterator[str]:
+    """A server that speaks S3, in a process of its own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "moto.server", "--host", "127.0.0.1", "--port", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def bucket_url(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An empty bucket of that server; what it takes to reach it stands in the environment."""
+    name = f"bucket-{secrets.token_hex(8)}"
+    keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1"}
+    for variable, value in (keys | {"AWS_ENDPOINT_URL": s3_url, "AWS_ALLOW_HTTP": "true"}).items():
+        monkeypatch.setenv(variable, value)
+    with httpx.Client(transport=httpx.HTTPTransport(retries=8)) as client:  # until the server listens
+        assert client.put(f"{s3_url}/{name}").status_code == 200
+    return f"s3://{name}/some/prefix"
 
 
 @pytest.fixture

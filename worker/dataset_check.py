@@ -16,6 +16,7 @@ from difffit_core.spec import content_sha256
 from jobstore import leases
 from jobstore.settings import Settings, get_settings
 from jobstore.tables import Dataset
+from jobstore.uploads import upload_keys
 from worker import contact_sheet
 from worker.archives import Refusal, UnpackedFile, refusal, unpack
 from worker.dataset_layout import Caption, Layout, is_metadata, is_system_file, read_layout
@@ -66,7 +67,7 @@ def check_dataset(dataset_id: str) -> None:
 
 def _bring_to_end(dataset: Dataset, lease: Lease, folder: Path, settings: Settings) -> None:
     upload = folder / "upload"
-    objects().get_to_file(dataset.upload_key, upload)
+    objects().get_joined(upload_keys(dataset), upload)
     checked: CheckedDataset | None = None
     try:
         with ImagePool(settings.max_image_pixels) as pool:

@@ -17,12 +17,19 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from jobstore.objects import ObjectStore
 from jobstore.settings import Settings
-from jobstore.tables import Adapter, Checkpoint, Dataset, Export, Image, Job
+from jobstore.tables import Adapter, Checkpoint, Dataset, Export, Image, Job, Upload
 
 logger = logging.getLogger(__name__)
 
-PREFIXES = ("datasets/", "jobs/", "adapters/", "images/")  # of the keys that rows name; others are not ours to judge
+PREFIXES = (
+    "datasets/",
+    "jobs/",
+    "adapters/",
+    "images/",
+    "uploads/",
+)  # of the keys that rows name; others are not ours to judge
 BATCH = 1000  # keys in one query
+PART = re.compile(r"uploads/(upl_[^/]+)/")
 LOG = re.compile(r"jobs/(job_[^/]+)/logs/")
 
 
@@ -67,5 +74,10 @@ def unnamed(sessions: sessionmaker[Session], keys: Iterable[str]) -> list[str]:
         columns = (Dataset.upload_key, Dataset.content_key, Dataset.preview_key)
         datasets = select(*columns).where(Dataset.status != "deleted", or_(*(column == wanted for column in columns)))
         named |= {key for row in session.execute(datasets) for key in row}
+        prefixes = {found[0] for key in given if (found := PART.match(key))}
+        unfinished = session.scalars(select(Upload.id).where(Upload.id.in_([prefix.split("/")[1] for prefix in prefixes])))
+        whole = select(Dataset.upload_key).where(Dataset.status != "deleted", Dataset.upload_key.in_(prefixes))
+        kept_prefixes = {f"uploads/{upload_id}/" for upload_id in unfinished} | set(session.scalars(whole))
+        named |= {key for key in given if (found := PART.match(key)) and found[0] in kept_prefixes}
         living = set(session.scalars(select(Job.id).where(Job.id.in_(set(logs.values())), Job.deleted_at.is_(None))))
     return [key for key in given if key not in named and logs.get(key) not in living]

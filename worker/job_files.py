@@ -8,21 +8,25 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
 from difffit_core.base_models import get_base_model, load_catalog
-from difffit_core.errors import DatasetError
+from difffit_core.errors import AdapterError, DatasetError
 from jobstore.objects import ObjectStore
 from jobstore.settings import Settings
-from jobstore.tables import Checkpoint, Dataset, Job
+from jobstore.tables import Adapter, Checkpoint, Dataset, Job
+
+INITIAL_VALUES = "init.safetensors"  # where the trainer looks for them; see difffit_core.initial_values
 
 
 def stage(sessions: sessionmaker[Session], job: Job, spec_dir: Path, objects: ObjectStore, settings: Settings) -> None:
-    """Fill the trainer's folder: spec.json, dataset/ and, where an earlier attempt left one, the newest checkpoint.
+    """Fill the trainer's folder: spec.json, dataset/, and the newest checkpoint of an earlier attempt or the initial values.
 
-    Raises ModelError or DatasetError where this worker lacks the base model or the dataset has gone.
+    It can be done again where it broke off. Raises ModelError, DatasetError or AdapterError where this worker lacks the base
+    model, or the dataset or the initial adapter has gone.
     """
     with sessions() as session:
         dataset = session.get(Dataset, job.dataset_id)
         newest = select(Checkpoint).where(Checkpoint.job_id == job.id).order_by(Checkpoint.step.desc()).limit(1)
         checkpoint = session.scalar(newest)
+        initial = session.get(Adapter, job.init_adapter_id) if job.init_adapter_id is not None else None
     if dataset is None or dataset.content_key is None:
         raise DatasetError("The job's dataset is no longer there.", code="dataset_missing", param="dataset")
     base = get_base_model(load_catalog(settings.models), job.base_model)
@@ -30,15 +34,19 @@ def stage(sessions: sessionmaker[Session], job: Job, spec_dir: Path, objects: Ob
     spec = job.training_spec | {"base_model_path": str(base.path)}
     (spec_dir / "spec.json").write_text(json.dumps(spec))
     _fetch_tar(objects, dataset.content_key, spec_dir / "dataset")
-    (spec_dir / "checkpoints").mkdir()
+    (spec_dir / "checkpoints").mkdir(exist_ok=True)
     if checkpoint is not None:
         _fetch_tar(objects, checkpoint.object_key, spec_dir / "checkpoints" / f"step-{checkpoint.step:06d}")
+    elif initial is not None:
+        if initial.deleted_at is not None:
+            raise AdapterError("The adapter to begin with is deleted.", code="adapter_missing", param="init_adapter")
+        objects.get_to_file(initial.object_key, spec_dir / INITIAL_VALUES)
 
 
 def _fetch_tar(objects: ObjectStore, key: str, folder: Path) -> None:
     packed = folder.with_name(f"{folder.name}.tar")
     objects.get_to_file(key, packed)
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     with tarfile.open(packed) as tar:
         tar.extractall(folder, filter="data")
     packed.unlink()

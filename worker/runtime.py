@@ -91,7 +91,8 @@ def objects() -> ObjectStore:
 
 def child_environment() -> dict[str, str]:
     """The environment for processes that handle untrusted data or users' settings: no addresses of servers, no secrets."""
-    return {name: value for name, value in os.environ.items() if not name.endswith("_URL") and not name.startswith("DIFFFIT_")}
+    secret = ("DIFFFIT_", "AWS_")
+    return {name: value for name, value in os.environ.items() if not name.endswith("_URL") and not name.startswith(secret)}
 
 
 @contextmanager

@@ -128,11 +128,43 @@ def _decide(job: Job, trainer: TrainerProcess, ending: Event | None, lease: Leas
         message = f"The job has had a worker for its max_duration of {job.max_duration} seconds. Its last checkpoint is kept."
         _fail(lease, {"code": "max_duration_exceeded", "message": message, "param": "max_duration"})
     elif ending is not None and how == "failed":
-        _fail(lease, {name: ending.get(name) for name in ("code", "message", "param")})
+        _failed(job, lease, ending)
     elif stop_requested():
         _stop(lease)
     else:
         _crashed(job, lease, f"The trainer ended {_how(status)}. {_last_lines(trainer.log())}", "trainer_crashed")
+
+
+def _failed(job: Job, lease: Lease, ending: Event) -> None:
+    """A failure that the trainer tells of is the job's error, where nothing else can be tried."""
+    if ending["code"] == "out_of_memory":
+        _out_of_memory(job, lease, ending)
+    elif ending["code"] == "disk_full":
+        _crashed(job, lease, ending["message"], ending["code"])
+    else:
+        _fail(lease, {name: ending.get(name) for name in ("code", "message", "param")})
+
+
+def _out_of_memory(job: Job, lease: Lease, ending: Event) -> None:
+    """Queue the job again with half as many images on the device at a time, out of the same batch; fail it at one image."""
+    settings = job.training_spec["hyperparameters"]
+    held = min(settings["micro_batch_size"], settings["batch_size"])
+    if held == 1:
+        advice = "One image at a time is too much for this device: set gradient_checkpointing, a smaller resolution or base."
+        _fail(lease, {"code": "out_of_memory", "message": f"{advice} {ending['message']}", "param": ending["param"]})
+        return
+    message = f"Out of memory with {held} images at a time; the job goes on with {held // 2}, so the batch stays as it is."
+    spec = job.training_spec | {"hyperparameters": settings | {"micro_batch_size": held // 2}}
+    event_id = new_id("evt")
+
+    def halve() -> None:
+        with sessions().begin() as session:
+            lease.write(session, training_spec=spec)
+            events.append(session, job.id, "out_of_memory", {"message": message, "micro_batch_size": held // 2}, event_id)
+            leases.stop(session, job.id, lease.token, message)
+
+    persist(lease, halve)
+    wake("train", job.id)
 
 
 def _how(status: int | None) -> str:

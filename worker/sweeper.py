@@ -8,7 +8,7 @@ from kombu.exceptions import ChannelError
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session, sessionmaker
 
-from jobstore import idempotency, leases, webhooks
+from jobstore import idempotency, leases, uploads, webhooks
 from jobstore.dispatch import QUEUES, Kind, celery_app, wake
 from jobstore.settings import Settings
 from jobstore.tables import Dataset, Export, Generation, Job
@@ -66,6 +66,7 @@ def sweep(sessions: sessionmaker[Session], settings: Settings, take_over: bool =
         ]
         idempotency.forget_old(session)
         webhooks.forget_old(session)
+        uploads.forget_expired(session)
     for kind, row_id in waiting:
         logger.warning("Took over %s from a worker that fell silent", row_id)
         wake(kind, row_id)

@@ -3,12 +3,12 @@
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Response
-from fastapi.responses import StreamingResponse
 from sqlalchemy.orm import Session
 
 from api.auth import TenantId
 from api.deletion import delete_unused_adapter
 from api.dependencies import ResourcesDep, Transaction, owned
+from api.downloads import StoredFile
 from api.exports import export_answer
 from api.schemas import Answers, ExportView, errors
 from jobstore.objects import ObjectStore
@@ -21,6 +21,7 @@ DOWNLOADS: Answers = {
         "content": {"application/octet-stream": {}, "application/zip": {}},
         "description": "A safetensors file, or a zip of a folder",
     },
+    307: {"description": "The file is at `Location`, for some minutes and without a key"},
     202: {"model": ExportView, "description": "Not made yet: ask again after `Retry-After` seconds"},
 }
 Format = Annotated[
@@ -53,9 +54,5 @@ def adapter_answer(
     """The adapter in the format; raises what `export_answer` raises."""
     if file_format != "difffit":
         return export_answer(session, adapter, file_format, store)
-    headers = {
-        "content-disposition": f'attachment; filename="{adapter.id}.safetensors"',
-        "content-length": str(adapter.bytes),
-        "etag": f'"{adapter.sha256}"',
-    }
-    return StreamingResponse(store.stream(adapter.object_key), media_type="application/octet-stream", headers=headers)
+    file = StoredFile(adapter.object_key, f"{adapter.id}.safetensors", adapter.bytes, "application/octet-stream")
+    return file.answer(store, etag=f'"{adapter.sha256}"')

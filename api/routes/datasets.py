@@ -20,6 +20,7 @@ from jobstore.ids import new_id
 from jobstore.lifecycle import TERMINAL
 from jobstore.quotas import check_storage
 from jobstore.tables import Dataset, Job
+from jobstore.uploads import upload_keys
 
 router = APIRouter(prefix="/datasets", tags=["datasets"])
 
@@ -135,4 +136,4 @@ def delete_dataset(dataset: FoundDataset, session: Transaction, resources: Resou
     refuse_while_used("dataset", users.all(), "Cancel them, or wait for their end")
     dataset.status = "deleted"
     dataset.lease_token = dataset.lease_expires_at = None
-    discard(session, resources.store, filter(None, (dataset.upload_key, dataset.content_key, dataset.preview_key)))
+    discard(session, resources.store, filter(None, (*upload_keys(dataset), dataset.content_key, dataset.preview_key)))

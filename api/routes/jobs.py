@@ -15,7 +15,7 @@ from api.idempotency import Idempotent, created
 from api.pagination import PageQuery, page_of
 from api.schemas import Answers, JobView, Listing, Plan, errors
 from difffit_core.base_models import get_base_model
-from difffit_core.errors import DatasetError
+from difffit_core.errors import DatasetError, SpecError
 from difffit_core.spec import DatasetSummary, JobSpec, TrainingSpec, resolve
 from jobstore import events, queue
 from jobstore.dispatch import wake
@@ -39,6 +39,10 @@ def create_job(
     base = get_base_model(resources.catalog, spec.base_model)
     dataset = owned(session, Dataset, spec.dataset, tenant, param="dataset", keep=True)
     training_spec = resolve(spec, base, _summary(dataset))
+    if spec.init_adapter is not None:
+        _check_initial(
+            session, owned(session, Adapter, spec.init_adapter, tenant, param="init_adapter", keep=True), training_spec
+        )
     if dry_run:
         response.status_code = 200
         return Plan.of(training_spec)
@@ -63,11 +67,29 @@ def _summary(dataset: Dataset) -> DatasetSummary:
     return DatasetSummary(sha256=dataset.sha256, classes=dataset.classes)
 
 
+def _check_initial(session: Session, adapter: Adapter, spec: TrainingSpec) -> None:
+    """Raises SpecError (`wrong_init_adapter`) unless the adapter's values can be those that this training begins with."""
+    trained = session.get_one(Job, adapter.job_id).training_spec
+    pairs = {
+        "base model": (adapter.base_model, spec.base_model),
+        "method": (trained["method"], spec.method.model_dump(mode="json")),
+        "classes": (adapter.class_names, sorted(spec.dataset.classes) if adapter.class_names else []),
+    }
+    for what, (theirs, ours) in pairs.items():
+        if theirs != ours:
+            raise SpecError(
+                f"A job can begin with an adapter of the same {what} only: {adapter.id} has {theirs}, this job {ours}.",
+                code="wrong_init_adapter",
+                param="init_adapter",
+            )
+
+
 def _queue(session: Session, spec: JobSpec, training_spec: TrainingSpec, tenant: str) -> Job:
     job = Job(
         id=new_id("job"),
         tenant_id=tenant,
         dataset_id=spec.dataset,
+        init_adapter_id=spec.init_adapter,
         name=spec.name,
         priority=spec.priority,
         max_duration=spec.max_duration,

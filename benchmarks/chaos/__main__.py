@@ -46,11 +46,11 @@ def run(folder: Path, minutes: float, seed: int) -> tuple[dict[str, Any], Found]
     found, data_dir = Found(), folder / "data"
     with running_stack(data_dir) as stack:
         tenants, known, accepted = prepare(stack, seed)
-        faults = Faults(stack, seed, lambda: max(tenant.last_progress for tenant in tenants))
+        faults = Faults(stack, seed)
         workers = [threading.Thread(target=tenant.run) for tenant in tenants]
         for worker in workers:
             worker.start()
-        faults.run(60 * minutes, threading.Event())
+        faults.run(60 * minutes)
         for tenant in tenants:
             tenant.stop.set()
         for worker in workers:
@@ -112,10 +112,10 @@ def database_url(stack: Stack) -> str:
 
 
 def figures_of(faults: Faults, tenants: list[Tenant], found: Found, drained: float) -> dict[str, Any]:
-    recoveries = faults.recoveries or [0.0]
+    recoveries = faults.recoveries([at for tenant in tenants for at in tenant.progress]) or [0.0]
     return {
-        "faults": dict(sorted(faults.injected.items())),
-        "faults_in_all": faults.injected.total(),
+        "faults": faults.counts(),
+        "faults_in_all": len(faults.injected),
         "jobs": sum(len(tenant.jobs) for tenant in tenants),
         "pictures": sum(len(tenant.pictures) for tenant in tenants),
         **found.counts(),

@@ -1,45 +1,44 @@
-"""The faults: a part of the stack is killed, or stopped for longer than a lease, and how long it takes until work goes on."""
+"""The faults: a part of the stack is killed, stopped for longer than a lease, or loses its data."""
 
 import random
 import shutil
 import signal
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 
-from benchmarks.chaos.stack import LEASE_SECONDS, Process, Stack, wait_for
+from benchmarks.chaos.stack import LEASE_SECONDS, Process, Stack
 
 PARTS = ("trainer", "supervisor", "generate", "api", "postgres", "valkey")
 KINDS = [f"{verb} {part}" for verb in ("kill", "stop") for part in PARTS] + ["wipe valkey"]
 STOPPED_SECONDS = LEASE_SECONDS + 3.0
-PAUSE = (2.0, 8.0)  # seconds between the recovery from one fault and the next
-RECOVERY_SECONDS = 120.0
+PAUSE = (2.0, 10.0)  # seconds between a fault and the next, which may come before work goes on
 
 
 class Faults:
-    """Injects until the time is over. `last_progress` tells when a training step was last seen."""
+    """Injects until the time is over."""
 
-    def __init__(self, stack: Stack, seed: int, last_progress: Callable[[], float]) -> None:
-        self._stack, self._random, self._last_progress = stack, random.Random(seed), last_progress
+    def __init__(self, stack: Stack, seed: int) -> None:
+        self._stack, self._random = stack, random.Random(seed)
         self._next: list[str] = []
-        self.injected: Counter[str] = Counter()
-        self.recoveries: list[float] = []
-        self.log: list[tuple[float, str, float]] = []  # (when, what, seconds until work went on)
+        self.injected: list[tuple[str, float]] = []  # what, and when it was over (time.monotonic)
 
-    def run(self, seconds: float, stop: threading.Event) -> None:
-        began = time.monotonic()
-        while time.monotonic() < began + seconds and not stop.wait(self._random.uniform(*PAUSE)):
+    def run(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            time.sleep(self._random.uniform(*PAUSE))
             if not self._next:  # every kind once, in another order each time
                 self._next = self._random.sample(KINDS, len(KINDS))
             kind = self._next.pop()
-            at = time.monotonic()
             if self._inject(kind):
-                self.injected[kind] += 1
-                over = time.monotonic()
-                wait_for(lambda since=over: self._last_progress() > since, RECOVERY_SECONDS)  # type: ignore[misc]
-                self.recoveries.append(time.monotonic() - over)
-                self.log.append((at - began, kind, self.recoveries[-1]))
+                self.injected.append((kind, time.monotonic()))
+
+    def counts(self) -> dict[str, int]:
+        return dict(sorted(Counter(kind for kind, _ in self.injected).items()))
+
+    def recoveries(self, progress: list[float]) -> list[float]:
+        """Seconds from the end of each fault to the next training step that was seen; `progress` has the times of all."""
+        after = [min((at for at in progress if at > over), default=None) for _, over in self.injected]
+        return [at - over for at, (_, over) in zip(after, self.injected, strict=True) if at is not None]
 
     def _inject(self, kind: str) -> bool:
         """False where the part was not running just then."""

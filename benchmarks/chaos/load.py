@@ -16,8 +16,8 @@ from client.shapes import Event
 
 BASE = "emoji-dit"
 SEEDS = (1, 2, 3)  # of the jobs; each gives another adapter
-STEPS = 24
-OUTSTANDING = 3  # jobs of a tenant that wait or run at once
+STEPS = 16
+OUTSTANDING = 2  # jobs of a tenant that wait or run at once
 PICTURES_EVERY = 2.0  # seconds, at least
 WISHES = {"cancel": 0.15, "pause": 0.3}  # the share of jobs of which each is asked
 ENDED = {"succeeded", "failed", "cancelled"}
@@ -25,7 +25,7 @@ ENDED = {"succeeded", "failed", "cancelled"}
 
 def job_spec(dataset: str, seed: int) -> dict[str, Any]:
     """A job of some seconds, most of which a fault can hit."""
-    settings: dict[str, Any] = {"steps": STEPS, "batch_size": 8, "checkpoint_every": 4, "sample_every": 12, "sample_steps": 1}
+    settings: dict[str, Any] = {"steps": STEPS, "batch_size": 4, "checkpoint_every": 4, "sample_every": 8, "sample_steps": 1}
     settings |= {"validation_fraction": 0.0}
     return {"base_model": BASE, "dataset": dataset, "seed": seed, "hyperparameters": settings}
 
@@ -53,7 +53,7 @@ class Tenant:
         self.jobs: list[Watched] = []
         self.pictures: list[tuple[int, str]] = []  # (seed, generation)
         self.refused: list[str] = []  # answers that no fault excuses
-        self.last_progress = time.monotonic()
+        self.progress: list[float] = []  # when a training step was told of (time.monotonic)
         self.stop = threading.Event()
         self._threads: list[threading.Thread] = []
 
@@ -130,7 +130,7 @@ class Tenant:
         job.sequences.append(event["sequence"])
         job.types.append(event["type"])
         if event["type"] == "progress":
-            self.last_progress = time.monotonic()
+            self.progress.append(time.monotonic())
 
     def post(self, path: str, body: dict[str, Any]) -> dict[str, Any] | None:
         """The answer to one request, repeated under one Idempotency-Key until there is one; None where it is refused."""

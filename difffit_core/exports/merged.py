@@ -11,6 +11,7 @@ from difffit_core.adapter_file import Adapter, check_base
 from difffit_core.base_models import WEIGHTS_FOLDER, BaseModelEntry
 from difffit_core.dit import class_embedder, set_class_table, untie_conditioning
 from difffit_core.exports.networks import allow_biases, check_stock, load_network
+from difffit_core.exports.readme import merged_readme
 from difffit_core.merging import merge
 
 STOCK_CLASSES = 1000  # diffusers' DiTPipeline takes the row behind them for "no class"
@@ -35,6 +36,7 @@ def export_merged(base: BaseModelEntry, adapter: Adapter, folder: Path, strength
     model.save_pretrained(folder / WEIGHTS_FOLDER[base.family])
     if isinstance(model, DiTTransformer2DModel):
         write_labels(folder / "model_index.json", adapter.header.class_names)
+    (folder / "README.md").write_text(merged_readme(base, adapter))
 
 
 def _weights(names: list[str]) -> list[str]:

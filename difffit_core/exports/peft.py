@@ -20,7 +20,7 @@ from difffit_core.base_models import BaseModelEntry
 from difffit_core.dit import class_embedder, set_class_table, untie_conditioning
 from difffit_core.errors import AdapterError
 from difffit_core.exports.networks import allow_biases, check_stock, load_network
-from difffit_core.exports.peft_readme import readme
+from difffit_core.exports.readme import peft_readme
 from difffit_core.fitting import fit, give_label_space
 from difffit_core.merging import at_strength, by_module, lora_layers, rows_scaled
 from difffit_core.methods.lora.config import LoRAConfig
@@ -69,7 +69,7 @@ def export_peft(base: BaseModelEntry, adapter: Adapter, folder: Path) -> None:
         layer.lora_A[NAME].weight.copy_(trained.lora_A[NAME].weight)
         layer.lora_B[NAME].weight.copy_(trained.lora_B[NAME].weight)
     wrapped.save_pretrained(str(folder))
-    (folder / "README.md").write_text(readme(adapter, settings))
+    (folder / "README.md").write_text(peft_readme(base, adapter, settings))
 
 
 def _paths(model: nn.Module) -> dict[nn.Module, list[str]]:

@@ -27,6 +27,7 @@ FIRST_PHASE = ResolvedHyperparameters(
     batch_size=64,
     micro_batch_size=64,
     gradient_checkpointing=False,
+    base_precision="fp32",
     resolution=SIZE,
     max_tokens=None,
     learning_rate=1e-3,

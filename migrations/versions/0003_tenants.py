@@ -1,4 +1,4 @@
-"""Keys with scopes, expiry and revocation; limits of a tenant; requests that may come again; webhooks."""
+"""Keys with scopes, expiry and revocation; limits of a tenant; requests that may come again; webhooks; uploads."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -39,6 +39,22 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("tenant_id", "key", name="pk_idempotency_keys"),
     )
     op.create_index("ix_idempotency_keys_created_at", "idempotency_keys", ["created_at"])
+    op.add_column("datasets", sa.Column("upload_parts", JSONB, nullable=True))
+    op.create_table(
+        "uploads",
+        sa.Column("id", sa.String(), nullable=False),
+        sa.Column("tenant_id", sa.String(), nullable=False),
+        sa.Column("name", sa.String(), nullable=False),
+        sa.Column("length", sa.BigInteger(), nullable=False),
+        sa.Column("offset", sa.BigInteger(), nullable=False),
+        sa.Column("parts", JSONB, nullable=False),
+        sa.Column("created_at", TIME, server_default=sa.text("now()"), nullable=False),
+        sa.Column("expires_at", TIME, nullable=False),
+        sa.ForeignKeyConstraint(["tenant_id"], ["tenants.id"], name="fk_uploads_tenant_id_tenants"),
+        sa.PrimaryKeyConstraint("id", name="pk_uploads"),
+    )
+    op.create_index("ix_uploads_tenant_id_id", "uploads", ["tenant_id", "id"])
+    op.create_index("ix_uploads_expires_at", "uploads", ["expires_at"])
     op.create_table(
         "webhooks",
         sa.Column("id", sa.String(), nullable=False),
@@ -82,6 +98,8 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    op.drop_table("uploads")
+    op.drop_column("datasets", "upload_parts")
     op.drop_table("webhook_deliveries")
     op.drop_table("webhooks")
     op.drop_table("idempotency_keys")

@@ -13,6 +13,7 @@ from difffit_core.errors import DiffFitError
 from jobstore.settings import Settings
 
 JSON = {"content-type": "application/json"}
+TUS = {"upload-offset": "0", "content-type": "application/offset+octet-stream"}  # without them it is asked for nothing
 OPEN = {"/healthz", "/readyz", "/docs", "/docs/oauth2-redirect", "/openapi.json"}
 TYPES = {
     "invalid_request",
@@ -56,14 +57,15 @@ def test_every_route_answers_wrong_requests_in_the_one_shape(client: TestClient)
         if template in OPEN or method == "HEAD":
             continue
         path = template.replace("{", "no-such-").replace("}", "")
+        client.headers["tus-resumable"] = "1.0.0"
         no_key = client.request(method, path, headers={"authorization": ""})
         assert_error(no_key, 401, "missing_key")
         assert no_key.headers["www-authenticate"] == "Bearer"
         assert_error(client.request(method, path, headers={"authorization": "Bearer wrong"}), 401, "invalid_key")
-        assert_error(client.request("PATCH", path), 405, "method_not_allowed")
+        assert_error(client.request("PROPFIND", path), 405, "method_not_allowed")
         if "{" in template:
-            assert_error(client.request(method, path), 404)
-        if method == "POST" and "{" not in template and template != "/datasets":
+            assert_error(client.request(method, path, headers=TUS if template.startswith("/uploads") else {}), 404)
+        if method == "POST" and "{" not in template and template not in {"/datasets", "/uploads"}:
             assert_error(client.post(path), 422, "missing_body")
             assert_error(client.post(path, content=b"{", headers=JSON), 400, "invalid_json")
             assert_error(client.post(path, content=b"\xff\xfe", headers=JSON), 400, "invalid_json")

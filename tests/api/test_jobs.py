@@ -271,3 +271,22 @@ def test_priority_moves_a_job_among_its_tenants_own(client: TestClient, rows: Ro
     for field, value in (("priority", 101), ("max_duration", 0)):
         answer = client.post("/jobs", json=spec | {field: value})
         assert (answer.status_code, answer.json()["error"]["param"]) == (422, field)
+
+
+def test_a_job_begins_with_an_adapter_that_fits(client: TestClient, rows: Rows, sessions: sessionmaker[Session]) -> None:
+    dataset = rows.dataset()
+    adapter = rows.adapter(rows.job(client, "succeeded", dataset.id))
+    spec = {"base_model": "emoji-dit", "dataset": dataset.id, "init_adapter": adapter.id}
+    job_id = client.post("/jobs", json=spec).json()["id"]
+    with sessions() as session:
+        assert session.get_one(Job, job_id).init_adapter_id == adapter.id
+    assert client.delete(f"/adapters/{adapter.id}").json()["error"]["code"] == "adapter_in_use"
+    others: list[tuple[dict[str, Any], int, str]] = [
+        ({"method": {"type": "bitfit"}}, 422, "wrong_init_adapter"),
+        ({"dataset": rows.dataset(classes={"cat": 3, "cow": 3}).id}, 422, "wrong_init_adapter"),
+        ({"init_adapter": "ad_unknown"}, 404, "adapter_not_found"),
+    ]
+    for change, status, code in others:
+        answer = client.post("/jobs", json=spec | change)
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"], error["param"]) == (status, code, "init_adapter")

@@ -11,7 +11,8 @@ from difffit_core.errors import SpecError
 from difffit_core.frozen_base import store_base
 from difffit_core.methods.config import named_method
 from difffit_core.methods.injection import prepare, trained_parameters
-from difffit_core.quantization import NF4_LEVELS, BasePrecision, PackedWeight, pack, unpack
+from difffit_core.quantization import NF4_LEVELS, PackedWeight, pack, unpack
+from difffit_core.spec import BasePrecision
 
 PACKED: list[BasePrecision] = ["bf16", "int8", "nf4"]
 LATENTS = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -11,6 +11,7 @@ from difffit_core.adapter_file import Adapter
 from difffit_core.dit import class_embedder
 from difffit_core.errors import AdapterError, SpecError
 from difffit_core.fitting import inject
+from difffit_core.frozen_base import store_base
 from difffit_core.merging import merge
 from tests.difffit_core.adapters import Case, make_case
 from tests.difffit_core.test_bank import assert_same_state
@@ -144,6 +145,16 @@ def test_a_model_prepared_for_training_is_refused() -> None:
     inject(case.model, adapter, case.names)
     with pytest.raises(AdapterError, match="carries an adapter already"):
         merge(case.model, adapter, base_names=case.names)
+
+
+def test_a_base_in_few_bits_is_refused_by_the_name_of_a_module() -> None:
+    case = make_case("dit")
+    adapter = case.adapter()
+    store_base(case.model.requires_grad_(False), "int8")
+    with pytest.raises(AdapterError, match="few bits") as caught:
+        merge(case.model, adapter, base_names=case.names)
+    assert caught.value.code == "packed_base"
+    assert caught.value.param in dict(case.model.named_modules())
 
 
 @pytest.mark.parametrize(

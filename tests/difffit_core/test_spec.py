@@ -61,6 +61,12 @@ def test_warmup_longer_than_the_job_is_refused(tiny_base: BaseModelEntry) -> Non
     assert caught.value.param == "hyperparameters.warmup_steps"
 
 
+def test_full_fine_tuning_leaves_nothing_to_store_in_fewer_bits(tiny_base: BaseModelEntry) -> None:
+    with pytest.raises(SpecError, match="trains every matrix") as caught:
+        resolve(job("full", base_precision="int8"), tiny_base, TWO_CLASSES)
+    assert caught.value.param == "hyperparameters.base_precision"
+
+
 def test_unknown_base_model_names_the_known_ones() -> None:
     with pytest.raises(ModelError, match="emoji-dit"):
         get_base_model(load_catalog(), "emoji-dot")

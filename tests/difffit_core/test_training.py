@@ -13,8 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from difffit_core import initial_values
 from difffit_core.adapter_file import read_adapter
 from difffit_core.base_models import BaseModelEntry
+from difffit_core.errors import AdapterError
 from difffit_core.generate import Generator
 from difffit_core.spec import GenerationSpec
 from difffit_core.stopping import StopRequest
@@ -223,3 +225,31 @@ def test_checkpoints_hold_tensors_only(tmp_path: Path, tiny_base: BaseModelEntry
     assert files == ["state.json", "state.safetensors"]
     kinds = {name.split("/")[0] for name in load_file(tmp_path / "checkpoints" / "step-000002" / "state.safetensors")}
     assert kinds == {"parameter", "ema", "exp_avg", "exp_avg_sq"}
+
+
+def test_training_begins_with_another_adapters_values(tmp_path: Path, tiny_base: BaseModelEntry) -> None:
+    """At the first validation the model is what the first training ended with; the optimiser and the step are new."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    before = run_here(first, write_spec_dir(first, tiny_base, steps=8, learning_rate=1e-2))
+    spec = write_spec_dir(second, tiny_base, steps=4)
+    shutil.copy(first / ADAPTER, second / initial_values.FILE)
+    events = run_here(second, spec)
+    losses = [event["loss"] for event in events if event["type"] == "validation"]
+    assert losses[0] == [event["loss"] for event in before if event["type"] == "validation"][-1]
+    assert [event["base"] for event in events if event["type"] == "validation"] == [False] * len(losses)
+    assert events[0]["resumed_from"] is None
+    assert events[-1]["type"] == "succeeded"
+
+
+def test_values_of_another_method_or_base_are_refused(tmp_path: Path, tiny_base: BaseModelEntry) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    run_here(first, write_spec_dir(first, tiny_base, steps=1))
+    spec = write_spec_dir(second, tiny_base, "bitfit", steps=1)
+    shutil.copy(first / ADAPTER, second / initial_values.FILE)
+    with pytest.raises(AdapterError) as refused:
+        run_here(second, spec)
+    assert (refused.value.code, refused.value.param) == ("wrong_init_adapter", "init_adapter")
+    state = make_trainer(first, write_spec_dir(tmp_path / "third", tiny_base, steps=1)).state
+    with pytest.raises(AdapterError) as refused:
+        initial_values.begin_with(state, first / ADAPTER, spec, "0" * 64, ["star", "tree"])
+    assert refused.value.code == "wrong_base"

@@ -6,6 +6,7 @@ import resource
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from jobstore.errors import StorageError
@@ -14,9 +15,13 @@ from jobstore.objects import ObjectStore
 MEBIBYTE = 1024**2
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> ObjectStore:
-    return ObjectStore((tmp_path / "a folder" / "files").as_uri())
+@pytest.fixture(params=["folder", "bucket"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
+    """Every test runs on both kinds of store."""
+    if request.param == "folder":
+        return ObjectStore((tmp_path / "a folder" / "files").as_uri())
+    url: str = request.getfixturevalue("bucket_url")
+    return ObjectStore(url)
 
 
 async def chunks(count: int, chunk: bytes, fails: bool = False) -> AsyncIterator[bytes]:
@@ -57,6 +62,7 @@ def test_an_upload_that_breaks_off_leaves_nothing(store: ObjectStore, tmp_path: 
     with pytest.raises(ConnectionError):
         asyncio.run(store.put_stream("datasets/ds_1/upload", chunks(12, os.urandom(MEBIBYTE), fails=True)))
     assert not store.exists("datasets/ds_1/upload")
+    assert list(store.list("datasets/")) == []
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
@@ -75,3 +81,27 @@ def test_a_deleted_file_is_gone(store: ObjectStore) -> None:
     assert store.exists("a/b")
     store.delete("a/b")
     assert not store.exists("a/b")
+
+
+def test_a_bucket_signs_urls_where_it_is_asked_to(bucket_url: str, tmp_path: Path) -> None:
+    store = ObjectStore(bucket_url, signs=True)
+    store.put_bytes("adapters/ad_1/adapter.safetensors", b"weights")
+    url = store.signed_url("adapters/ad_1/adapter.safetensors")
+    assert url is not None
+    assert httpx.get(url).content == b"weights"
+    assert ObjectStore(bucket_url).signed_url("adapters/ad_1/adapter.safetensors") is None
+    assert ObjectStore(tmp_path.as_uri(), signs=True).signed_url("adapters/ad_1/adapter.safetensors") is None
+
+
+def test_a_bucket_that_is_away_is_an_error_of_ours(bucket_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    monkeypatch.setattr("jobstore.objects.RETRIES", {"max_retries": 0})
+    store = ObjectStore(bucket_url)
+    for use in (
+        lambda: store.get_bytes("a"),
+        lambda: store.put_bytes("a", b""),
+        lambda: asyncio.run(store.put_stream("a", chunks(9, bytes(MEBIBYTE)))),
+    ):
+        with pytest.raises(StorageError) as away:
+            use()
+        assert away.value.code == "storage_error"

@@ -16,6 +16,7 @@ def main() -> None:
     parser.add_argument("--crash-at", type=int, help="die by SIGKILL after this step, unless a checkpoint was there")
     parser.add_argument("--always", action="store_true", help="crash also after a restart")
     parser.add_argument("--fail-at", type=int, help="report a failure after this step")
+    parser.add_argument("--memory", type=int, help="images that fit at a time; more are reported as out of memory")
     parser.add_argument("--deaf", action="store_true", help="ignore SIGTERM")
     parser.add_argument("--step-seconds", type=float, default=0.01)
     options = parser.parse_args()
@@ -51,6 +52,9 @@ def main() -> None:
             emit("progress", step=step, total_steps=steps, train_loss=1 / step, samples_per_second=9.0, seconds_remaining=1.0)
             if step % spec["hyperparameters"]["checkpoint_every"] == 0:
                 checkpoint()
+            if options.memory is not None and spec["hyperparameters"]["micro_batch_size"] > options.memory:
+                emit("failed", code="out_of_memory", message="no memory", param="hyperparameters.micro_batch_size")
+                sys.exit(1)
             if step == options.fail_at:
                 emit("failed", code="diverged", message="The loss became nan.", param="hyperparameters.learning_rate")
                 sys.exit(1)

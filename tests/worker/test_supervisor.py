@@ -3,13 +3,14 @@
 import io
 import tarfile
 from collections.abc import Callable
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session, sessionmaker
 
-from jobstore.lifecycle import Action, request
+from jobstore.lifecycle import Action, UserAction, request
 from jobstore.objects import ObjectStore, job_logs_prefix
 from jobstore.settings import Settings
 from jobstore.tables import Adapter, Checkpoint, Dataset, Image, Job
@@ -185,3 +186,108 @@ def test_a_waiting_trainer_that_died_is_replaced(rows: Rows, dataset: str, fast_
     standby._waiting.kill()
     assert run_next(standby)
     assert rows.get(Job, job_id).status == "succeeded"
+
+
+def ask(rows: Rows, job_id: str, action: UserAction) -> None:
+    with rows.sessions.begin() as session:
+        request(session, session.get_one(Job, job_id), action)
+
+
+def test_a_paused_job_leaves_its_worker_and_goes_on_where_it_stopped(
+    rows: Rows, dataset: str, run: Callable[..., None]
+) -> None:
+    job_id = rows.job(dataset, steps=40, checkpoint_every=1000)
+
+    def pause() -> None:
+        wait_for(lambda: rows.events(job_id, "progress"))
+        ask(rows, job_id, Action.PAUSE)
+
+    run("--step-seconds", "0.1", meanwhile=pause)
+    job = rows.get(Job, job_id)
+    assert (job.status, job.attempt, job.lease_token, job.finished_at) == ("paused", 0, None, None)
+    assert job.seconds_used > 0
+    stopped_at = rows.events(job_id, "checkpoint")[-1].data["step"]
+    ask(rows, job_id, Action.RESUME)
+    run()
+    assert rows.get(Job, job_id).status == "succeeded"
+    assert [event.data["resumed_from"] for event in rows.events(job_id, "started")] == [None, stopped_at]
+    told = [event.type for event in rows.events(job_id) if event.type not in {"progress", "validation", "checkpoint", "sample"}]
+    assert told == ["started", "pausing", "paused", "resumed", "started", "adapter", "succeeded"]
+
+
+def test_a_job_that_has_used_its_time_fails_and_keeps_its_checkpoint(
+    rows: Rows, dataset: str, run: Callable[..., None], sessions: sessionmaker[Session]
+) -> None:
+    job_id = rows.job(dataset, steps=ENDLESS, checkpoint_every=ENDLESS)
+    with sessions.begin() as session:
+        session.execute(update(Job).values(max_duration=100, seconds_used=99.0))
+    run("--step-seconds", "0.1")
+    job = rows.get(Job, job_id)
+    assert job.error is not None
+    assert (job.status, job.error["code"], job.error["param"]) == ("failed", "max_duration_exceeded", "max_duration")
+    assert 100 < job.seconds_used < 110
+    assert rows.events(job_id, "checkpoint")[-1].data["step"] == rows.events(job_id, "progress")[-1].data["step"]
+
+
+def test_only_the_newest_checkpoints_are_kept(
+    rows: Rows, dataset: str, run: Callable[..., None], sessions: sessionmaker[Session], store: ObjectStore
+) -> None:
+    job_id = rows.job(dataset, steps=12, checkpoint_every=2)
+    run()
+    with sessions() as session:
+        kept = {row.step: row.object_key for row in session.scalars(select(Checkpoint))}
+    assert sorted(kept) == [8, 10, 12]
+    assert {file.key for file in store.list(f"jobs/{job_id}/") if file.key.endswith(".tar")} == set(kept.values())
+
+
+def test_out_of_memory_halves_what_the_device_holds_until_it_fits(rows: Rows, dataset: str, run: Callable[..., None]) -> None:
+    job_id = rows.job(dataset, batch_size=8)
+    for _ in range(3):
+        run("--memory", "2")
+    job = rows.get(Job, job_id)
+    assert (job.status, job.attempt) == ("succeeded", 1)
+    settings = job.training_spec["hyperparameters"]
+    assert (settings["batch_size"], settings["micro_batch_size"]) == (8, 2)
+    assert [event.data["micro_batch_size"] for event in rows.events(job_id, "out_of_memory")] == [4, 2]
+
+
+def test_out_of_memory_with_one_image_fails_and_says_what_to_do(rows: Rows, dataset: str, run: Callable[..., None]) -> None:
+    job_id = rows.job(dataset, batch_size=2)
+    for _ in range(2):
+        run("--memory", "0")
+    job = rows.get(Job, job_id)
+    assert job.error is not None
+    assert (job.status, job.error["code"], job.error["param"]) == (
+        *("failed", "out_of_memory"),
+        "hyperparameters.micro_batch_size",
+    )
+    assert "gradient_checkpointing" in job.error["message"]
+
+
+def test_jobs_wait_while_there_is_no_room_to_work_in(
+    rows: Rows, dataset: str, run: Callable[..., None], monkeypatch: pytest.MonkeyPatch, fast_settings: Settings
+) -> None:
+    job_id = rows.job(dataset)
+    monkeypatch.setattr(fast_settings, "min_free_bytes", 2**62)
+    run()
+    assert (rows.get(Job, job_id).status, rows.get(Job, job_id).attempt) == ("queued", 0)
+
+
+def test_work_goes_on_while_the_store_is_away(
+    rows: Rows, dataset: str, run: Callable[..., None], store: ObjectStore, tmp_path: Path
+) -> None:
+    """A file where the folder of all jobs should be: nothing can be stored below it."""
+    job_id = rows.job(dataset, steps=30, checkpoint_every=5)
+    (tmp_path / "files" / "jobs").write_text("in the way")
+
+    def bring_back() -> None:
+        wait_for(lambda: rows.events(job_id, "progress"))
+        scratch = next((tmp_path / "work").glob(f"{job_id}.*"))
+        wait_for(lambda: '"succeeded"' in (scratch / "events.jsonl").read_text())  # the trainer did not wait
+        assert rows.events(job_id, "checkpoint") == []
+        (tmp_path / "files" / "jobs").unlink()
+
+    run(meanwhile=bring_back)
+    job = rows.get(Job, job_id)
+    assert (job.status, job.attempt, job.error) == ("succeeded", 1, None)
+    assert [event.data["step"] for event in rows.events(job_id, "checkpoint")] == [5, 10, 15, 20, 25, 30]

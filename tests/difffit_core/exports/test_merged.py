@@ -1,14 +1,19 @@
 """The merged folder: a whole pipeline of stock diffusers with the adapter's labels, and what cannot be exported."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from diffusers import DiTPipeline
 from transformers import AutoModelForCausalLM
 
+from difffit_core.adapter_file import Adapter
 from difffit_core.errors import AdapterError, SpecError
 from difffit_core.exports.merged import export_merged
+from difffit_core.fitting import inject
+from difffit_core.positions import resize
 from tests.difffit_core.adapters import make_case
 from tests.difffit_core.exports.bases import of_base, write_base
 
@@ -27,6 +32,23 @@ def test_the_stock_pipeline_knows_the_adapters_labels_and_guides(tmp_path: Path)
     ]
     assert pictures[0].shape == (2, 16, 16, 3)
     assert abs(pictures[0] - pictures[1]).max() > 1e-3
+
+
+def test_an_adapter_of_another_resolution_says_how_stock_diffusers_makes_such_pictures(tmp_path: Path) -> None:
+    case = make_case("dit")
+    base = write_base("dit", case, tmp_path / "base")
+    adapter = of_base(case.adapter(), base)
+    adapter = Adapter(replace(adapter.header, resolution=32), adapter.tensors)
+    export_merged(base, adapter, tmp_path / "merged")
+    code = (tmp_path / "merged" / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    scope: dict[str, Any] = {"FOLDER": str(tmp_path / "merged")}
+    exec(code, scope)
+    inject(case.model, adapter, case.names)
+    resize(case.model, 16)
+    case.inputs["hidden_states"] = torch.randn(len(case.inputs["timestep"]), 4, 16, 16)
+    stock = scope["pipeline"].transformer
+    assert stock.config.sample_size == 16
+    torch.testing.assert_close(case.answer(stock), case.answer(case.model), atol=1e-5, rtol=0)
 
 
 def test_a_strength_can_be_asked_for(tmp_path: Path) -> None:

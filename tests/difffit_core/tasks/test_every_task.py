@@ -60,6 +60,15 @@ def test_memory_is_saved_without_another_gradient(
         torch.testing.assert_close(gradients[name], gradient, atol=1e-6, rtol=1e-4)
 
 
+@each_task
+def test_it_learns_on_a_packed_base(tmp_path: Path, tiny_bases: Bases, task: TaskName) -> None:
+    spec = write_spec_dir(tmp_path, tiny_bases[task], steps=12, learning_rate=1e-2, base_precision="int8", validate_every=12)
+    events = run_here(tmp_path, spec)
+    losses = {event["base"]: event["loss"] for event in events if event["type"] == "validation"}
+    assert losses[False] < losses[True]
+    assert events[-1]["type"] == "succeeded"
+
+
 def first_gradients(folder: Path, spec: TrainingSpec) -> dict[str, Tensor]:
     """The gradients of the first step, by parameter."""
     trainer = make_trainer(folder, spec)

@@ -1,0 +1,204 @@
+"""Resumable uploads by the tus protocol: whatever cuts one short, it goes on where it was; a finished one becomes a dataset."""
+
+from collections.abc import AsyncIterator
+from functools import partial
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Header, Request, Response
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
+
+from api import tus
+from api.auth import TenantId, authenticate
+from api.dependencies import Resources, ResourcesDep, Transaction, after_commit, discard, owned
+from api.errors import BadRequestError, MediaTypeError, TooLargeError
+from api.idempotency import Idempotent, created
+from api.schemas import Answers, DatasetView, UploadView, errors
+from api.uploads import CONTROL
+from difffit_core.errors import SpecError
+from jobstore import uploads
+from jobstore.dispatch import wake
+from jobstore.quotas import check_storage
+from jobstore.tables import Upload
+
+router = APIRouter(prefix="/uploads", tags=["datasets"], dependencies=[Depends(authenticate), tus.Version])
+abilities = APIRouter(prefix="/uploads", tags=["datasets"])
+
+CONTENT_TYPE = "application/offset+octet-stream"
+PART_BYTES = 32 * 1024**2  # after so many bytes what has arrived is safe from a crash of this process
+BODY = {"requestBody": {"required": True, "content": {CONTENT_TYPE: {"schema": {"type": "string", "format": "binary"}}}}}
+NOTHING: Answers = {204: {"description": "Done; the headers say how far the upload goes"}}
+
+
+@abilities.options("", status_code=204, responses=errors())
+async def show_abilities(_tenant: TenantId, resources: ResourcesDep, response: Response) -> None:
+    """What of the tus protocol this server speaks."""
+    response.headers["tus-extension"] = tus.EXTENSIONS
+    response.headers["tus-checksum-algorithm"] = ",".join(tus.ALGORITHMS)
+    response.headers["tus-max-size"] = str(resources.settings.max_upload_bytes)
+
+
+@router.post("", status_code=201, dependencies=[Idempotent], responses=errors(400, 409, 412, 413, 429))
+def begin_upload(
+    tenant: TenantId,
+    session: Transaction,
+    resources: ResourcesDep,
+    response: Response,
+    length: tus.Length,
+    metadata: tus.Metadata = "",
+) -> UploadView:
+    """Begin an upload of `Upload-Length` bytes; they count for the tenant's storage from now on."""
+    largest = resources.settings.max_upload_bytes
+    if length > largest:
+        raise TooLargeError(f"An upload has {largest} bytes at most.", code="upload_too_large", param="Upload-Length")
+    check_storage(session, tenant, resources.settings, length)
+    row = uploads.begin(session, tenant, length, _dataset_name(tus.read_metadata(metadata)))
+    response.headers["location"] = f"/uploads/{row.id}"
+    created(session, response.headers["location"])
+    _tell(response, row)
+    return UploadView.of(row)
+
+
+def _dataset_name(metadata: dict[str, str]) -> str:
+    """`name`, else the file's name without its suffix."""
+    name = metadata.get("name") or metadata.get("filename", "").rpartition("/")[2]
+    for suffix in uploads.ARCHIVES:
+        name = name.removesuffix(suffix)
+    if len(name) > tus.MAX_NAME or CONTROL.search(name):
+        raise SpecError(
+            f"The name must be {tus.MAX_NAME} characters of plain text at most.", code="invalid_value", param="name"
+        )
+    return name or "dataset"
+
+
+def _tell(response: Response, row: Upload) -> None:
+    response.headers["upload-offset"], response.headers["upload-length"] = str(row.offset), str(row.length)
+    response.headers["upload-expires"] = row.expires_at.strftime("%a, %d %b %Y %H:%M:%S GMT")
+    response.headers["cache-control"] = "no-store"
+
+
+def find_upload(upload_id: str, tenant: TenantId, session: Transaction) -> Upload:
+    return owned(session, Upload, upload_id, tenant)
+
+
+FoundUpload = Annotated[Upload, Depends(find_upload)]
+
+
+@router.get("/{upload_id}", responses=errors(404, 412))
+def get_upload(upload: FoundUpload, response: Response) -> UploadView:
+    """How far an upload goes, as JSON."""
+    _tell(response, upload)
+    return UploadView.of(upload)
+
+
+@router.head("/{upload_id}", responses=errors(404, 412))
+def look_at_upload(upload: FoundUpload, response: Response) -> None:
+    """How far an upload goes, in `Upload-Offset`."""
+    _tell(response, upload)
+
+
+@router.patch(
+    "/{upload_id}", status_code=204, responses=NOTHING | errors(400, 404, 409, 412, 413, 415, 460, 503), openapi_extra=BODY
+)
+async def continue_upload(
+    upload_id: str,
+    request: Request,
+    tenant: TenantId,
+    resources: ResourcesDep,
+    response: Response,
+    offset: tus.Offset,
+    content_type: Annotated[str, Header()] = "",
+    upload_checksum: Annotated[str, Header(description="`sha256 <base64>` of this part: it is kept whole or not at all")] = "",
+) -> None:
+    """Send the bytes from `Upload-Offset` on. Without a checksum, what has arrived when the connection is cut is kept."""
+    if content_type != CONTENT_TYPE:
+        raise MediaTypeError(f"Send the bytes as `{CONTENT_TYPE}`.", param="content-type")
+    checksum = tus.Checksum(upload_checksum) if upload_checksum else None
+    row = await run_in_threadpool(_look_up, resources, upload_id, tenant)
+    if row.offset != offset:
+        raise uploads.offset_mismatch(offset)
+    body = _Body(request, row.length - offset, checksum)
+    while not body.ended:
+        row = await _store_part(resources, row, body, whole=checksum is not None)
+    if body.cut:
+        raise BadRequestError("The connection was cut; what had arrived is kept.", code="client_disconnected")
+    _tell(response, row)
+
+
+def _look_up(resources: Resources, upload_id: str, tenant: str) -> Upload:
+    with resources.sessions() as session:
+        return owned(session, Upload, upload_id, tenant)
+
+
+async def _store_part(resources: Resources, row: Upload, body: "_Body", whole: bool) -> Upload:
+    """Store the next bytes and count them; the row as it is then."""
+    name = uploads.part_name(row.offset)
+    key = uploads.upload_prefix(row.id) + name
+    size = await resources.store.put_stream(key, body.part(row.length + 1 if whole else PART_BYTES))
+    try:
+        body.check()
+        if size:
+            return await run_in_threadpool(_advance, resources, row, name, size)
+    except Exception:
+        await run_in_threadpool(resources.store.delete, key)
+        raise
+    await run_in_threadpool(resources.store.delete, key)
+    return row
+
+
+def _advance(resources: Resources, row: Upload, name: str, size: int) -> Upload:
+    with resources.transaction() as session:
+        return uploads.advance(session, row.id, row.offset, name, size)
+
+
+class _Body:
+    """The body of one request, cut into parts. `ended` is set after its last byte, or where the connection was `cut`."""
+
+    def __init__(self, request: Request, most: int, checksum: tus.Checksum | None) -> None:
+        self.ended = self.cut = False
+        self._chunks, self._left, self._checksum = request.stream(), most, checksum
+
+    async def part(self, most: int) -> AsyncIterator[bytes]:
+        """The next bytes, about `most` of them; raises TooLargeError for more than the upload has."""
+        given = 0
+        try:
+            while given < most and not self.ended:
+                chunk = await anext(self._chunks, None)
+                self.ended = chunk is None
+                if chunk:
+                    given += len(chunk)
+                    self._count(chunk)
+                    yield chunk
+        except ClientDisconnect:
+            self.ended = self.cut = True
+
+    def _count(self, chunk: bytes) -> None:
+        self._left -= len(chunk)
+        if self._left < 0:
+            raise TooLargeError("These are more bytes than `Upload-Length` announced.", code="upload_too_large")
+        if self._checksum is not None:
+            self._checksum.update(chunk)
+
+    def check(self) -> None:
+        """Raises ChecksumError where the whole body has a checksum, and it is another."""
+        if self._checksum is not None:
+            self._checksum.check()
+
+
+@router.delete("/{upload_id}", status_code=204, responses=errors(404, 412))
+def delete_upload(upload: FoundUpload, session: Transaction, resources: ResourcesDep) -> None:
+    """Give an upload up."""
+    session.delete(upload)
+    prefix = uploads.upload_prefix(upload.id)
+    discard(session, resources.store, [prefix + name for name in upload.parts])
+
+
+@router.post("/{upload_id}/dataset", status_code=202, dependencies=[Idempotent], responses=errors(404, 409, 412))
+def make_dataset(upload: FoundUpload, session: Transaction, response: Response) -> DatasetView:
+    """Make a dataset of a finished upload: an archive, as `POST /datasets` takes it. The upload itself is gone then."""
+    dataset = uploads.make_dataset(session, upload)
+    response.headers["location"] = f"/datasets/{dataset.id}"
+    created(session, response.headers["location"])
+    after_commit(session, partial(wake, "check_dataset", dataset.id))
+    session.refresh(dataset)
+    return DatasetView.of(dataset)

@@ -1,0 +1,82 @@
+"""Uploads that arrive in pieces: what has arrived is kept in parts in the object store, and a row says how far it goes.
+
+A part counts from the transaction that moves the row's offset over it. Where two requests continue one upload, one of them
+moves it, and the part of the other is nobody's.
+"""
+
+import secrets
+from datetime import timedelta
+
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.orm import Session
+
+from jobstore.errors import ConflictError
+from jobstore.ids import new_id
+from jobstore.tables import Dataset, Upload
+
+EXPIRES_AFTER = timedelta(hours=24)  # without anything that arrives
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
+
+
+def upload_prefix(upload_id: str) -> str:
+    """Where the parts of an upload lie, also when they are a dataset's."""
+    return f"uploads/{upload_id}/"
+
+
+def upload_keys(dataset: Dataset) -> list[str]:
+    """The objects that hold a dataset's upload, in order."""
+    return [dataset.upload_key + name for name in ([""] if dataset.upload_parts is None else dataset.upload_parts)]
+
+
+def part_name(offset: int) -> str:
+    """A name that no other part has."""
+    return f"{offset:020d}-{secrets.token_hex(4)}"
+
+
+def begin(session: Session, tenant_id: str, length: int, name: str) -> Upload:
+    row = Upload(id=new_id("upl"), tenant_id=tenant_id, name=name, length=length, offset=0, parts=[])
+    row.expires_at = session.scalars(select(func.now() + EXPIRES_AFTER)).one()
+    session.add(row)
+    session.flush()
+    return row
+
+
+def advance(session: Session, upload_id: str, offset: int, part: str, size: int) -> Upload:
+    """Count a part that begins at `offset`. Raises ConflictError (`offset_mismatch`) where the upload has gone on."""
+    moved: Upload | None = session.scalar(
+        update(Upload)
+        .where(Upload.id == upload_id, Upload.offset == offset)
+        .values(offset=offset + size, parts=Upload.parts.concat([part]), expires_at=func.now() + EXPIRES_AFTER)
+        .returning(Upload)
+    )
+    if moved is None:
+        raise offset_mismatch(offset)
+    return moved
+
+
+def offset_mismatch(offset: int) -> ConflictError:
+    return ConflictError(
+        f"The upload does not go on at byte {offset}. Ask with HEAD how far it goes.",
+        code="offset_mismatch",
+        param="Upload-Offset",
+    )
+
+
+def make_dataset(session: Session, upload: Upload) -> Dataset:
+    """A dataset of the upload's bytes, in place of the upload. Raises ConflictError (`upload_unfinished`)."""
+    session.refresh(upload, with_for_update=True)
+    if upload.offset < upload.length:
+        raise ConflictError(
+            f"{upload.offset} of {upload.length} bytes have arrived. Send the rest first.", code="upload_unfinished"
+        )
+    dataset = Dataset(id=new_id("ds"), tenant_id=upload.tenant_id, name=upload.name, status="checking")
+    dataset.upload_key, dataset.upload_parts, dataset.upload_bytes = upload_prefix(upload.id), upload.parts, upload.length
+    session.add(dataset)
+    session.delete(upload)
+    session.flush()
+    return dataset
+
+
+def forget_expired(session: Session) -> None:
+    """Delete uploads that nobody continues; the collection of garbage finds their parts."""
+    session.execute(delete(Upload).where(Upload.expires_at < func.now()))

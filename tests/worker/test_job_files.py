@@ -1,0 +1,73 @@
+"""The trainer's folder: what it begins with, and that filling it can be repeated."""
+
+import json
+from pathlib import Path
+
+import pytest
+from sqlalchemy import func, update
+
+from difffit_core.errors import AdapterError
+from difffit_core.initial_values import FILE
+from jobstore.ids import new_id
+from jobstore.objects import ObjectStore
+from jobstore.settings import Settings
+from jobstore.tables import Adapter, Checkpoint, Job
+from tests.worker.conftest import Rows
+from worker.dataset_check import check_dataset
+from worker.job_files import INITIAL_VALUES, put_checkpoint, stage
+
+
+def test_a_job_begins_with_another_adapters_values_and_goes_on_from_its_own_checkpoint(
+    rows: Rows, store: ObjectStore, fast_settings: Settings, tmp_path: Path
+) -> None:
+    assert INITIAL_VALUES == FILE
+    dataset_id = rows.dataset()
+    check_dataset(dataset_id)
+    first, job_id = rows.job(dataset_id), rows.job(dataset_id)
+    adapter = Adapter(
+        id=new_id("ad"), tenant_id=rows.tenant.id, job_id=first, base_model="emoji-dit", object_key="adapters/a/b"
+    )
+    adapter.bytes, adapter.sha256, adapter.class_names = 7, "0", ["blue", "red"]
+    store.put_bytes(adapter.object_key, b"weights")
+    with rows.sessions.begin() as session:
+        session.add(adapter)
+        session.flush()
+        session.execute(update(Job).where(Job.id == job_id).values(init_adapter_id=adapter.id))
+    folder = tmp_path / "fresh"
+    folder.mkdir()
+    for _ in range(2):  # the store may go away in the middle
+        stage(rows.sessions, rows.get(Job, job_id), folder, store, fast_settings)
+    assert (folder / FILE).read_bytes() == b"weights"
+    assert json.loads((folder / "spec.json").read_text())["seed"] == 0
+    assert len((folder / "dataset" / "index.jsonl").read_text().splitlines()) == 8
+
+    state = tmp_path / "step-000005"
+    state.mkdir()
+    (state / "state.json").write_text("{}")
+    size = put_checkpoint(store, "jobs/x/5.tar", state)
+    with rows.sessions.begin() as session:
+        session.add(Checkpoint(id=new_id("ck"), job_id=job_id, step=5, object_key="jobs/x/5.tar", bytes=size))
+        session.execute(update(Adapter).values(deleted_at=func.now()))
+    later = tmp_path / "later"
+    later.mkdir()
+    stage(rows.sessions, rows.get(Job, job_id), later, store, fast_settings)
+    assert sorted(path.name for path in later.iterdir()) == ["checkpoints", "dataset", "spec.json"]
+    assert (later / "checkpoints" / "step-000005" / "state.json").exists()
+
+
+def test_a_job_whose_initial_adapter_is_deleted_says_so(
+    rows: Rows, store: ObjectStore, fast_settings: Settings, tmp_path: Path
+) -> None:
+    dataset_id = rows.dataset()
+    check_dataset(dataset_id)
+    first, job_id = rows.job(dataset_id), rows.job(dataset_id)
+    adapter = Adapter(id=new_id("ad"), tenant_id=rows.tenant.id, job_id=first, base_model="emoji-dit", object_key="gone")
+    adapter.bytes, adapter.sha256, adapter.class_names = 7, "0", []
+    with rows.sessions.begin() as session:
+        session.add(adapter)
+        adapter.deleted_at = session.scalar(func.now())
+        session.flush()
+        session.execute(update(Job).where(Job.id == job_id).values(init_adapter_id=adapter.id))
+    with pytest.raises(AdapterError) as refused:
+        stage(rows.sessions, rows.get(Job, job_id), tmp_path, store, fast_settings)
+    assert refused.value.code == "adapter_missing"
