@@ -20,7 +20,7 @@ from api.request_ids import RequestIds
 from api.routes import adapters, datasets, generate, health, images, job_outputs, jobs, keys, models, tenants, uploads, webhooks
 from api.tus import TusHeaders
 from difffit_core.base_models import load_catalog
-from jobstore.database import make_engine, session_factory
+from jobstore.database import make_engine, reading_factory, session_factory
 from jobstore.objects import ObjectStore
 from jobstore.settings import Settings, get_settings
 
@@ -64,6 +64,7 @@ async def _resources(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
     app.state.resources = Resources(
         settings=settings,
         sessions=sessions,
+        reading=reading_factory(engine),
         store=ObjectStore(settings.storage_url, signs=settings.signed_downloads),
         catalog=load_catalog(settings.models),
         notifications=notifications,

@@ -37,6 +37,7 @@ class Resources:
 
     settings: Settings
     sessions: sessionmaker[Session]
+    reading: sessionmaker[Session]
     store: ObjectStore
     catalog: dict[str, BaseModelEntry]
     notifications: Notifications

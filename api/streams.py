@@ -40,7 +40,7 @@ async def stream_events(resources: Resources, job_id: str, sequence: int) -> Asy
 
 def _read(resources: Resources, job_id: str, sequence: int) -> tuple[bool, Sequence[JobEvent]]:
     """Whether the job has ended, read before the events: so the events of its end are never missed."""
-    with resources.sessions() as session:
+    with resources.reading() as session:
         ended = session.scalar(select(Job.status).where(Job.id == job_id)) in TERMINAL
         return ended, session.scalars(events_after(job_id, sequence).limit(BATCH)).all()
 
