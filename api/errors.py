@@ -6,7 +6,8 @@ from typing import Literal
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import DataError
+from sqlalchemy.exc import DataError, InterfaceError, InternalError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Scope
@@ -116,9 +117,13 @@ HTTP_CODES: dict[int, tuple[str, str]] = {
 }
 
 
+# Connections that are refused or break, a transaction that stood still, and a pool whose connections all wait.
+DATABASE_AWAY = (OperationalError, InterfaceError, InternalError, PoolTimeout)
+
+
 def install_error_handlers(app: FastAPI) -> None:
     """Every exception of every kind ends in `answer`."""
-    for kind in (DiffFitError, RequestValidationError, HTTPException, DataError, ClientDisconnect, Exception):
+    for kind in (DiffFitError, RequestValidationError, HTTPException, DataError, *DATABASE_AWAY, ClientDisconnect, Exception):
         app.add_exception_handler(kind, answer)
 
 
@@ -167,6 +172,9 @@ def _as_difffit_error(request: Request, error: Exception) -> DiffFitError:
         return explain(error, request.scope.get("route"))
     if isinstance(error, DataError):
         return SpecError("A text in the request has a character that cannot be stored, such as NUL.", code="invalid_value")
+    if isinstance(error, DATABASE_AWAY):
+        logger.warning("The database does not answer: %s", error)
+        return UnavailableError("The database does not answer just now. Send the request again.", code="database_unavailable")
     if isinstance(error, ClientDisconnect):
         return BadRequestError("The client went away before the whole body had arrived.", code="client_disconnected")
     request_id = request.scope["state"]["request_id"]

@@ -56,8 +56,9 @@ def file_answer(media_type: str, description: str) -> Answers:
 
 
 def errors(*statuses: int) -> Answers:
-    """The error statuses of a route; 401, 403, 422 and 500 are every route's."""
-    return {status: {"model": ErrorAnswer, "description": ERRORS[status]} for status in sorted({401, 403, 422, 500, *statuses})}
+    """The error statuses of a route; 401, 403, 422, 500 and 503 are every route's."""
+    every = {401, 403, 422, 500, 503}
+    return {status: {"model": ErrorAnswer, "description": ERRORS[status]} for status in sorted(every.union(statuses))}
 
 
 class Listing(BaseModel, Generic[Item]):

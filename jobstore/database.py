@@ -22,8 +22,8 @@ def make_engine(url: str) -> Engine:
     options = f"-c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_SECONDS * 1000} -c jit=off"
     engine = create_engine(
         url,
-        pool_size=CONNECTIONS // 4,
-        max_overflow=CONNECTIONS - CONNECTIONS // 4,
+        pool_size=CONNECTIONS,
+        max_overflow=0,  # such connections would be opened anew for every request
         connect_args={"options": options, "connect_timeout": CONNECT_SECONDS},
     )
     _check_rested_connections(engine)

@@ -18,7 +18,9 @@ from worker.runtime import stop_requested
 logger = logging.getLogger(__name__)
 
 
-OUTAGE_SECONDS = 1800.0  # so long a worker goes on without the database, which alone could give its row to another
+# So long a worker goes on without the database, which alone could give its row to another. Shorter than the grace period of
+# files that no row names: what was stored before the outage must still be there when its row is written.
+OUTAGE_SECONDS = 1800.0
 
 
 class LeaseLost(Exception):

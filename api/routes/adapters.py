@@ -34,7 +34,7 @@ Format = Annotated[
 ]
 
 
-@router.get("/{adapter_id}/download", response_class=Response, responses=DOWNLOADS | errors(404, 409, 503))
+@router.get("/{adapter_id}/download", response_class=Response, responses=DOWNLOADS | errors(404, 409))
 def download_adapter(
     adapter_id: str, tenant: TenantId, session: Transaction, resources: ResourcesDep, file_format: Format = "difffit"
 ) -> Response:

@@ -115,7 +115,7 @@ def get_dataset(dataset: FoundDataset) -> DatasetView:
 @router.get(
     "/{dataset_id}/preview",
     response_class=Response,
-    responses=file_answer("image/png", "A grid of images") | errors(404, 409, 503),
+    responses=file_answer("image/png", "A grid of images") | errors(404, 409),
 )
 def get_preview(dataset: FoundDataset, resources: ResourcesDep) -> Response:
     """A contact sheet of the kept images."""

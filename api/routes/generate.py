@@ -41,7 +41,7 @@ ANSWERED: Answers = {
     status_code=201,
     response_model=GenerationView,
     dependencies=[Idempotent],
-    responses=ANSWERED | errors(400, 404, 406, 409, 413, 415, 429, 503),
+    responses=ANSWERED | errors(400, 404, 406, 409, 413, 415, 429),
 )
 async def generate(
     request: GenerateRequest,

@@ -29,7 +29,7 @@ async def healthz() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/readyz", responses={key: value for key, value in errors(503).items() if key == 503})
+@router.get("/readyz", responses={key: value for key, value in errors().items() if key == 503})
 async def readyz(resources: ResourcesDep) -> dict[str, str]:
     """Database, broker and object store answer; else 503 with the names of those that do not."""
     parts: dict[str, Callable[[Resources], object]] = {

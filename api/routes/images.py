@@ -13,7 +13,7 @@ router = APIRouter(prefix="/images", tags=["images"])
 @router.get(
     "/{image_id}",
     response_class=Response,
-    responses=file_answer("image/png", "The picture") | errors(404, 503),
+    responses=file_answer("image/png", "The picture") | errors(404),
 )
 def get_image(image_id: str, tenant: TenantId, session: Transaction, resources: ResourcesDep) -> Response:
     """The PNG, with the parameters that made it in the text chunk `difffit`."""

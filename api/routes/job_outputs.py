@@ -104,7 +104,7 @@ def list_checkpoints(job: FoundJob, page: PageQuery, session: Transaction) -> Li
     return Listing(data=views, has_more=more)
 
 
-@router.get("/logs", response_class=Response, responses=file_answer("text/plain", "Of all attempts") | errors(404, 503))
+@router.get("/logs", response_class=Response, responses=file_answer("text/plain", "Of all attempts") | errors(404))
 def get_logs(job: FoundJob, resources: ResourcesDep) -> Response:
     """What the job's trainers printed; it is there once an attempt has ended."""
     keys = sorted(file.key for file in resources.store.list(job_logs_prefix(job.id)))
@@ -113,7 +113,7 @@ def get_logs(job: FoundJob, resources: ResourcesDep) -> Response:
     return Response(b"".join(map(resources.store.get_bytes, keys)), media_type="text/plain; charset=utf-8")
 
 
-@router.get("/adapter", response_class=Response, responses=DOWNLOADS | errors(404, 409, 503))
+@router.get("/adapter", response_class=Response, responses=DOWNLOADS | errors(404, 409))
 def download_job_adapter(
     job: FoundJob, tenant: TenantId, session: Transaction, resources: ResourcesDep, file_format: Format = "difffit"
 ) -> Response:

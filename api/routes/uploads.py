@@ -98,7 +98,7 @@ def look_at_upload(upload: FoundUpload, response: Response) -> None:
 
 
 @router.patch(
-    "/{upload_id}", status_code=204, responses=NOTHING | errors(400, 404, 409, 412, 413, 415, 460, 503), openapi_extra=BODY
+    "/{upload_id}", status_code=204, responses=NOTHING | errors(400, 404, 409, 412, 413, 415, 460), openapi_extra=BODY
 )
 async def continue_upload(
     upload_id: str,

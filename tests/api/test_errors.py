@@ -6,11 +6,13 @@ from typing import Any
 import pytest
 from fastapi.routing import iter_route_contexts
 from fastapi.testclient import TestClient
+from sqlalchemy import make_url, text
 
 from api.app import create_app
 from api.limits import MAX_NESTING
 from difffit_core.errors import DiffFitError
 from jobstore.settings import Settings
+from tests.conftest import Servers
 
 JSON = {"content-type": "application/json"}
 TUS = {"upload-offset": "0", "content-type": "application/offset+octet-stream"}  # without them it is asked for nothing
@@ -135,3 +137,15 @@ def test_deep_nesting_is_refused(client: TestClient) -> None:
 def test_brackets_within_strings_are_no_nesting(client: TestClient) -> None:
     spec = {"base_model": "[" * 100 + '\\"{', "dataset": "x"}
     assert_error(client.post("/jobs", json=spec), 422, "unknown_base_model")
+
+
+def test_a_database_that_is_away_answers_503_until_it_is_back(client: TestClient, servers: Servers, settings: Settings) -> None:
+    """No connection is let in and those that there are break, as while a server is started again."""
+    assert client.get("/jobs").status_code == 200
+    name = make_url(settings.database_url.get_secret_value()).database
+    with servers.maintenance.connect() as connection:
+        connection.execute(text(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false"))
+        connection.execute(text(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"))
+        assert_error(client.get("/jobs"), 503, "database_unavailable")
+        connection.execute(text(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true"))
+    assert client.get("/jobs").status_code == 200

@@ -278,7 +278,7 @@ def small_disk(fast_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iter
     if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
         pytest.skip("only root may mount a file system")
     yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)  # logs of trainers may be open in it still
 
 
 def test_a_full_disk_costs_an_attempt_and_then_jobs_wait_for_room(
