@@ -9,9 +9,8 @@ from PIL import Image
 
 from difffit_core.base_models import PACKAGED_CATALOG, load_catalog
 from difffit_core.generate import Generator
-from difffit_core.spec import ResolvedHyperparameters, TrainingSpec
 from examples.emoji_dit.autoencoder import load_pictures, train_autoencoder
-from examples.emoji_dit.model_card import Figures, Phase, fetch_feature_weights, write_model_card
+from examples.emoji_dit.model_card import Figures, fetch_feature_weights, write_model_card
 from examples.emoji_dit.sources import (
     emoji_list,
     example_emojis,
@@ -22,18 +21,8 @@ from examples.emoji_dit.sources import (
     twemoji_paths,
     write_class_folders,
 )
-from examples.emoji_dit.transformer import (
-    FIRST_PHASE,
-    MODEL_ID,
-    SECOND_PHASE,
-    run_trainer,
-    write_random_base,
-    write_trained_base,
-    write_training_spec,
-)
-from examples.emoji_dit.variants import write_variants
+from examples.emoji_dit.transformer import MODEL_ID, run_trainer, write_random_base, write_trained_base, write_training_spec
 
-ADAPTER = Path("adapter") / "adapter.safetensors"  # what the trainer leaves in a SPEC_DIR
 HOLD_OUT_EVERY = 20  # one code point in twenty is held out of the autoencoder's training, in all three artworks
 
 
@@ -62,30 +51,29 @@ def build_autoencoder_once(work: Path, modules: Path, steps: int) -> None:
     print(json.dumps(figures), flush=True)
 
 
-def train_phase(spec_dir: Path, base: Path, pictures: Path, hyperparameters: ResolvedHyperparameters) -> TrainingSpec:
-    """Run a phase of the transformer's training to its end; goes on where an earlier run was stopped."""
-    spec = write_training_spec(spec_dir, base, pictures, hyperparameters, seed=0)
-    if not (spec_dir / ADAPTER).exists():
-        run_trainer(spec_dir)
-    return spec
-
-
-def read_phase(spec_dir: Path) -> Phase:
-    """What the trainer of a phase wrote down."""
-    events = [json.loads(line) for line in (spec_dir / "events.jsonl").read_text().splitlines()]
+def read_figures(work: Path, machine: str) -> Figures:
+    """Collect what both trainings wrote down."""
+    autoencoder = json.loads((work / "autoencoder.json").read_text())
+    events = [json.loads(line) for line in (work / "transformer" / "events.jsonl").read_text().splitlines()]
+    by_type = {event["type"]: event for event in events}  # the last of each type
     progress = [event for event in events if event["type"] == "progress"]
-    validations = [event for event in events if event["type"] == "validation"]
-    lowest = min(validations, key=lambda event: float(event["loss"]))
+    lowest = min((event for event in events if event["type"] == "validation"), key=lambda event: float(event["loss"]))
     # Time between two progress events, unless a restart lies between them.
     gaps = [b["time"] - a["time"] for a, b in pairwise(events) if b["type"] != "started"]
-    return Phase(
-        parameters=next(event["total_parameters"] for event in events if event["type"] == "started"),
-        steps=progress[-1]["step"],
-        seconds=sum(gaps),
+    return Figures(
+        autoencoder_pictures=autoencoder["pictures"],
+        autoencoder_pictures_held_out=autoencoder["pictures_held_out"],
+        autoencoder_steps=int(autoencoder["steps"]),
+        autoencoder_seconds=autoencoder["seconds"],
+        psnr_train=autoencoder["psnr_train"],
+        psnr_held_out=autoencoder["psnr_held_out"],
+        transformer_parameters=by_type["started"]["total_parameters"],
+        transformer_seconds=sum(gaps),
         train_loss=sum(event["train_loss"] for event in progress[-100:]) / len(progress[-100:]),
-        validation_loss=validations[-1]["loss"],
+        validation_loss=by_type["validation"]["loss"],
         lowest_validation_loss=lowest["loss"],
         lowest_validation_step=lowest["step"],
+        machine=machine,
     )
 
 
@@ -95,6 +83,7 @@ def main() -> None:
         "--work", type=Path, default=Path("build/emoji-dit"), help="downloads, states and logs; goes on from here"
     )
     parser.add_argument("--autoencoder-steps", type=int, default=3600)
+    parser.add_argument("--transformer-steps", type=int, default=7600)
     parser.add_argument("--output", type=Path, default=PACKAGED_CATALOG.parent / MODEL_ID)
     parser.add_argument("--machine", default="two CPU cores", help="for the model card")
     arguments = parser.parse_args()
@@ -106,21 +95,14 @@ def main() -> None:
     class_names = sorted(folder.name for folder in (work / "noto").iterdir())
     if not (work / "untrained").exists():
         write_random_base(work / "untrained", work / "vae", class_names, seed=0)
-    first = train_phase(work / "first", work / "untrained", work / "noto", FIRST_PHASE)
-    write_trained_base(work / "first-base", work / "untrained", work / "first" / ADAPTER)
-    write_variants(work / "noto", work / "variants")
-    second = train_phase(work / "second", work / "first-base", work / "variants", SECOND_PHASE)
-    write_trained_base(arguments.output, work / "first-base", work / "second" / ADAPTER)
-
+    spec = write_training_spec(work / "transformer", work / "untrained", work / "noto", arguments.transformer_steps, seed=0)
+    adapter = work / "transformer" / "adapter" / "adapter.safetensors"
+    if not adapter.exists():
+        run_trainer(work / "transformer")
+    write_trained_base(arguments.output, work / "untrained", adapter)
     base = load_catalog()[MODEL_ID].model_copy(update={"path": arguments.output})
-    figures = Figures(
-        autoencoder=json.loads((work / "autoencoder.json").read_text()),
-        first=read_phase(work / "first"),
-        second=read_phase(work / "second"),
-        machine=arguments.machine,
-    )
-    weights = fetch_feature_weights(work / "features")
-    write_model_card(base, work / "noto", (first, second), figures, Generator(base).images, weights)
+    figures = read_figures(work, arguments.machine)
+    write_model_card(base, work / "noto", spec, figures, Generator(base).images, fetch_feature_weights(work / "features"))
 
 
 if __name__ == "__main__":

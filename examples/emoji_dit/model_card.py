@@ -28,7 +28,6 @@ from difffit_core.evaluation import (
 from difffit_core.sampling import decode
 from difffit_core.spec import GenerationSpec, TrainingSpec
 from examples.emoji_dit.autoencoder import load_pictures
-from examples.emoji_dit.variants import COPIES
 
 Sampler = Callable[[GenerationSpec], list[Image.Image]]
 
@@ -45,40 +44,24 @@ SHEET = (
 )
 
 
-class AutoencoderFigures(BaseModel):
-    """What the autoencoder's training measured of itself. PSNR is in dB."""
+class Figures(BaseModel):
+    """What the two trainings measured of themselves. Seconds are of training alone; PSNR is in dB."""
 
     model_config = ConfigDict(extra="forbid")
 
-    pictures: int
-    pictures_held_out: int
-    steps: int
-    seconds: float
+    autoencoder_pictures: int
+    autoencoder_pictures_held_out: int
+    autoencoder_steps: int
+    autoencoder_seconds: float
     psnr_train: float
     psnr_held_out: float
-
-
-class Phase(BaseModel):
-    """What one phase of the transformer's training measured of itself. Seconds are of training alone."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    parameters: int
-    steps: int
-    seconds: float
+    transformer_parameters: int
+    transformer_seconds: float
     train_loss: float
     validation_loss: float
     lowest_validation_loss: float
     lowest_validation_step: int
-
-
-class Figures(BaseModel):
-    """What the three trainings measured; `machine` in words, such as "two CPU cores"."""
-
-    autoencoder: AutoencoderFigures
-    first: Phase
-    second: Phase
-    machine: str
+    machine: str  # in words, such as "two CPU cores"
 
 
 def fetch_feature_weights(folder: Path) -> Path:
@@ -94,12 +77,12 @@ def fetch_feature_weights(folder: Path) -> Path:
 
 
 def write_model_card(
-    base: BaseModelEntry, noto: Path, specs: tuple[TrainingSpec, TrainingSpec], figures: Figures, sample: Sampler, weights: Path
+    base: BaseModelEntry, noto: Path, spec: TrainingSpec, figures: Figures, sample: Sampler, weights: Path
 ) -> None:
     """Write `README.md` and `samples.png` into the folder of the finished pipeline `base`.
 
-    `noto` is the folder of class folders it was trained on, `specs` the jobs of both phases that trained its transformer,
-    `weights` a file of MobileNetV2's weights.
+    `noto` is the folder of class folders it was trained on, `spec` the job that trained its transformer, `weights` a file of
+    MobileNetV2's weights.
     """
     names = base.class_names()
     shown = [names.index(name) for column in SHEET for name in column for _ in range(SAMPLES_PER_CLASS)]
@@ -119,7 +102,7 @@ def write_model_card(
     samples = load_pictures(generate(base, [labels[i] for i in second.tolist()], guidance, sample))
     others[f"samples, guidance {guidance:g}"] = features(extractor, samples)
     distances = {name: frechet_distance(real[first], other) for name, other in others.items()}
-    (base.path / "README.md").write_text(card_text(base, specs, figures, distances, same_set_floor(real), half))
+    (base.path / "README.md").write_text(card_text(base, spec, figures, distances, same_set_floor(real), half))
 
 
 def generate(base: BaseModelEntry, labels: list[int], guidance: float, sample: Sampler) -> list[Image.Image]:
@@ -172,7 +155,7 @@ def reconstruct(base: BaseModelEntry, pictures: Tensor) -> Tensor:
 
 def card_text(
     base: BaseModelEntry,
-    specs: tuple[TrainingSpec, TrainingSpec],
+    spec: TrainingSpec,
     figures: Figures,
     distances: dict[str, float],
     floor: tuple[float, float],
@@ -182,8 +165,7 @@ def card_text(
     transformer = json.loads((base.path / "transformer" / "config.json").read_text())
     autoencoder = json.loads((base.path / "vae" / "config.json").read_text())
     scheduler = json.loads((base.path / "scheduler" / "scheduler_config.json").read_text())
-    first, second = (spec.hyperparameters for spec in specs)
-    gamma = specs[0].defaults.min_snr_gamma
+    chosen, gamma = spec.hyperparameters, spec.defaults.min_snr_gamma
     return TEMPLATE.read_text().format(
         license=base.license.lower(),
         license_name=base.license,
@@ -196,55 +178,48 @@ def card_text(
         sampler=base.defaults.scheduler,
         sample_steps=base.defaults.sample_steps,
         guidance=f"{base.defaults.guidance_scale:g}",
-        noto_pictures=specs[0].dataset.images,
-        copies=COPIES,
-        autoencoder_pictures=figures.autoencoder.pictures,
-        autoencoder_held_out=figures.autoencoder.pictures_held_out,
+        noto_pictures=spec.dataset.images,
+        autoencoder_pictures=figures.autoencoder_pictures,
+        autoencoder_held_out=figures.autoencoder_pictures_held_out,
         autoencoder_millions=f"{stored_parameters(base.path / 'vae') / 1e6:.1f}",
         autoencoder_widths=", ".join(str(width) for width in autoencoder["block_out_channels"]),
         latent_channels=autoencoder["latent_channels"],
         latent_size=transformer["sample_size"],
-        transformer_millions=f"{figures.second.parameters / 1e6:.1f}",
+        transformer_millions=f"{figures.transformer_parameters / 1e6:.1f}",
         width=transformer["num_attention_heads"] * transformer["attention_head_dim"],
         blocks=transformer["num_layers"],
         heads=transformer["num_attention_heads"],
         patch=transformer["patch_size"],
         machine=figures.machine,
-        autoencoder_steps=figures.autoencoder.steps,
-        autoencoder_minutes=f"{figures.autoencoder.seconds / 60:.0f}",
-        psnr_held_out=f"{figures.autoencoder.psnr_held_out:.1f}",
-        psnr_train=f"{figures.autoencoder.psnr_train:.1f}",
-        first=phase_column(figures.first),
-        second=phase_column(figures.second),
-        method=specs[0].method.type,
+        autoencoder_steps=figures.autoencoder_steps,
+        steps=chosen.steps,
+        autoencoder_minutes=f"{figures.autoencoder_seconds / 60:.0f}",
+        transformer_minutes=f"{figures.transformer_seconds / 60:.0f}",
+        psnr_held_out=f"{figures.psnr_held_out:.1f}",
+        psnr_train=f"{figures.psnr_train:.1f}",
+        train_loss=f"{figures.train_loss:.4f}",
+        validation_loss=f"{figures.validation_loss:.4f}",
+        lowest_validation_loss=f"{figures.lowest_validation_loss:.4f}",
+        lowest_validation_step=figures.lowest_validation_step,
+        method=spec.method.type,
         prediction=scheduler["prediction_type"],
         schedule=scheduler["beta_schedule"],
         weighting=f"min-SNR-{gamma:g} weighting" if gamma else "every timestep weighted alike",
-        learning_rates=f"{first.learning_rate:g} and then {second.learning_rate:g}",
-        warmup_steps=f"{first.warmup_steps} and {second.warmup_steps}",
-        lr_schedule=first.lr_schedule,
-        weight_decay=f"{first.weight_decay:g}",
-        batch_size=first.batch_size,
-        ema_decay=f"{first.ema_decay:g}",
-        label_dropout=f"{first.label_dropout:g}",
-        validation_percent=f"{first.validation_fraction:.0%} and {second.validation_fraction:.0%}",
-        seed=specs[0].seed,
+        learning_rate=f"{chosen.learning_rate:g}",
+        warmup_steps=chosen.warmup_steps,
+        lr_schedule=chosen.lr_schedule,
+        weight_decay=f"{chosen.weight_decay:g}",
+        batch_size=chosen.batch_size,
+        ema_decay=f"{chosen.ema_decay:g}",
+        label_dropout=f"{chosen.label_dropout:g}",
+        validation_percent=f"{chosen.validation_fraction:.0%}",
+        seed=spec.seed,
         weights_package=WEIGHTS_PACKAGE,
         count=count,
         distances="\n".join(f"| {name} | {distance:.1f} |" for name, distance in distances.items()),
         floor_mean=f"{floor[0]:.1f}",
         floor_spread=f"{floor[1]:.1f}",
     )
-
-
-def phase_column(phase: Phase) -> dict[str, str]:
-    return {
-        "steps": str(phase.steps),
-        "minutes": f"{phase.seconds / 60:.0f}",
-        "loss": f"{phase.train_loss:.4f}",
-        "validation": f"{phase.validation_loss:.4f}",
-        "lowest": f"{phase.lowest_validation_loss:.4f} at step {phase.lowest_validation_step}",
-    }
 
 
 def stored_parameters(folder: Path) -> int:

@@ -17,46 +17,8 @@ from difffit_core.dit import class_embedder, load_transformer, tie_conditioning,
 from difffit_core.merging import merge
 from difffit_core.methods.full.config import FullConfig
 from difffit_core.spec import ResolvedHyperparameters, TrainingSpec
-from examples.emoji_dit.sources import SIZE
 
 MODEL_ID = "emoji-dit"
-
-# On the pictures themselves: quick to show what everything looks like, and in the end known by heart.
-FIRST_PHASE = ResolvedHyperparameters(
-    steps=7600,
-    batch_size=64,
-    micro_batch_size=64,
-    gradient_checkpointing=False,
-    base_precision="fp32",
-    resolution=SIZE,
-    max_tokens=None,
-    learning_rate=1e-3,
-    lr_schedule="warmup-stable-decay",
-    warmup_steps=200,
-    weight_decay=0.01,
-    ema_decay=0.999,
-    label_dropout=0.1,
-    max_grad_norm=1.0,
-    horizontal_flip=False,  # letters, flags and clocks have a right way round
-    validation_fraction=0.05,
-    validate_every=1000,
-    sample_every=1000,
-    checkpoint_every=500,
-    guidance_scale=3.0,
-    sample_steps=30,
-)
-# On their variants: what was known by heart becomes shapes, which an adapter can bend.
-SECOND_PHASE = FIRST_PHASE.model_copy(
-    update={
-        "steps": 1300,
-        "learning_rate": 6e-4,
-        "warmup_steps": 50,
-        "validation_fraction": 0.02,
-        "validate_every": 200,
-        "sample_every": 400,
-        "checkpoint_every": 100,
-    }
-)
 
 
 def random_transformer(classes: int) -> DiTTransformer2DModel:
@@ -115,10 +77,8 @@ def save_transformer(model: DiTTransformer2DModel, folder: Path) -> None:
     (folder / "transformer" / "diffusion_pytorch_model.safetensors").chmod(0o644)  # diffusers makes it private
 
 
-def write_training_spec(
-    spec_dir: Path, base: Path, pictures: Path, hyperparameters: ResolvedHyperparameters, seed: int
-) -> TrainingSpec:
-    """Write the SPEC_DIR of one phase: full training of the model in `base` on the class folders `pictures`."""
+def write_training_spec(spec_dir: Path, base: Path, pictures: Path, steps: int, seed: int) -> TrainingSpec:
+    """Write the SPEC_DIR of the from-scratch run: full training of the random base on the class folders `pictures`."""
     spec_dir.mkdir(parents=True, exist_ok=True)
     if not (spec_dir / "dataset").exists():
         shutil.copytree(pictures, spec_dir / "dataset")
@@ -126,7 +86,29 @@ def write_training_spec(
         base_model=MODEL_ID,
         base_model_path=str(base.resolve()),
         method=FullConfig(type="full"),
-        hyperparameters=hyperparameters,
+        hyperparameters=ResolvedHyperparameters(
+            steps=steps,
+            batch_size=64,
+            micro_batch_size=64,
+            gradient_checkpointing=False,
+            base_precision="fp32",
+            resolution=load_catalog()[MODEL_ID].image_size(),
+            max_tokens=None,
+            learning_rate=1e-3,
+            lr_schedule="warmup-stable-decay",
+            warmup_steps=200,
+            weight_decay=0.01,
+            ema_decay=0.999,
+            label_dropout=0.1,
+            max_grad_norm=1.0,
+            horizontal_flip=False,  # letters, flags and clocks have a right way round
+            validation_fraction=0.05,
+            validate_every=1000,
+            sample_every=1000,
+            checkpoint_every=500,
+            guidance_scale=3.0,
+            sample_steps=30,
+        ),
         dataset=index_class_folders(spec_dir / "dataset"),
         seed=seed,
         defaults=load_catalog()[MODEL_ID].defaults,
@@ -141,9 +123,9 @@ def run_trainer(spec_dir: Path) -> None:
     subprocess.run([sys.executable, "-m", "difffit_core.train", str(spec_dir)], check=True)
 
 
-def write_trained_base(folder: Path, base: Path, adapter: Path) -> None:
-    """Copy the folder `base` that a phase began with and put the trained weights of its `adapter` into the transformer."""
-    shutil.copytree(base, folder, dirs_exist_ok=True)
-    model, trained = load_transformer(base), read_adapter(adapter)
+def write_trained_base(folder: Path, untrained: Path, adapter: Path) -> None:
+    """Copy the untrained folder and put the trained weights of `adapter` into its transformer."""
+    shutil.copytree(untrained, folder, dirs_exist_ok=True)
+    model, trained = load_transformer(untrained), read_adapter(adapter)
     merge(model, trained, base_names=trained.header.class_names)
     save_transformer(model, folder)

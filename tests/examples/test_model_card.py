@@ -11,26 +11,24 @@ from difffit_core.evaluation import WEIGHTS_FILE, WEIGHTS_MODULE, MobileNetV2
 from difffit_core.generate import Generator
 from difffit_core.methods.full.config import FullConfig
 from difffit_core.spec import DatasetSummary, JobSpec, resolve
-from examples.emoji_dit.model_card import SHEET, AutoencoderFigures, Figures, Phase, fetch_feature_weights, write_model_card
+from examples.emoji_dit.model_card import SHEET, Figures, fetch_feature_weights, write_model_card
 from tests.tiny_models import write_tiny_base
 
 NAMES = sorted(name for column in SHEET for name in column)
 
-PHASE = Phase(
-    parameters=1_500_000,
-    steps=7600,
-    seconds=7200.0,
+FIGURES = Figures(
+    autoencoder_pictures=40,
+    autoencoder_pictures_held_out=2,
+    autoencoder_steps=10,
+    autoencoder_seconds=90.0,
+    psnr_train=21.0,
+    psnr_held_out=20.0,
+    transformer_parameters=1_500_000,
+    transformer_seconds=7200.0,
     train_loss=0.25,
     validation_loss=0.31,
     lowest_validation_loss=0.29,
     lowest_validation_step=4000,
-)
-FIGURES = Figures(
-    autoencoder=AutoencoderFigures(
-        pictures=40, pictures_held_out=2, steps=10, seconds=90.0, psnr_train=21.0, psnr_held_out=20.0
-    ),
-    first=PHASE,
-    second=PHASE.model_copy(update={"steps": 2600, "seconds": 3600.0}),
     machine="two CPU cores",
 )
 
@@ -58,14 +56,13 @@ def test_the_card_states_the_distances_counts_and_figures(base: BaseModelEntry, 
     job = JobSpec(base_model=base.id, dataset="noto", method=FullConfig(type="full"), seed=7)
     spec = resolve(job, base, DatasetSummary(sha256="0" * 64, classes=dict.fromkeys(NAMES, 1)))
 
-    write_model_card(base, noto, (spec, spec), FIGURES, Generator(base, device="cpu").images, weights)
+    write_model_card(base, noto, spec, FIGURES, Generator(base, device="cpu").images, weights)
 
     card = (base.path / "README.md").read_text()
     assert "| 12 pictures | FD-MobileNetV2" in card
     assert "| samples, guidance 3 |" in card
     assert "1.5M trained parameters, width 16" in card
-    assert "| 2 min | 120 min | 60 min |" in card
-    assert "0.3100 (lowest 0.2900 at step 4000)" in card
+    assert "| 2 min | 120 min |" in card
     assert "v_prediction on the `squaredcos_cap_v2`" in card
     assert "min-SNR-5" in card
     for credit in ("Apache-2.0", "CC-BY 4.0", "MIT", "Google", "Twitter", "Microsoft"):
