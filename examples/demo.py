@@ -107,11 +107,12 @@ def main_job(client: Client, arguments: argparse.Namespace) -> dict[str, Any]:
     output.mkdir(parents=True, exist_ok=True)
     request: dict[str, Any] = {"labels": classes, "n": COLUMNS, "seed": arguments.seed}
     base = save_images(client, client.generate(base_model=BASE, **request), output / "base")
+    half = save_images(client, client.generate(adapter=job["adapter"], adapter_strength=0.5, **request), output / "half")
     adapted = save_images(client, client.generate(adapter=job["adapter"], **request), output / "adapted")
     with transfer_bar(err, "downloading the adapter") as moved:
         adapter_bytes = client.download_adapter(str(job["adapter"]), output / "adapter.safetensors", moved)
     sheet = output / "contact-sheet.png"
-    draw_sheet(job, classes, base, adapted).save(sheet, optimize=True)
+    draw_sheet(job, classes, base, half, adapted).save(sheet, optimize=True)
     return {
         "status": job["status"],
         "steps": job["progress"]["step"],
@@ -166,14 +167,18 @@ def save_images(client: Client, generation: Generation, folder: Path) -> dict[st
     return paths
 
 
-def draw_sheet(job: Job, classes: list[str], base: dict[str, list[Path]], adapted: dict[str, list[Path]]) -> Image.Image:
+def draw_sheet(
+    job: Job, classes: list[str], base: dict[str, list[Path]], half: dict[str, list[Path]], adapted: dict[str, list[Path]]
+) -> Image.Image:
+    """The same classes and seeds from left to right: what the adapter does shows from one group to the next."""
     trained, total = job["trained_parameters"] or 0, job["total_parameters"] or 1
     before, after = job["losses"]["validation_base"], job["losses"]["validation"]
     real = {name: spread(sorted((DATASET / name).glob("*.png")), COLUMNS) for name in classes}
     groups = [
         Group("Real images", load(real)),
         Group(f"{BASE} as it is", load(base)),
-        Group("With the adapter, same seeds", load(adapted)),
+        Group("Adapter at half strength", load(half)),
+        Group("Adapter at full strength", load(adapted)),
     ]
     steps = f"{job['progress']['step']} steps on {sum(1 for _ in DATASET.rglob('*.png'))} images"
     subtitle = f"{steps}  ·  {trained:,} of {total:,} parameters trained ({trained / total:.1%})"
