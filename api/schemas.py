@@ -78,6 +78,7 @@ class DatasetView(BaseModel):
     id: str
     name: str
     status: Literal["checking", "ready", "failed", "deleted"]
+    format: str | None = Field(description="The layout that the upload named; null: the one that is recognised, see `report`")
     bytes: int = Field(description="Of the upload")
     images: int | None = Field(description="Kept; null until the dataset is checked")
     classes: dict[str, int] | None = Field(description="Images of each class")
@@ -90,7 +91,7 @@ class DatasetView(BaseModel):
     @classmethod
     def of(cls, row: tables.Dataset) -> "DatasetView":
         return cls.model_validate(
-            _columns(row, "id name status classes sha256 report error created_at finished_at")
+            _columns(row, "id name status format classes sha256 report error created_at finished_at")
             | {"bytes": row.upload_bytes, "images": None if row.classes is None else sum(row.classes.values())}
         )
 

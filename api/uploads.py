@@ -12,10 +12,11 @@ from fastapi import Request
 from api.errors import TooLargeError
 from api.multipart import PartBegins, PartEnds, read_multipart
 from difffit_core.errors import DatasetError
+from jobstore.formats import FORMATS
 from jobstore.quotas import storage_full
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
-KNOWN_FIELDS = ("file", "label", "name")
+KNOWN_FIELDS = ("file", "format", "label", "name")
 MAX_FIELD_BYTES = 1024  # of a name or a label; both are at most 200 characters
 MAX_TEXT = 200  # characters
 SPOOL_BYTES = 1024**2  # a loose image above this waits in a temporary file: a tar wants its size before its bytes
@@ -23,7 +24,7 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class DatasetUpload:
-    """Reads one request. `content` is what to store; after it, `name` is what to call the dataset.
+    """Reads one request. `content` is what to store; after it, `name` is what to call the dataset, `format` its layout.
 
     Raises DatasetError, TooLargeError, and QuotaError where the tenant may not store so much.
     """
@@ -41,6 +42,7 @@ class DatasetUpload:
         self._label: str | None = None  # that of the file before
         self._labels_in_advance = False  # several labels came before their files: then each file needs its own
         self._name: str | None = None
+        self.format: str | None = None  # none: to be recognised
 
     @property
     def name(self) -> str:
@@ -80,7 +82,7 @@ class DatasetUpload:
         """Check a part that begins; the tar member's name of a loose image, or nothing."""
         if part.name not in KNOWN_FIELDS or (part.name == "file") != (part.filename is not None):
             raise DatasetError(
-                f"The form field `{part.name}` is not known here. Send `file` as a file, `label` and `name` as text.",
+                f"The form field `{part.name}` is not known here. Send `file` as a file, `label`, `name` and `format` as text.",
                 code="unknown_field",
                 param=part.name[:MAX_TEXT],
             )
@@ -143,6 +145,11 @@ class DatasetUpload:
         if name == "name":
             self._name = text
             return
+        if name == "format":
+            if text not in FORMATS:
+                raise _invalid(f"The format {text!r} is not known. Send one of {', '.join(FORMATS)}, or none.", "format")
+            self.format = text
+            return
         if "/" in text or "\\" in text or text in {".", ".."}:
             raise _invalid(f"The label {text!r} cannot name a class: it must have no slash and not be only dots.", "label")
         self._labels.append(text)
@@ -151,6 +158,8 @@ class DatasetUpload:
     def _check_end(self) -> None:
         if not self._archive and not self._loose:
             raise DatasetError("No file was sent. Put it into the form field `file`.", code="missing_file", param="file")
+        if self.format and self._loose:
+            raise _invalid("Loose images have no `format`: their labels name the classes. Send an archive.", "format")
         if self._labels:
             raise _invalid("There are more labels than files. Send each label before its file.", "label")
 

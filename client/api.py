@@ -56,20 +56,21 @@ class Client:
         *,
         name: str | None = None,
         label: str | None = None,
+        format: str | None = None,
         progress: ProgressCallback | None = None,
     ) -> Dataset:
-        """Send one archive, or loose images that all show the class `label`, in constant memory.
+        """Send one archive, of the layout `format` if it is named, or loose images of the class `label`, in constant memory.
 
         A large archive goes in parts: what cuts the connection costs one part, and another call of this goes on within a day.
         """
         if len(files) == 1 and files[0].name.lower().endswith(ARCHIVES) and files[0].stat().st_size > ONE_REQUEST_BYTES:
-            return self._upload_in_parts(files[0], name, progress or (lambda sent, total: None))
-        fields = {key: value for key, value in (("name", name), ("label", label)) if value is not None}
+            return self._upload_in_parts(files[0], name, format, progress or (lambda sent, total: None))
+        fields = {key: value for key, value in (("name", name), ("label", label), ("format", format)) if value is not None}
         body = MultipartBody(fields, files, progress)
         dataset: Dataset = self._json("POST", "/datasets", content=iter(body), headers=body.headers, timeout=UPLOAD_TIMEOUT)
         return dataset
 
-    def _upload_in_parts(self, path: Path, name: str | None, progress: ProgressCallback) -> Dataset:
+    def _upload_in_parts(self, path: Path, name: str | None, format: str | None, progress: ProgressCallback) -> Dataset:
         upload = ResumableUpload(path, name)
         url, heard = upload.begin(self._request), time.monotonic()
         offset = -1  # not known, ask the server
@@ -84,7 +85,9 @@ class Client:
                     raise
                 offset = -1
                 time.sleep(1.0)
-        dataset: Dataset = self._create(f"{url}/dataset", headers=upload.VERSION)
+        dataset: Dataset = self._create(
+            f"{url}/dataset", headers=upload.VERSION, params={} if format is None else {"format": format}
+        )
         return dataset
 
     def dataset(self, dataset_id: str) -> Dataset:

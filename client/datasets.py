@@ -39,6 +39,9 @@ def send(
     ],
     name: Annotated[str | None, typer.Option(help="A name for people.")] = None,
     label: Annotated[str | None, typer.Option(help="The class of loose images.")] = None,
+    format: Annotated[
+        str | None, typer.Option(help="The layout of a published dataset, such as food-101; recognised if left out.")
+    ] = None,
     wait: Annotated[bool, typer.Option(help="Wait for the server's check and show its report.")] = True,
     as_json: AsJson = False,
 ) -> None:
@@ -47,7 +50,9 @@ def send(
         if upload.left_out:
             note(f"{upload.left_out} hidden files are not sent")
         with transfer_bar(err, "uploading") as moved:
-            dataset = client.upload_dataset(upload.files, name=name or default_name(paths), label=label, progress=moved)
+            dataset = client.upload_dataset(
+                upload.files, name=name or default_name(paths), label=label, format=format, progress=moved
+            )
         if wait:
             with err.status("the server checks every image"):
                 dataset = client.wait_dataset(dataset["id"])
@@ -122,9 +127,13 @@ def present(dataset: Dataset, as_json: bool) -> None:
 
 
 def present_report(report: DatasetReport) -> None:
-    """Counts per class, then every kind of file that a person should look at."""
+    """Counts per class and part of the split, then every kind of file that a person should look at."""
     if report.get("classes"):
         out.print(table(["class", "#images"], [(plain(name), count) for name, count in sorted(report["classes"].items())]))
+    if report.get("splits"):
+        out.print(table(["split", "#images"], [(plain(name), count) for name, count in sorted(report["splits"].items())]))
+    for warning in report.get("warnings", []):
+        note(f"{report['layout']}: {plain(warning['message'])}")
     refused, duplicates = report.get("refused", []), report.get("duplicates", [])
     if refused:
         rows = [(plain(r["file"]), plain(r["message"])) for r in refused[:SHOWN_FILES]]

@@ -37,7 +37,9 @@ class DatasetReport(TypedDict):
     refused: list[RefusedFile]
     duplicates: list[dict[str, Any]]
     label_conflicts: list[Any]
+    warnings: list[dict[str, str]]
     classes: dict[str, int]
+    splits: dict[str, int]
     sizes: dict[str, list[int]]
 
 
@@ -47,6 +49,7 @@ class Dataset(TypedDict):
     id: str
     name: str
     status: str
+    format: str | None
     bytes: int
     images: int | None
     classes: dict[str, int] | None

@@ -29,6 +29,7 @@ class Item:
     condition: str = ""  # a second picture, that the first is drawn after: edges, a segmentation
     prompt: str = ""
     answer: str = ""
+    split: str = ""  # train, validation or test, where the dataset's authors say so
 
 
 def read_index(folder: Path, required: Sequence[str] = ()) -> list[Item]:
@@ -62,7 +63,9 @@ def summarize(items: Iterable[Item]) -> DatasetSummary:
     items = list(items)
     for item in items:
         counts[item.label] += 1
-    return DatasetSummary(sha256=content_sha256((i.label, i.sha256) for i in items), classes=dict(sorted(counts.items())))
+    return DatasetSummary(
+        sha256=content_sha256((i.label, i.sha256, i.split) for i in items), classes=dict(sorted(counts.items()))
+    )
 
 
 def index_class_folders(folder: Path) -> DatasetSummary:
@@ -90,8 +93,13 @@ def write_index(folder: Path, rows: Iterable[dict[str, str]]) -> DatasetSummary:
 def split(items: list[Item], validation_fraction: float) -> tuple[list[Item], list[Item]]:
     """(train, held out), class by class. It depends on the contents alone, so that jobs on one dataset can be compared.
 
-    A class gives the rounded share of its images, always leaving one to train on.
+    Where the authors' test split is there, that is held out and all else is trained on. The held-out examples begin with the
+    first of each class, then the second, so that a beginning of them shows all classes. Otherwise a class gives the rounded
+    share of its images, always leaving one to train on.
     """
+    test = [item for item in items if item.split == "test"]
+    if 0 < len(test) < len(items):
+        return [item for item in items if item.split != "test"], _class_by_class(test)
     by_class: dict[str, list[Item]] = defaultdict(list)
     for item in sorted(items, key=lambda item: (item.label, item.sha256, item.file)):
         by_class[item.label].append(item)
@@ -102,6 +110,16 @@ def split(items: list[Item], validation_fraction: float) -> tuple[list[Item], li
         held_out += members[:count]
         train += members[count:]
     return train, held_out
+
+
+def _class_by_class(items: list[Item]) -> list[Item]:
+    """The first item of each class, then the second of each, and so on."""
+    seen: dict[str, int] = defaultdict(int)
+    ranked = []
+    for item in sorted(items, key=lambda item: (item.label, item.sha256, item.file)):
+        ranked.append((seen[item.label], item))
+        seen[item.label] += 1
+    return [item for _, item in sorted(ranked, key=lambda ranked_item: ranked_item[0])]
 
 
 def load_picture(path: Path, size: int) -> Tensor:

@@ -101,9 +101,12 @@ class DatasetSummary(Strict):
         return sum(self.classes.values())
 
 
-def content_sha256(images: Iterable[tuple[str, str]]) -> str:
-    """Hash of a dataset from the (label, SHA-256) of its images, whatever the files are called and however they are ordered."""
-    lines = sorted(f"{label}\t{sha256}\n" for label, sha256 in images)
+def content_sha256(images: Iterable[tuple[str, str, str]]) -> str:
+    """Hash of a dataset from the (label, SHA-256, split) of its images, whatever the files are called and however ordered.
+
+    An empty split adds nothing.
+    """
+    lines = sorted("\t".join((label, sha256, split)[: 3 if split else 2]) + "\n" for label, sha256, split in images)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 

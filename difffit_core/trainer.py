@@ -121,6 +121,7 @@ class Trainer:
         if not items:
             raise DatasetError("The dataset holds no examples.")
         train, held_out = split(items, self.h.validation_fraction)
+        held_out = held_out[:VALIDATION_DRAWS]  # a validation draws no more, and official test splits are large
         return self._encoded("train", train), self._encoded("validation", held_out) if held_out else None
 
     def _encoded(self, part: str, items: list[Item]) -> Examples:

@@ -72,6 +72,7 @@ class Dataset(Leased, Base):
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     name: Mapped[str]
     status: Mapped[str]
+    format: Mapped[str | None]  # the layout that the sender names, see `formats`; null: the one that is recognised
     upload_key: Mapped[str]  # the object exactly as the user sent it, or the prefix of the parts
     upload_parts: Mapped[list[str] | None] = mapped_column(JSONB(none_as_null=True))  # names of parts, in order
     upload_bytes: Mapped[int]

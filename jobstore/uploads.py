@@ -62,14 +62,14 @@ def offset_mismatch(offset: int) -> ConflictError:
     )
 
 
-def make_dataset(session: Session, upload: Upload) -> Dataset:
+def make_dataset(session: Session, upload: Upload, format: str | None = None) -> Dataset:
     """A dataset of the upload's bytes, in place of the upload. Raises ConflictError (`upload_unfinished`)."""
     session.refresh(upload, with_for_update=True)
     if upload.offset < upload.length:
         raise ConflictError(
             f"{upload.offset} of {upload.length} bytes have arrived. Send the rest first.", code="upload_unfinished"
         )
-    dataset = Dataset(id=new_id("ds"), tenant_id=upload.tenant_id, name=upload.name, status="checking")
+    dataset = Dataset(id=new_id("ds"), tenant_id=upload.tenant_id, name=upload.name, status="checking", format=format)
     dataset.upload_key, dataset.upload_parts, dataset.upload_bytes = upload_prefix(upload.id), upload.parts, upload.length
     session.add(dataset)
     session.delete(upload)

@@ -19,8 +19,9 @@ from jobstore.tables import Dataset
 from jobstore.uploads import upload_keys
 from worker import contact_sheet
 from worker.archives import Refusal, UnpackedFile, refusal, unpack
-from worker.dataset_layout import Caption, Layout, is_metadata, is_system_file, read_layout
 from worker.image_pool import CheckedImage, ImagePool
+from worker.layouts.layout import Caption, Layout, is_system_file
+from worker.layouts.registry import compare_with_published, read_layout
 from worker.lease import Lease, LeaseLost, Stopping
 from worker.outages import persist
 from worker.runtime import objects, scratch_folder, sessions
@@ -46,7 +47,7 @@ class CheckedDataset:
 
     @property
     def sha256(self) -> str:
-        return content_sha256((p.caption.label, p.file.sha256) for p in self.pictures)
+        return content_sha256((p.caption.label, p.file.sha256, p.caption.split) for p in self.pictures)
 
 
 def check_dataset(dataset_id: str) -> None:
@@ -72,7 +73,7 @@ def _bring_to_end(dataset: Dataset, lease: Lease, folder: Path, settings: Settin
     checked: CheckedDataset | None = None
     try:
         with ImagePool(settings.max_image_pixels) as pool:
-            checked = examine(upload, folder, settings, lease.check, pool)
+            checked = examine(upload, folder, settings, lease.check, pool, dataset.format)
             if not checked.pictures:
                 message = "The archive holds no image that can be used; the report says why for each file."
                 raise DatasetError(message, code="no_usable_images", param="file")
@@ -100,15 +101,22 @@ def _finish(lease: Lease, status: str, **values: Any) -> None:
     persist(lease, finish)
 
 
-def examine(upload: Path, folder: Path, settings: Settings, keep_alive: Callable[[], None], pool: ImagePool) -> CheckedDataset:
-    """Unpack, decode and label; raises DatasetError where the archive as a whole cannot be used."""
+def examine(
+    upload: Path,
+    folder: Path,
+    settings: Settings,
+    keep_alive: Callable[[], None],
+    pool: ImagePool,
+    format: str | None = None,
+) -> CheckedDataset:
+    """Unpack, decode and label; raises DatasetError where the archive as a whole cannot be used, or is not of `format`."""
     unpacked = folder / "unpacked"
     unpacked.mkdir()
     files, refused = unpack(upload, unpacked, settings, keep_alive)
     refused += [refusal(f.name, "system_file", "A system file, not a picture.") for f in files if is_system_file(f.name)]
     files = sorted((file for file in files if not is_system_file(file.name)), key=lambda file: file.name)
-    layout = read_layout(files)
-    candidates = [file for file in files if not is_metadata(file.name)]
+    layout = read_layout(files, format)
+    candidates = [file for file in files if file.name not in layout.lists]
     total = len(candidates) + len(refused)
     pictures = []
     for file, answer in zip(candidates, pool.check((file.path, None) for file in candidates), strict=True):
@@ -119,6 +127,7 @@ def examine(upload: Path, folder: Path, settings: Settings, keep_alive: Callable
             pictures.append(Picture(file, answer, layout.captions[file.name]))
         else:
             refused.append(layout.without_caption[file.name])
+    compare_with_published(layout, (picture.caption for picture in pictures))
     pictures, duplicates = _without_duplicates(pictures)
     report = _report(total, layout, pictures, refused + layout.bad_rows, duplicates)
     return CheckedDataset(pictures, report)
@@ -146,7 +155,9 @@ def _report(
         "refused": refused,
         "duplicates": duplicates,
         "label_conflicts": _label_conflicts(pictures),
+        "warnings": layout.warnings,
         "classes": dict(sorted(Counter(p.caption.label for p in pictures).items())),
+        "splits": dict(sorted(Counter(p.caption.split for p in pictures if p.caption.split).items())),
         "sizes": {"smallest": sizes[0], "median": sizes[len(sizes) // 2], "largest": sizes[-1]} if sizes else None,
     }
 
@@ -174,7 +185,11 @@ def write_content(pictures: list[Picture], target: Path) -> None:
             "width": picture.image.width,
             "height": picture.image.height,
         }
-        rows.append(row if picture.caption.text is None else row | {"text": picture.caption.text})
+        if picture.caption.text is not None:
+            row["text"] = picture.caption.text
+        if picture.caption.split:
+            row["split"] = picture.caption.split
+        rows.append(row)
     index = "".join(json.dumps(row) + "\n" for row in rows).encode()
     with tarfile.open(target, "w") as tar:
         member = tarfile.TarInfo("index.jsonl")

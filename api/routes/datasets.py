@@ -16,6 +16,7 @@ from api.schemas import DatasetView, Listing, errors, file_answer
 from api.uploads import DatasetUpload
 from jobstore.dispatch import wake
 from jobstore.errors import ConflictError, NotFoundError
+from jobstore.formats import FORMATS
 from jobstore.ids import new_id
 from jobstore.lifecycle import TERMINAL
 from jobstore.quotas import check_storage
@@ -34,6 +35,11 @@ UPLOAD_FORM = {
                     "required": ["file"],
                     "properties": {
                         "name": {"type": "string", "maxLength": 200},
+                        "format": {
+                            "type": "string",
+                            "enum": list(FORMATS),
+                            "description": "The layout of the archive; recognised where it is left out",
+                        },
                         "label": {
                             "type": "array",
                             "items": {"type": "string"},
@@ -56,7 +62,7 @@ UPLOAD_FORM = {
     "", status_code=202, dependencies=[Idempotent], responses=errors(400, 409, 413, 415, 429), openapi_extra=UPLOAD_FORM
 )
 async def upload_dataset(request: Request, response: Response, tenant: TenantId, resources: ResourcesDep) -> DatasetView:
-    """Upload an archive of class folders (or with a metadata.jsonl), or loose images with their `label`.
+    """Upload an archive of class folders, with a metadata.jsonl or of a known `format`, or loose images with their `label`.
 
     The answer comes when the upload is stored; the images are checked in the background, see `status` and `report`.
     """
@@ -65,9 +71,8 @@ async def upload_dataset(request: Request, response: Response, tenant: TenantId,
     free = await run_in_threadpool(_free_bytes, resources, tenant)
     upload = DatasetUpload(request, settings.max_upload_bytes, free, settings.max_archive_files)
     size = await resources.store.put_stream(key, upload.content())
-    dataset = Dataset(
-        id=dataset_id, tenant_id=tenant, name=upload.name, status="checking", upload_key=key, upload_bytes=size, attempt=0
-    )
+    dataset = Dataset(id=dataset_id, tenant_id=tenant, name=upload.name, status="checking", format=upload.format, attempt=0)
+    dataset.upload_key, dataset.upload_bytes = key, size
     view = await run_in_threadpool(_record, resources, dataset)
     response.headers["location"] = f"/datasets/{dataset_id}"
     return view

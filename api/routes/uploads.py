@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
@@ -18,6 +18,7 @@ from api.uploads import CONTROL
 from difffit_core.errors import SpecError
 from jobstore import uploads
 from jobstore.dispatch import wake
+from jobstore.formats import Format
 from jobstore.quotas import check_storage
 from jobstore.tables import Upload
 
@@ -194,9 +195,14 @@ def delete_upload(upload: FoundUpload, session: Transaction, resources: Resource
 
 
 @router.post("/{upload_id}/dataset", status_code=202, dependencies=[Idempotent], responses=errors(404, 409, 412))
-def make_dataset(upload: FoundUpload, session: Transaction, response: Response) -> DatasetView:
+def make_dataset(
+    upload: FoundUpload,
+    session: Transaction,
+    response: Response,
+    format: Annotated[Format | None, Query(description="The layout of the archive; recognised where it is left out")] = None,
+) -> DatasetView:
     """Make a dataset of a finished upload: an archive, as `POST /datasets` takes it. The upload itself is gone then."""
-    dataset = uploads.make_dataset(session, upload)
+    dataset = uploads.make_dataset(session, upload, format)
     response.headers["location"] = f"/datasets/{dataset.id}"
     created(session, response.headers["location"])
     after_commit(session, partial(wake, "check_dataset", dataset.id))

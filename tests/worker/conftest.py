@@ -19,10 +19,12 @@ from jobstore.ids import new_id
 from jobstore.objects import ObjectStore
 from jobstore.settings import Settings, get_settings
 from jobstore.tables import Dataset, Generation, Job, JobEvent, Tenant
+from tests.worker.checking import Checker
 from tests.worker.pictures import two_classes, zip_of
 from tests.worker.waiting import wait_for
 from worker import runtime
 from worker.child import Standby
+from worker.image_pool import ImagePool
 from worker.supervisor import run_next
 
 ROOT = Path(__file__).parents[2]
@@ -114,6 +116,17 @@ def run(fast_settings: Settings) -> Iterator[Callable[..., None]]:
 
         yield run
         assert list(fast_settings.work_dir.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[ImagePool]:
+    with ImagePool(max_pixels=50_000_000) as pool:
+        yield pool
+
+
+@pytest.fixture
+def check(tmp_path: Path, settings: Settings, pool: ImagePool) -> Checker:
+    return Checker(tmp_path, settings, pool)
 
 
 class Workers:

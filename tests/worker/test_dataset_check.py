@@ -3,43 +3,14 @@
 import json
 import os
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from PIL import Image
 
-from jobstore.settings import Settings
-from tests.worker.pictures import huge_picture, picture, two_classes, zip_of
-from worker.dataset_check import CheckedDataset, examine, write_content, write_preview
+from tests.worker.checking import Checker, codes
+from tests.worker.pictures import huge_picture, picture, two_classes
+from worker.dataset_check import write_content, write_preview
 from worker.image_pool import ImagePool
-
-
-@pytest.fixture(scope="module")
-def pool() -> Iterator[ImagePool]:
-    with ImagePool(max_pixels=50_000_000) as pool:
-        yield pool
-
-
-@pytest.fixture
-def check(tmp_path: Path, settings: Settings, pool: ImagePool) -> "Checker":
-    return Checker(tmp_path, settings, pool)
-
-
-class Checker:
-    def __init__(self, folder: Path, settings: Settings, pool: ImagePool) -> None:
-        self.folder, self.settings, self.pool = folder, settings, pool
-
-    def __call__(self, files: dict[str, bytes]) -> CheckedDataset:
-        folder = self.folder / f"check-{len(list(self.folder.iterdir()))}"
-        folder.mkdir()
-        upload = zip_of(folder / "upload", files)
-        return examine(upload, folder, self.settings, lambda: None, self.pool)
-
-
-def codes(checked: CheckedDataset) -> dict[str, str]:
-    assert all(r["message"] for r in checked.report["refused"])
-    return {r["file"]: r["code"] for r in checked.report["refused"]}
 
 
 def test_class_folders(check: Checker) -> None:
@@ -53,7 +24,9 @@ def test_class_folders(check: Checker) -> None:
         "refused": [{"file": "animals/d.png", "code": "no_label", "message": checked.report["refused"][0]["message"]}],
         "duplicates": [],
         "label_conflicts": [],
+        "warnings": [],
         "classes": {"cats": 2, "dogs": 1},
+        "splits": {},
         "sizes": {"smallest": (10, 20), "median": (30, 30), "largest": (90, 40)},
     }
 

@@ -1,0 +1,32 @@
+"""Checks uploads as a worker does, without a database."""
+
+from pathlib import Path
+
+from jobstore.settings import Settings
+from tests.worker.pictures import zip_of
+from worker.dataset_check import CheckedDataset, examine
+from worker.image_pool import ImagePool
+
+
+class Checker:
+    def __init__(self, folder: Path, settings: Settings, pool: ImagePool) -> None:
+        self.folder, self.settings, self.pool = folder, settings, pool
+
+    def __call__(self, files: dict[str, bytes], format: str | None = None) -> CheckedDataset:
+        folder = self.folder / f"check-{len(list(self.folder.iterdir()))}"
+        folder.mkdir()
+        upload = zip_of(folder / "upload", files)
+        return examine(upload, folder, self.settings, lambda: None, self.pool, format)
+
+
+def codes(checked: CheckedDataset) -> dict[str, str]:
+    assert all(r["message"] for r in checked.report["refused"])
+    return {r["file"]: r["code"] for r in checked.report["refused"]}
+
+
+def warnings(checked: CheckedDataset) -> dict[str, str]:
+    """Messages by code; those of one code are joined."""
+    found: dict[str, str] = {}
+    for warning in checked.report["warnings"]:
+        found[warning["code"]] = f"{found.get(warning['code'], '')} {warning['message']}".strip()
+    return found

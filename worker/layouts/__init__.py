@@ -1,0 +1,1 @@
+"""The layouts of uploads: how each says which class, text and split its files have. `registry` chooses one."""

@@ -1,0 +1,99 @@
+"""The files of an upload, found by the ends of their names, for archives wrap them in folders of any name."""
+
+import csv
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import Any
+
+from difffit_core.errors import DatasetError
+from worker.archives import UnpackedFile
+from worker.layouts.matlab import read_matlab
+
+MAX_METADATA_BYTES = 256 * 1024**2  # read line by line; rows of the most files allowed are far smaller
+MAX_JSON_BYTES = 16 * 1024**2  # read whole, which takes many times its size; the largest in use has 3 MB
+
+
+class Files:
+    """Names are those in the archive, folders have a `/` at their end."""
+
+    def __init__(self, files: list[UnpackedFile]) -> None:
+        self.files = {file.name: file for file in files}
+        folders = {f"{parent}/" for name in self.files for parent in PurePosixPath(name).parents if str(parent) != "."}
+        self._by_last_part: dict[str, list[str]] = defaultdict(list)
+        for name in sorted([*self.files, *folders], key=lambda name: (name.count("/"), name)):
+            self._by_last_part[_last_part(name)].append(name)
+
+    def find(self, end: str) -> str | None:
+        """The file or folder whose name is `end`, within as few other folders as possible."""
+        return next((name for name in self._by_last_part[_last_part(end)] if f"/{name}".endswith(f"/{end}")), None)
+
+    def need(self, end: str) -> str:
+        """The same; raises DatasetError (`missing_file`) where there is none."""
+        name = self.find(end)
+        if name is None:
+            raise DatasetError(f"There is no {end} in the archive.", code="missing_file", param="file")
+        return name
+
+    def inside(self, folder: str) -> list[str]:
+        """The files in a folder and in those within it."""
+        return [name for name in self.files if name.startswith(folder)]
+
+    def lines(self, name: str) -> Iterator[tuple[int, str]]:
+        """(number, line) of each line that is not empty; raises DatasetError (`metadata_too_large`)."""
+        with self._limited(name, MAX_METADATA_BYTES).path.open(encoding="utf-8-sig", errors="replace") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield number, line.strip()
+
+    def rows(self, name: str, columns: tuple[str, ...]) -> Iterator[tuple[int, list[str]]]:
+        """(line, values) of `columns` in each row of a CSV file with a header. Raises DatasetError."""
+        with self._limited(name, MAX_METADATA_BYTES).path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+            reader = csv.DictReader(file)
+            try:
+                absent = [column for column in columns if column not in (reader.fieldnames or ())]
+                if absent:
+                    raise unreadable(name, f"it has no column {absent[0]!r}")
+                for row in reader:
+                    yield reader.line_num, [row[column] or "" for column in columns]
+            except csv.Error as error:
+                raise unreadable(name, str(error)) from error
+
+    def json(self, name: str) -> Any:
+        """Raises DatasetError."""
+        try:
+            return json.loads(self._limited(name, MAX_JSON_BYTES).path.read_bytes())
+        except (ValueError, RecursionError) as error:
+            raise unreadable(name, "it is no JSON") from error
+
+    def matlab(self, name: str, *variables: str) -> list[list[Any]]:
+        """Variables of a MATLAB file as lists; see `read_matlab`. Raises DatasetError."""
+        return read_matlab(self.files[name], variables)
+
+    def numbers(self, name: str, *variables: str) -> list[list[int]]:
+        """Variables of a MATLAB file that are arrays of whole numbers. Raises DatasetError."""
+        arrays = self.matlab(name, *variables)
+        for variable, values in zip(variables, arrays, strict=True):
+            if not all(isinstance(value, int) for value in values):
+                raise unreadable(name, f"{variable!r} holds more than whole numbers")
+        return arrays
+
+    def _limited(self, name: str, most: int) -> UnpackedFile:
+        file = self.files[name]
+        if file.path.stat().st_size > most:
+            raise DatasetError(f"{name} is larger than {most} bytes.", code="metadata_too_large", param="file")
+        return file
+
+
+def _last_part(name: str) -> str:
+    return PurePosixPath(name).name + ("/" if name.endswith("/") else "")
+
+
+def unreadable(name: str, reason: str) -> DatasetError:
+    """One of a dataset's lists is damaged, or is another file of that name."""
+    return DatasetError(
+        f"{name} cannot be read as this dataset's list: {reason}. Take it from the authors' archive once more.",
+        code="invalid_metadata_file",
+        param="file",
+    )

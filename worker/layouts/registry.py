@@ -1,0 +1,69 @@
+"""Which layout an upload has: the one that the user names, or the first whose marks are all there."""
+
+from collections.abc import Iterable
+
+from difffit_core.errors import DatasetError
+from worker.archives import UnpackedFile
+from worker.layouts import (
+    artbench10,
+    caltech101,
+    cars,
+    cub200,
+    df20m,
+    flowers102,
+    folders,
+    food101,
+    metadata,
+    sun397,
+)
+from worker.layouts.files import Files
+from worker.layouts.layout import Caption, Format, Layout
+
+# In the order in which they are tried: what a user wrote comes first, and class folders are what is left.
+MODULES = (metadata, food101, sun397, df20m, cub200, flowers102, cars, caltech101, artbench10, folders)
+FORMATS: dict[str, Format] = {module.FORMAT.name: module.FORMAT for module in MODULES}
+
+
+def read_layout(upload: list[UnpackedFile], name: str | None = None) -> Layout:
+    """The captions of an upload's files, by the format `name` or by the one that is recognised.
+
+    Raises DatasetError: `missing_file`, which names it, `invalid_metadata_file`, `metadata_too_large`.
+    """
+    files = Files(upload)
+    chosen = FORMATS[name] if name is not None else next(format for format in FORMATS.values() if not _missing(files, format))
+    missing = _missing(files, chosen)
+    if missing:
+        raise DatasetError(
+            f"This is not {chosen.name} as its authors distribute it: there is no {missing[0]} in the archive. "
+            "Add it, or leave `format` out.",
+            code="missing_file",
+            param="format",
+        )
+    layout = Layout(chosen.name, chosen.published)
+    chosen.read(files, layout)
+    layout.refuse_rest(files.files)
+    return layout
+
+
+def _missing(files: Files, format: Format) -> list[str]:
+    """The marks that are not there, of the variant that lacks fewest."""
+    return min(([mark for mark in variant if files.find(mark) is None] for variant in format.marks), key=len)
+
+
+def compare_with_published(layout: Layout, captions: Iterable[Caption]) -> None:
+    """Warn where the pictures that can be used are not as many as the authors publish."""
+    published, usable = layout.published, list(captions)
+    if published is None or not usable:
+        return
+    classes = len({caption.label for caption in usable})
+    if classes != published.classes:
+        layout.warn("class_count", f"There are {classes} classes; the authors publish {published.classes}.")
+    if len(usable) != published.images:
+        layout.warn("image_count", f"There are {len(usable)} images that can be used; the authors publish {published.images}.")
+    without = sum(not caption.split for caption in usable)
+    if published.splits and without:
+        layout.warn("no_split", f"{without} images are in no list of the official split; jobs may train on them.")
+    for split, expected in published.splits.items():
+        count = sum(caption.split == split for caption in usable)
+        if count != expected and without < len(usable):
+            layout.warn("split_count", f"There are {count} images in {split}; the authors publish {expected}.")
