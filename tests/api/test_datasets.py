@@ -36,6 +36,8 @@ WRONG_FORMS: list[tuple[list[Part], str, str | None]] = [
     ([("label", "a"), ("label", "b"), *[("file", ("a.png", b"x"))] * 3], "invalid_value", "label"),
     ([("label", "a"), ("label", "b"), ("file", ("a.png", b"x"))], "invalid_value", "label"),
     ([("file", ("a.zip", b"PK")), ("file", ("b.zip", b"PK"))], "invalid_value", "file"),
+    ([("format", "imagenet"), ("file", ("a.zip", b"PK"))], "invalid_value", "format"),
+    ([("label", "a"), ("file", ("a.png", b"x")), ("format", "folders")], "invalid_value", "format"),
     ([("label", "a"), ("file", ("a.png", b"x")), ("file", ("b.zip", b"PK"))], "invalid_value", "file"),
 ]
 
@@ -67,6 +69,13 @@ def test_an_archive_is_stored_as_it_was_sent(client: TestClient, store: ObjectSt
     assert dataset["images"] is dataset["classes"] is dataset["report"] is dataset["error"] is None
     assert store.get_bytes(f"datasets/{dataset['id']}/upload") == data
     assert client.get(f"/datasets/{dataset['id']}").json() == dataset
+
+
+def test_an_archive_may_name_its_format(client: TestClient) -> None:
+    for parts, format in (([("format", "food-101")], "food-101"), ([], None)):
+        answer = upload(client, [*parts, ("file", ("a.zip", b"PK"))])
+        assert answer.status_code == 202, answer.text
+        assert answer.json()["format"] == client.get(f"/datasets/{answer.json()['id']}").json()["format"] == format
 
 
 def test_loose_images_become_a_tar_of_class_folders(client: TestClient, store: ObjectStore) -> None:

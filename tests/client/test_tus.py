@@ -42,7 +42,7 @@ def upload(service: Service, transport: httpx.BaseTransport, path: Path, seen: l
         client._http._transport = transport
         client._http._mounts = {}
         progress = None if seen is None else lambda done, total: seen.append((done, total))
-        return client.upload_dataset([path], name="large", progress=progress)
+        return client.upload_dataset([path], name="large", format="food-101", progress=progress)
 
 
 def test_cuts_cost_a_part_each(service: Service, tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_cuts_cost_a_part_each(service: Service, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     network = Cutting(before={4}, after={6})  # the first part before it arrives, and the answer to the second
     dataset = upload(service, network, path, seen)
-    assert (dataset["name"], dataset["bytes"]) == ("large", 3500)
+    assert (dataset["name"], dataset["bytes"], dataset["format"]) == ("large", 3500, "food-101")
     offsets = [sent for sent in network.sent if sent.startswith("PATCH")]
     assert offsets == ["PATCH 0", "PATCH 0", "PATCH 1000", "PATCH 2000", "PATCH 3000"]
     assert seen[-1] == (3500, 3500)

@@ -51,8 +51,8 @@ class Rows:
     def __init__(self, sessions: sessionmaker[Session], store: ObjectStore, tenant: Tenant, folder: Path) -> None:
         self.sessions, self.store, self.tenant, self.folder = sessions, store, tenant, folder
 
-    def dataset(self, upload: Path | None = None) -> str:
-        row = Dataset(id=new_id("ds"), tenant_id=self.tenant.id, name="a set", status="checking")
+    def dataset(self, upload: Path | None = None, format: str | None = None) -> str:
+        row = Dataset(id=new_id("ds"), tenant_id=self.tenant.id, name="a set", status="checking", format=format)
         path = upload or zip_of(self.folder / row.id, two_classes())
         row.upload_key, row.upload_bytes = f"datasets/{row.id}/upload", path.stat().st_size
         self.store.put_file(row.upload_key, path)

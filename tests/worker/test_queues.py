@@ -60,6 +60,14 @@ def test_an_unusable_upload_fails_and_is_kept(rows: Rows, store: ObjectStore, tm
     assert store.get_bytes(dataset.upload_key) == upload
 
 
+def test_an_upload_that_is_not_of_its_format_fails(rows: Rows) -> None:
+    dataset_id = rows.dataset(format="food-101")
+    check_dataset(dataset_id)
+    dataset = rows.get(Dataset, dataset_id)
+    assert dataset.error is not None
+    assert (dataset.status, dataset.error["code"], dataset.error["param"]) == ("failed", "missing_file", "format")
+
+
 def test_a_job_trains_survives_its_worker_and_makes_images(rows: Rows, workers: Workers, store: ObjectStore) -> None:
     dataset_id = rows.dataset()
     check_dataset(dataset_id)
