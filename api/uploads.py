@@ -147,7 +147,8 @@ class DatasetUpload:
             return
         if name == "format":
             if text not in FORMATS:
-                raise _invalid(f"The format {text!r} is not known. Send one of {', '.join(FORMATS)}, or none.", "format")
+                message = f"The format {text!r} is not known. Send one of {', '.join(FORMATS)}, or none."
+                raise DatasetError(message, code="unknown_format", param="format")
             self.format = text
             return
         if "/" in text or "\\" in text or text in {".", ".."}:

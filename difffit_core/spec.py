@@ -16,6 +16,8 @@ MAX_TOKENS = 256  # of a prompt with its answer
 
 Scheduler = Literal["ddpm", "ddim", "dpmsolver++"]
 
+Sampler = Literal["uniform", "balanced"]
+
 BasePrecision = Literal["fp32", "bf16", "int8", "nf4"]
 
 AdapterStrength = Annotated[float, Field(ge=0, le=2)]  # 0 is the base, 1 the adapter as it was trained
@@ -65,6 +67,13 @@ class Hyperparameters(Strict):
     label_dropout: Annotated[float, Field(strict=True, ge=0, lt=1)] | Auto = "auto"
     max_grad_norm: Annotated[float, Field(strict=True, gt=0)] | Auto = "auto"
     horizontal_flip: Annotated[bool, Field(strict=True)] | Auto = "auto"
+    sampler: (
+        Annotated[
+            Sampler,
+            Field(description="balanced: every class equally often, however many examples it has; auto is uniform."),
+        ]
+        | Auto
+    ) = "auto"
     validation_fraction: Annotated[float, Field(strict=True, ge=0, le=0.5)] | Auto = "auto"
     validate_every: PositiveInt | Auto = "auto"
     sample_every: PositiveInt | Auto = "auto"
@@ -128,6 +137,7 @@ class ResolvedHyperparameters(Strict):
     label_dropout: float
     max_grad_norm: float
     horizontal_flip: bool
+    sampler: Sampler
     validation_fraction: float
     validate_every: int
     sample_every: int
@@ -190,6 +200,7 @@ def resolve(spec: JobSpec, base: BaseModelEntry, dataset: DatasetSummary) -> Tra
         "label_dropout": 0.1,
         "max_grad_norm": 1.0,
         "horizontal_flip": base.task == "class-conditional",  # captions and conditions know left from right
+        "sampler": "uniform",
         "validation_fraction": 0.1,
         "validate_every": max(1, steps // 6),
         "sample_every": max(1, steps // 3),

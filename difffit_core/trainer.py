@@ -172,7 +172,7 @@ class Trainer:
     def _step(self, train: Examples) -> float:
         """One optimiser step on one batch, of which this process computes its share in portions; returns the batch's loss."""
         batch, step = self.h.batch_size, self.state.step
-        indices = self.state.batch_indices(len(train))  # [B]
+        indices = self.state.batch_indices(train.classes)  # [B]
         drawn = self.task.draw(train, batch, random_generator(self.spec.seed, "step", step))
         loss = self._no_loss()
         for portion in self.processes.share(batch).split(self.h.micro_batch_size):

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -52,16 +52,31 @@ class TrainingState:
         )
         self.ema = {name: parameter.detach().clone() for name, parameter in parameters.items()}
 
-    def batch_indices(self, images: int) -> Tensor:
-        """The images `[B]` of the next step: epochs of shuffled data, run together without a gap."""
+    def batch_indices(self, classes: Sequence[Tensor]) -> Tensor:
+        """The examples `[B]` of the next step, where `classes` are the examples of each class.
+
+        Uniform: epochs of shuffled examples, run together without a gap. Balanced: epochs of shuffled classes, and within each
+        class epochs of its shuffled examples. Either depends on the seed and the step alone.
+        """
         batch = self.hyperparameters.batch_size
-        start = self.step * batch
-        positions = torch.arange(start, start + batch)
+        turns = range(self.step * batch, (self.step + 1) * batch)
+        if self.hyperparameters.sampler == "uniform":
+            return torch.stack(self._in_shuffled_epochs(torch.arange(sum(map(len, classes))), "order", turns))
+        chosen = self._in_shuffled_epochs(torch.arange(len(classes)), "classes", turns)
+        examples = []
+        for turn, number in zip(turns, map(int, chosen), strict=True):
+            # Every class had its turn once in each earlier epoch of classes.
+            examples += self._in_shuffled_epochs(classes[number], f"class/{number}", [turn // len(classes)])
+        return torch.stack(examples)
+
+    def _in_shuffled_epochs(self, members: Tensor, stream: str, turns: Sequence[int]) -> list[Tensor]:
+        """Whose turn it is at each of `turns`, where all `members` have one in every epoch, in another order each time."""
+        count = len(members)
         orders = {
-            int(epoch): torch.randperm(images, generator=random_generator(self.seed, "order", int(epoch)))
-            for epoch in (positions // images).unique()
+            epoch: torch.randperm(count, generator=random_generator(self.seed, stream, epoch))
+            for epoch in {turn // count for turn in turns}
         }
-        return torch.stack([orders[int(p // images)][p % images] for p in positions])
+        return [members[orders[turn // count][turn % count]] for turn in turns]
 
     def update(self) -> None:
         """One optimiser step from the gradients that lie in the parameters, then the EMA's."""

@@ -1,8 +1,10 @@
 """What a kind of training has to say to the trainer."""
 
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -26,6 +28,14 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.items)
+
+    @cached_property
+    def classes(self) -> list[Tensor]:
+        """The positions of each class's examples, in the order of the class names."""
+        by_class: dict[str, list[int]] = defaultdict(list)
+        for position, item in enumerate(self.items):
+            by_class[item.label].append(position)
+        return [torch.tensor(by_class[label]) for label in sorted(by_class)]
 
 
 class Task(ABC):

@@ -102,6 +102,7 @@ def write_training_spec(spec_dir: Path, base: Path, pictures: Path, steps: int, 
             label_dropout=0.1,
             max_grad_norm=1.0,
             horizontal_flip=False,  # letters, flags and clocks have a right way round
+            sampler="uniform",
             validation_fraction=0.05,
             validate_every=1000,
             sample_every=1000,

@@ -36,7 +36,7 @@ WRONG_FORMS: list[tuple[list[Part], str, str | None]] = [
     ([("label", "a"), ("label", "b"), *[("file", ("a.png", b"x"))] * 3], "invalid_value", "label"),
     ([("label", "a"), ("label", "b"), ("file", ("a.png", b"x"))], "invalid_value", "label"),
     ([("file", ("a.zip", b"PK")), ("file", ("b.zip", b"PK"))], "invalid_value", "file"),
-    ([("format", "imagenet"), ("file", ("a.zip", b"PK"))], "invalid_value", "format"),
+    ([("format", "imagenet"), ("file", ("a.zip", b"PK"))], "unknown_format", "format"),
     ([("label", "a"), ("file", ("a.png", b"x")), ("format", "folders")], "invalid_value", "format"),
     ([("label", "a"), ("file", ("a.png", b"x")), ("file", ("b.zip", b"PK"))], "invalid_value", "file"),
 ]

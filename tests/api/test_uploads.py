@@ -83,7 +83,7 @@ def test_parts_become_a_dataset_with_their_bytes(
 def test_a_finished_upload_may_name_its_format(tus: TestClient) -> None:
     url = begin(tus, 2)
     send(tus, url, 0, b"PK")
-    assert assert_error(tus.post(f"{url}/dataset?format=imagenet"), 422, "invalid_value")["param"] == "format"
+    assert assert_error(tus.post(f"{url}/dataset?format=imagenet"), 422, "unknown_format")["param"] == "format"
     made = tus.post(f"{url}/dataset?format=cub-200-2011")
     assert (made.status_code, made.json()["format"]) == (202, "cub-200-2011")
 

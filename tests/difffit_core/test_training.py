@@ -6,6 +6,8 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from safetensors.torch import load_file
 from difffit_core import initial_values
 from difffit_core.adapter_file import read_adapter
 from difffit_core.base_models import BaseModelEntry
+from difffit_core.dataset import Item
 from difffit_core.errors import AdapterError
 from difffit_core.generate import Generator
 from difffit_core.spec import GenerationSpec
@@ -60,11 +63,11 @@ def test_events_tell_the_whole_story(tmp_path: Path, tiny_base: BaseModelEntry) 
     assert adapter["bytes"] == (tmp_path / ADAPTER).stat().st_size
 
 
-@pytest.mark.parametrize("method", ["difffit", "full"])
-def test_a_stopped_run_goes_on_exactly(tmp_path: Path, tiny_base: BaseModelEntry, method: str) -> None:
+@pytest.mark.parametrize(("method", "sampler"), [("difffit", "balanced"), ("full", "uniform")])
+def test_a_stopped_run_goes_on_exactly(tmp_path: Path, tiny_base: BaseModelEntry, method: str, sampler: str) -> None:
     """Parameters, optimiser, EMA, data order and random numbers: the adapters are the same to the bit."""
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
-    spec = write_spec_dir(straight, tiny_base, method, steps=9)
+    spec = write_spec_dir(straight, tiny_base, method, steps=9, sampler=sampler)
     shutil.copytree(straight, stopped)
     run_here(straight, spec)
     assert run_here(stopped, spec, stop_at=4)[-1]["type"] == "stopped"
@@ -202,10 +205,31 @@ def test_batches_run_through_every_image_before_any_comes_again(tmp_path: Path, 
     seen = []
     for step in range(5):
         state.step = step
-        seen += state.batch_indices(10).tolist()
+        seen += state.batch_indices([torch.arange(7), torch.arange(7, 10)]).tolist()
     assert sorted(seen[:10]) == list(range(10))
     assert sorted(seen[10:]) == list(range(10))
     assert seen[:10] != seen[10:]
+
+
+def test_a_balanced_sampler_gives_every_class_its_turn(tmp_path: Path, tiny_base: BaseModelEntry) -> None:
+    """And within a class every image before any comes again; the numbers depend on seed and step alone."""
+    hyperparameters = write_spec_dir(tmp_path, tiny_base, batch_size=5, sampler="balanced").hyperparameters
+    examples = Examples([Item(sha256=str(i), label="rare" if i in (3, 8) else f"class {i % 2}") for i in range(12)], {})
+
+    def batches(seed: int, steps: range) -> list[list[int]]:
+        state = TrainingState({"w": torch.nn.Parameter(torch.zeros(1))}, hyperparameters, seed)
+        found = []
+        for state.step in steps:
+            found.append(state.batch_indices(examples.classes).tolist())
+        return found
+
+    seen = list(chain(*batches(5, range(12))))
+    counts = Counter(examples.items[i].label for i in seen)
+    assert counts == {"rare": 20, "class 0": 20, "class 1": 20}
+    rare = [i for i in seen if i in (3, 8)]
+    assert all(set(pair) == {3, 8} for pair in zip(rare[::2], rare[1::2], strict=True))
+    assert batches(5, range(7, 12)) == batches(5, range(12))[7:]
+    assert seen != list(chain(*batches(6, range(12))))
 
 
 def test_learning_rate_warms_up_holds_and_decays(tmp_path: Path, tiny_base: BaseModelEntry) -> None:

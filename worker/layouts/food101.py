@@ -17,7 +17,7 @@ def read(files: Files, layout: Layout) -> None:
     for split, source in lists.items():
         layout.take(_rows(source, files.json(source), images, split), files.files)
     for name in files.inside(images):
-        if name not in layout.captions:
+        if not layout.knows(name):
             layout.add(name, PurePosixPath(name).parent.name)
 
 

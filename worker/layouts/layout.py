@@ -5,7 +5,7 @@ from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-from worker.archives import Refusal, refusal
+from worker.archives import MAX_NAME, Refusal, refusal
 from worker.layouts.files import Files
 
 Warning = dict[str, str]  # {code, message}
@@ -101,15 +101,20 @@ class Layout:
     def warn(self, code: str, message: str) -> None:
         self.warnings.append({"code": code, "message": message})
 
+    def knows(self, name: str) -> bool:
+        """Whether the file has a caption, or a reason for having none, or is one of the lists."""
+        return name in self.captions or name in self.without_caption or name in self.lists
+
     def refuse_rest(self, names: Iterable[str]) -> None:
         """A reason for each file that the layout says nothing of."""
         for name in names:
-            if name not in self.captions and name not in self.without_caption and name not in self.lists:
+            if not self.knows(name):
                 self.refuse(name, "no_metadata_row", f"Nothing in the lists of {self.kind} names this file.")
 
 
 def _some(names: list[str]) -> str:
-    return ", ".join(names[:SHOWN_NAMES]) + (", …" if len(names) > SHOWN_NAMES else "")
+    """The first names, such that PostgreSQL can hold them whatever a list has in it."""
+    return ", ".join(repr(name[:MAX_NAME]) for name in names[:SHOWN_NAMES]) + (", …" if len(names) > SHOWN_NAMES else "")
 
 
 def storable(text: str) -> bool:

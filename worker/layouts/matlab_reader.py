@@ -45,7 +45,7 @@ def read(source: Path, variables: list[str]) -> dict[str, Any]:
     except MemoryError:
         return {"problem": "it needs too much memory"}
     except Exception as error:  # the reader raises many kinds of errors on damaged data
-        return {"problem": f"it is no MATLAB file of version 4 to 7 ({error})"}
+        return {"problem": f"it is no MATLAB file of version 4 to 7 ({error!r:.200})"}
 
 
 def plain(array: Any, depth: int = 0) -> Any:

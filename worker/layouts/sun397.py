@@ -26,9 +26,11 @@ def read(files: Files, layout: Layout) -> None:
             layout.take(_rows(found, files, root, labels, split, layout), files.files)
     for name in files.inside(root):
         folder = str(PurePosixPath(name).parent).removeprefix(root)
-        if folder in labels and name not in layout.captions:
+        if layout.knows(name):
+            continue
+        if folder in labels:
             layout.add(name, labels[folder])
-        elif folder not in labels and name not in layout.lists:
+        else:
             layout.refuse(name, "no_label", f"{CLASSES} does not name the folder of this file.")
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -48,6 +49,13 @@ def cells(texts: Sequence[str]) -> Any:
     array = np.empty((1, len(texts)), dtype=object)
     array[0] = texts
     return array
+
+
+def endless_cells(name: str) -> bytes:
+    """A cell array that claims two thousand million cells."""
+    buffer = io.BytesIO()
+    savemat(buffer, {name: cells(["a"] * 7777)})
+    return buffer.getvalue().replace(struct.pack("<ii", 1, 7777), struct.pack("<ii", 1, 2**31 - 1))
 
 
 def food101() -> Miniature:

@@ -18,6 +18,7 @@ from tests.worker.layouts.miniatures import (
     cars,
     cars_together,
     cub200,
+    endless_cells,
     flowers102,
     food101,
     mat,
@@ -104,6 +105,13 @@ def test_images_that_the_split_leaves_out_keep_the_class_of_their_folder(check: 
     assert warnings(checked)["no_split"].startswith("1 images")
 
 
+def test_names_that_no_database_holds_are_shown_escaped(check: Checker) -> None:
+    names = json.dumps({"waffles": ["waffles/\0 \ud800"], "half \ud800": ["waffles/5"]})
+    checked = check(food101().files | {"food-101/meta/train.json": names.encode()})
+    assert r"\x00 \ud800" in warnings(checked)["missing_files"]
+    assert codes(checked)["food-101/images/waffles/5.jpg"] == "invalid_label"
+
+
 def test_a_file_in_both_parts_stays_in_the_first(check: Checker) -> None:
     files = food101().files
     files["food-101/meta/test.json"] = json.dumps({"waffles": ["waffles/5", "waffles/6"]}).encode()
@@ -150,6 +158,7 @@ def test_published_counts_add_up(name: str) -> None:
         (flowers102, "setid.mat", b"nonsense" * 100, "no MATLAB file"),
         (flowers102, "imagelabels.mat", flowers102().files["imagelabels.mat"][:150], "imagelabels.mat cannot be read"),
         (flowers102, "imagelabels.mat", mat(other=[[1]]), "no variable 'labels'"),
+        (flowers102, "imagelabels.mat", endless_cells("labels"), "too much memory"),
         (flowers102, "imagelabels.mat", mat(labels=[[1, 103]]), "103 is no class"),
         (flowers102, "imagelabels.mat", mat(labels=[[1, 1.5]]), "more than whole numbers"),
         (cars_together, "cars_annos.mat", mat(annotations=structs([{"a": 1}]), class_names="x"), "has no class or no file"),
