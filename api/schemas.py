@@ -4,6 +4,7 @@ from datetime import datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, Field
+from sqlalchemy import Row
 
 from api.errors import ErrorType
 from difffit_core.base_models import BaseModelEntry, TrainingDefaults
@@ -167,7 +168,7 @@ class JobView(BaseModel):
     finished_at: datetime | None
 
     @classmethod
-    def of(cls, row: tables.Job, queue_position: int | None, adapter: str | None) -> "JobView":
+    def of(cls, row: tables.Job | Row[Any], queue_position: int | None, adapter: str | None) -> "JobView":
         return cls.model_validate(
             _columns(
                 row, "id name status base_model priority max_duration losses trained_parameters total_parameters attempt error"
