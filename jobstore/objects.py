@@ -1,7 +1,8 @@
 """The object store: files under keys such as `datasets/ds_…/upload`, in a local folder or a bucket, always streamed."""
 
+import re
 from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import obstore
 from obstore.exceptions import BaseError
-from obstore.store import S3Store, from_url
+from obstore.store import LocalStore, S3Store, from_url
 
 from jobstore.errors import StorageError
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 5 * 1024**2  # the smallest part that S3 takes
 SIGNED_FOR = timedelta(minutes=15)
 RETRIES: "RetryConfig" = {"max_retries": 4, "retry_timeout": timedelta(seconds=20)}  # a request must not hang for minutes
+UNFINISHED = re.compile(r"#\d+$")  # no key ends so
 PARTS_IN_FLIGHT = 2  # an upload holds so many chunks in memory, however large it is
 
 
@@ -128,6 +130,22 @@ class ObjectStore:
         with _failures(prefix):
             for found in obstore.list(self._store, prefix):
                 yield from (StoredFile(item["path"], item["size"], item["last_modified"]) for item in found)
+
+
+    def delete_unfinished(self, prefix: str, before: datetime) -> int:
+        """Delete what puts that were killed left under the prefix and wrote to last before then; returns how many files.
+
+        A folder keeps a file beside its place (`key#1`) until it is whole. A bucket has a rule of its own for such parts.
+        """
+        if not isinstance(self._store, LocalStore) or self._store.prefix is None:
+            return 0
+        deleted = 0
+        for path in (Path(self._store.prefix) / prefix).rglob("*#*"):
+            with suppress(FileNotFoundError):  # it has just become whole
+                if UNFINISHED.search(path.name) and path.stat().st_mtime < before.timestamp():
+                    path.unlink()
+                    deleted += 1
+        return deleted
 
 
 def _chunks(key: str, stream: Iterable[Any]) -> Iterator[bytes]:
