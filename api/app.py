@@ -65,7 +65,7 @@ async def _resources(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
         settings=settings,
         sessions=sessions,
         reading=session_factory(looking),
-        store=ObjectStore(settings.storage_url, signs=settings.signed_downloads),
+        store=ObjectStore(settings.storage_url, signed=settings.signed_urls),
         catalog=load_catalog(settings.models),
         notifications=notifications,
         keyring=keyring,

@@ -50,6 +50,7 @@ ERRORS = {
 
 
 Answers = dict[int | str, dict[str, Any]]  # of a route in OpenAPI, by status
+REDIRECTED: Answers = {307: {"description": "The file is at `Location`, for some minutes and without a key"}}
 
 
 def file_answer(media_type: str, description: str) -> Answers:
@@ -107,6 +108,11 @@ class UploadView(BaseModel):
     @classmethod
     def of(cls, row: tables.Upload) -> "UploadView":
         return cls.model_validate(_columns(row, "id name offset length created_at expires_at"))
+
+
+class SignedUpload(BaseModel):
+    url: str = Field(description="PUT all bytes here, without a key; then make the dataset")
+    expires_at: datetime = Field(description="Until then a PUT can begin")
 
 
 class ModelView(BaseModel):
