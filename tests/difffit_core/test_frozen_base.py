@@ -20,8 +20,27 @@ TIMESTEPS, LABELS = torch.tensor([1, 300, 600, 999]), torch.tensor([0, 1, 2, 3])
 
 
 def predict(model: nn.Module) -> Tensor:
-    output: Tensor = model(LATENTS, timestep=TIMESTEPS, class_labels=LABELS).sample
+    latents, timesteps, labels = (tensor.to(next(model.parameters()).device) for tensor in (LATENTS, TIMESTEPS, LABELS))
+    output: Tensor = model(latents, timestep=timesteps, class_labels=labels).sample
     return output
+
+
+def train_briefly(model: nn.Module, autocast: bool) -> list[float]:
+    """The losses of 15 steps towards fixed random targets."""
+    device = next(model.parameters()).device
+    parameters = trained_parameters(model)
+    optimizer = torch.optim.AdamW(parameters.values(), lr=1e-2)
+    target = torch.randn(LATENTS.shape, generator=torch.Generator().manual_seed(1)).to(device)
+    losses = []
+    for _ in range(15):
+        with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+            output = predict(model)
+        loss = (output.float() - target).square().mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return losses
 
 
 def prepared(base: BaseModelEntry, precision: BasePrecision, method: str = "difffit") -> DiTTransformer2DModel:
@@ -63,20 +82,16 @@ def test_memory_is_what_the_format_says(precision: BasePrecision, bytes_a_weight
 def test_training_on_a_packed_base_lowers_the_loss(
     tiny_base: BaseModelEntry, method: str, precision: BasePrecision, autocast: bool
 ) -> None:
-    model = prepared(tiny_base, precision, method)
-    parameters = trained_parameters(model)
-    optimizer = torch.optim.AdamW(parameters.values(), lr=1e-2)
-    target = torch.randn(LATENTS.shape, generator=torch.Generator().manual_seed(1))
-    losses = []
-    for _ in range(15):
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            output = predict(model)
-        loss = (output.float() - target).square().mean()
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
+    losses = train_briefly(prepared(tiny_base, precision, method), autocast)
     assert losses[-1] < 0.97 * losses[0]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("precision", ["fp32", *PACKED])
+def test_training_on_a_gpu_follows_the_cpu(tiny_base: BaseModelEntry, precision: BasePrecision) -> None:
+    on_cpu = train_briefly(prepared(tiny_base, precision), autocast=False)
+    on_gpu = train_briefly(prepared(tiny_base, precision).to("cuda"), autocast=False)
+    assert on_gpu == pytest.approx(on_cpu, rel=0.02)
 
 
 @pytest.mark.parametrize("precision", PACKED)
