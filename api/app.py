@@ -20,7 +20,7 @@ from api.request_ids import RequestIds
 from api.routes import adapters, datasets, generate, health, images, job_outputs, jobs, keys, models, tenants, uploads, webhooks
 from api.tus import TusHeaders
 from difffit_core.base_models import load_catalog
-from jobstore.database import make_engine, reading_factory, session_factory
+from jobstore.database import make_engine, session_factory
 from jobstore.objects import ObjectStore
 from jobstore.settings import Settings, get_settings
 
@@ -57,15 +57,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 @asynccontextmanager
 async def _resources(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
     """What lives as long as the process. Servers that are away keep nothing from starting: /readyz tells."""
-    engine = make_engine(settings.database_url.get_secret_value())
+    engine, looking = (make_engine(settings.database_url.get_secret_value(), reading) for reading in (False, True))
     sessions = session_factory(engine)
     keyring = KeyRing(sessions)
     notifications = Notifications(settings.database_url.get_secret_value(), keyring)
     app.state.resources = Resources(
         settings=settings,
         sessions=sessions,
-        reading=reading_factory(engine),
-        store=ObjectStore(settings.storage_url, signs=settings.signed_downloads),
+        reading=session_factory(looking),
+        store=ObjectStore(settings.storage_url, signed=settings.signed_urls),
         catalog=load_catalog(settings.models),
         notifications=notifications,
         keyring=keyring,
@@ -79,3 +79,4 @@ async def _resources(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
         with suppress(asyncio.CancelledError):
             await listening
         engine.dispose()
+        looking.dispose()

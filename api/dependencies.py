@@ -9,14 +9,14 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
 from fastapi.concurrency import contextmanager_in_threadpool
-from sqlalchemy import Select, select
+from sqlalchemy import BindParameter, Row, Select, select
 from sqlalchemy.orm import InstrumentedAttribute, Session, sessionmaker
 
 from api.keyring import KeyRing
 from api.notifications import Notifications
 from api.rates import Rates
 from difffit_core.base_models import BaseModelEntry
-from jobstore.database import CONNECTIONS
+from jobstore.database import CONNECTIONS, Prepared
 from jobstore.errors import NotFoundError, StorageError
 from jobstore.objects import ObjectStore
 from jobstore.settings import Settings
@@ -89,7 +89,7 @@ ResourcesDep = Annotated[Resources, Depends(get_resources)]
 Transaction = Annotated[Session, Depends(get_transaction, scope="function")]
 
 
-def owned_rows(model: type[Owned], tenant: str) -> Select[Owned]:
+def owned_rows(model: type[Owned], tenant: str | BindParameter[str]) -> Select[Owned]:
     """The rows of the tenant that are not deleted: every query for such rows begins here."""
     rows = select(model).where(model.tenant_id == tenant)
     deleted_at = DELETED_AT.get(model)
@@ -106,6 +106,20 @@ def owned(
     rows = owned_rows(model, tenant).where(model.id == row_id)
     found = session.scalar(rows.with_for_update(read=True) if keep else rows) if "\0" not in row_id else None
     if found is None:
-        noun = NOUNS.get(model.__name__, model.__name__.lower())
-        raise NotFoundError(f"There is no {noun} {row_id[:80]!r}.", code=f"{noun}_not_found", param=param)
+        raise not_found(model, row_id, param)
     return found
+
+
+def owned_row(
+    session: Session, rows: Prepared, model: type[Owned], row_id: str, tenant: str, param: str | None = None
+) -> Row[Any]:
+    """The columns of the one row that the query gives for `id` and `tenant`; raises NotFoundError where there is none."""
+    found = rows.run(session, id=row_id, tenant=tenant).first() if "\0" not in row_id else None
+    if found is None:
+        raise not_found(model, row_id, param)
+    return found
+
+
+def not_found(model: type[Owned], row_id: str, param: str | None) -> NotFoundError:
+    noun = NOUNS.get(model.__name__, model.__name__.lower())
+    return NotFoundError(f"There is no {noun} {row_id[:80]!r}.", code=f"{noun}_not_found", param=param)

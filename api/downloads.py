@@ -18,8 +18,13 @@ class StoredFile:
 
     def answer(self, store: ObjectStore, **headers: str) -> Response:
         """Raises StorageError (`object_missing`) where the store has no such file."""
-        signed = store.signed_url(self.key)
-        if signed is not None:
-            return RedirectResponse(signed, headers={"cache-control": "no-store"})
+        if (elsewhere := redirect(store, self.key)) is not None:
+            return elsewhere
         headers |= {"content-disposition": f'attachment; filename="{self.name}"', "content-length": str(self.size)}
         return StreamingResponse(store.stream(self.key), media_type=self.media_type, headers=headers)
+
+
+def redirect(store: ObjectStore, key: str) -> Response | None:
+    """The way to the store itself, for some minutes; None where it cannot be asked directly."""
+    signed = store.signed_url(key)
+    return None if signed is None else RedirectResponse(signed, headers={"cache-control": "no-store"})

@@ -4,6 +4,7 @@ from datetime import datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, Field
+from sqlalchemy import Row
 
 from api.errors import ErrorType
 from difffit_core.base_models import BaseModelEntry, TrainingDefaults
@@ -49,6 +50,7 @@ ERRORS = {
 
 
 Answers = dict[int | str, dict[str, Any]]  # of a route in OpenAPI, by status
+REDIRECTED: Answers = {307: {"description": "The file is at `Location`, for some minutes and without a key"}}
 
 
 def file_answer(media_type: str, description: str) -> Answers:
@@ -107,6 +109,11 @@ class UploadView(BaseModel):
     @classmethod
     def of(cls, row: tables.Upload) -> "UploadView":
         return cls.model_validate(_columns(row, "id name offset length created_at expires_at"))
+
+
+class SignedUpload(BaseModel):
+    url: str = Field(description="PUT all bytes here, without a key; then make the dataset")
+    expires_at: datetime = Field(description="Until then a PUT can begin")
 
 
 class ModelView(BaseModel):
@@ -168,7 +175,7 @@ class JobView(BaseModel):
     finished_at: datetime | None
 
     @classmethod
-    def of(cls, row: tables.Job, queue_position: int | None, adapter: str | None) -> "JobView":
+    def of(cls, row: tables.Job | Row[Any], queue_position: int | None, adapter: str | None) -> "JobView":
         return cls.model_validate(
             _columns(
                 row, "id name status base_model priority max_duration losses trained_parameters total_parameters attempt error"

@@ -37,7 +37,7 @@ def main() -> None:
                 "api_resident_mb": round(resident(api) / 1e6, 1),
                 "api_ready_seconds": api_ready_seconds(api),
                 "api_loads_torch": "libtorch" in (Path("/proc") / str(api) / "maps").read_text(),
-                "job_start_seconds": job_start_seconds(client, own),
+                **job_start_seconds(client, own),
             }
     if arguments.json:
         print(json.dumps(found))
@@ -66,11 +66,11 @@ def running_service(data_dir: Path) -> Iterator[tuple[float, Client, int]]:
         launcher.wait(STOP_SECONDS)
 
 
-def job_start_seconds(client: Client, launcher: int) -> list[float]:
-    """From posting a job to the arrival of its trainer's first event here, with an idle worker."""
+def job_start_seconds(client: Client, launcher: int) -> dict[str, list[float]]:
+    """From posting a job to an idle worker until two events of its trainer arrive here: `started`, and its first step."""
     with prepare_upload([DATASET]) as prepared:
         dataset = client.wait_dataset(client.upload_dataset(prepared.files)["id"])
-    seconds = []
+    started, first_step = list[float](), list[float]()
     for seed in range(JOBS):
         wait_until_idle(launcher)
         settings = {"steps": 1, "batch_size": 1, "sample_steps": 1, "validation_fraction": 0.0}
@@ -80,8 +80,10 @@ def job_start_seconds(client: Client, launcher: int) -> list[float]:
         )
         for event in client.watch_job(job["id"]):
             if event["type"] == "started":
-                seconds.append(round(time.monotonic() - posted, 2))
-    return seconds
+                started.append(round(time.monotonic() - posted, 2))
+            elif event["type"] == "progress" and event["data"]["step"] >= 1:
+                first_step.append(round(time.monotonic() - posted, 2))
+    return {"post_to_started_seconds": started, "post_to_first_step_seconds": first_step}
 
 
 def wait_until_idle(launcher: int) -> None:

@@ -73,7 +73,7 @@ class Client:
     def _upload_in_parts(self, path: Path, name: str | None, format: str | None, progress: ProgressCallback) -> Dataset:
         upload = ResumableUpload(path, name)
         url, heard = upload.begin(self._request), time.monotonic()
-        offset = -1  # not known, ask the server
+        offset = upload.length if upload.put_whole(self._request, url, progress) else -1  # not known, ask the server
         while offset < upload.length:
             try:
                 offset = upload.ask(self._request, url) if offset < 0 else upload.send_part(self._request, url, offset)
@@ -216,7 +216,7 @@ class Client:
 
     def image_bytes(self, url: str) -> bytes:
         """The PNG behind an image's `url`, a path on this server."""
-        return self._request("GET", url).content
+        return self._request("GET", url, follow_redirects=True).content
 
     def download_adapter(
         self, source: str, target: Path, progress: ProgressCallback | None = None, *, file_format: str = "difffit"

@@ -3,15 +3,18 @@
 import base64
 import hashlib
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import ClassVar
 
 import httpx
 
-from client.errors import ApiError, ConfigError
+from client.errors import ApiError, ConfigError, UnreachableError
+from client.upload import ProgressCallback, read_exactly
 
 PART_BYTES = 16 * 1024**2  # sent, and checked, at once; so much is in memory
+
+WHOLE_TIMEOUT = httpx.Timeout(300.0, connect=10.0)  # seconds
 
 Send = Callable[..., httpx.Response]  # the client's way of sending a request, which raises for a refusal
 
@@ -44,6 +47,22 @@ class ResumableUpload:
     def _begin(self, send: Send, key: str) -> str:
         headers = {"upload-length": str(self.length), "upload-metadata": self._metadata, "idempotency-key": key}
         return str(send("POST", "/uploads", headers=self.VERSION | headers).headers["location"])
+
+    def put_whole(self, send: Send, url: str, progress: ProgressCallback) -> bool:
+        """Put the file straight into the server's bucket; False where it offers none or that does not work: then send parts."""
+        try:
+            target = send("POST", f"{url}/signed-url", headers=self.VERSION).json()["url"]
+            headers = {"content-length": str(self.length)}
+            return httpx.put(target, content=self._all(progress), headers=headers, timeout=WHOLE_TIMEOUT).is_success
+        except (ApiError, UnreachableError, httpx.TransportError):
+            return False
+
+    def _all(self, progress: ProgressCallback) -> Iterator[bytes]:
+        sent = 0
+        for chunk in read_exactly(self._path, self.length):
+            yield chunk
+            sent += len(chunk)
+            progress(sent, self.length)
 
     def ask(self, send: Send, url: str) -> int:
         """How many bytes the server has."""

@@ -84,7 +84,7 @@ class MultipartBody:
         yield self._fields
         for head, path, size in self._files:
             yield head
-            yield from _read_exactly(path, size)
+            yield from read_exactly(path, size)
             yield b"\r\n"
         yield self._end
 
@@ -96,7 +96,7 @@ class MultipartBody:
         return f"{lines}\r\n\r\n".encode()
 
 
-def _read_exactly(path: Path, size: int) -> Iterator[bytes]:
+def read_exactly(path: Path, size: int) -> Iterator[bytes]:
     """The file's bytes in chunks; a file that changed its size since it was measured would corrupt the body."""
     left = size
     with path.open("rb") as file:

@@ -1,30 +1,40 @@
 """The way into PostgreSQL. Only a request's or a task's boundary commits: `with sessions.begin() as session: …`."""
 
 import time
+from typing import Any
 
 import psycopg
-from sqlalchemy import Engine, create_engine, event
+from psycopg import sql
+from sqlalchemy import BindParameter, CursorResult, Engine, Insert, Select, String, bindparam, create_engine, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.sql.dml import ReturningInsert
+from sqlalchemy.types import TypeEngine
 
 CONNECTIONS = 20  # of one process at most
+READING_CONNECTIONS = 5  # beside those; a look takes less than a millisecond
 # A process that is stopped in the middle of a transaction keeps its row locks no longer; nothing here thinks for so long.
 IDLE_IN_TRANSACTION_SECONDS = 20
 CONNECT_SECONDS = 5
 RESTED_SECONDS = 1.0
+DIALECT = create_engine("postgresql+psycopg://").dialect
 
 
-def make_engine(url: str) -> Engine:
-    """An engine over psycopg 3. A connection that the server has closed meanwhile is replaced before it is used."""
+def make_engine(url: str, reading: bool = False) -> Engine:
+    """An engine over psycopg 3. A connection that the server has closed meanwhile is replaced before it is used.
+
+    `reading`: for single looks. Each query is a transaction of its own, which saves the ways there and back of two more.
+    """
     # Queries here are short: compiling one would take longer than running it.
     options = f"-c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_SECONDS * 1000} -c jit=off"
     engine = create_engine(
         url,
-        pool_size=CONNECTIONS,
+        pool_size=READING_CONNECTIONS if reading else CONNECTIONS,
         max_overflow=0,  # such connections would be opened anew for every request
         connect_args={"options": options, "connect_timeout": CONNECT_SECONDS},
+        **({"isolation_level": "AUTOCOMMIT"} if reading else {}),
     )
     _check_rested_connections(engine)
     return engine
@@ -48,11 +58,35 @@ def _check_rested_connections(engine: Engine) -> None:
     event.listen(engine, "checkout", on_use)
 
 
-def reading_factory(engine: Engine) -> sessionmaker[Session]:
-    """Sessions for single looks: each query is a transaction of its own, which saves the ways there and back of two more."""
-    return session_factory(engine.execution_options(isolation_level="AUTOCOMMIT"))
-
-
 def session_factory(engine: Engine) -> sessionmaker[Session]:
     """Sessions whose objects stay readable after the commit."""
     return sessionmaker(engine, expire_on_commit=False)
+
+
+def given(name: str, type_: TypeEngine[Any] | None = None) -> BindParameter[Any]:
+    """A value of a prepared statement that each run brings."""
+    return bindparam(name, None, String() if type_ is None else type_)
+
+
+class Prepared:
+    """A statement that is put into words once, for what many requests ask.
+
+    SQLAlchemy takes several times as long to build a statement and to find it in its cache as the server takes to answer it.
+    """
+
+    def __init__(self, statement: Select[*tuple[Any, ...]] | ReturningInsert[*tuple[Any, ...]] | Insert, *columns: str) -> None:
+        """Of an INSERT, `columns` are those that it is given."""
+        if columns:
+            self._text = str(statement.compile(dialect=DIALECT, column_keys=columns))
+            return
+        compiled = statement.compile(dialect=DIALECT, compile_kwargs={"render_postcompile": True})
+        self._text = str(compiled)
+        # Constants stand in the text: PostgreSQL sees then which partial index it can use, whatever plan it keeps.
+        for name, value in compiled.params.items():
+            if value is not None:
+                self._text = self._text.replace(f"%({name})s", sql.Literal(value).as_string())
+
+    def run(self, session: Session, **parameters: object) -> CursorResult[*tuple[Any, ...]]:
+        """`parameters` are the columns, or what of the statement is `given`; rows are as the driver has them."""
+        session.flush()
+        return session.connection().exec_driver_sql(self._text, parameters)

@@ -6,10 +6,11 @@ Listeners run `LISTEN difffit`; the payload is {kind: id}. PostgreSQL delivers i
 import json
 from typing import Literal
 
-from sqlalchemy import func, select
+from sqlalchemy import func, insert, select
 from sqlalchemy.orm import Session
 
 from jobstore import webhooks
+from jobstore.database import Prepared
 from jobstore.errors import NotFoundError
 from jobstore.ids import new_id
 from jobstore.tables import Job, JobEvent, Json
@@ -17,6 +18,12 @@ from jobstore.tables import Job, JobEvent, Json
 CHANNEL = "difffit"
 ENDS = frozenset({"succeeded", "failed", "cancelled"})  # events that are named like the status a job ends in
 Kind = Literal["job", "generation", "key"]
+FIRST = Prepared(insert(JobEvent), "id", "job_id", "sequence", "type", "data")
+
+
+def begin(session: Session, job_id: str, type: str) -> None:
+    """Write the first event of a job that this transaction has made: nobody else can write to it or wait for it yet."""
+    FIRST.run(session, id=new_id("evt"), job_id=job_id, sequence=1, type=type, data="{}")
 
 
 def append(session: Session, job_id: str, type: str, data: Json, event_id: str | None = None) -> JobEvent:

@@ -1,15 +1,16 @@
 """The object store: files under keys such as `datasets/ds_…/upload`, in a local folder or a bucket, always streamed."""
 
+import re
 from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import obstore
 from obstore.exceptions import BaseError
-from obstore.store import S3Store, from_url
+from obstore.store import LocalStore, S3Store, from_url
 
 from jobstore.errors import StorageError
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 5 * 1024**2  # the smallest part that S3 takes
 SIGNED_FOR = timedelta(minutes=15)
 RETRIES: "RetryConfig" = {"max_retries": 4, "retry_timeout": timedelta(seconds=20)}  # a request must not hang for minutes
+UNFINISHED = re.compile(r"#\d+$")  # no key ends so
 PARTS_IN_FLIGHT = 2  # an upload holds so many chunks in memory, however large it is
 
 
@@ -47,13 +49,13 @@ class ObjectStore:
     Every failure is a StorageError: `object_missing` for a key that is not there, else `storage_error`, which may pass.
     """
 
-    def __init__(self, url: str, signs: bool = False) -> None:
+    def __init__(self, url: str, signed: bool = False) -> None:
         """`url` is file:///a/folder (made where it is missing) or s3://bucket/prefix, with the keys to it in AWS_… variables.
 
-        A bucket gives signed URLs where it `signs`; a folder cannot.
+        A bucket `signs` URLs where it is `signed`; a folder cannot.
         """
         self._store = from_url(url, mkdir=True) if url.startswith("file:") else from_url(url, retry_config=RETRIES)
-        self._signs = signs
+        self.signs = signed and isinstance(self._store, S3Store)
 
     def put_file(self, key: str, path: Path) -> None:
         with _failures(key):
@@ -100,19 +102,25 @@ class ObjectStore:
             path.unlink()
             raise
 
-    def signed_url(self, key: str) -> str | None:
-        """A URL under which anybody can get the file for some minutes; None where the store gives none."""
-        if not self._signs or not isinstance(self._store, S3Store):
+    def signed_url(self, key: str, method: Literal["GET", "PUT"] = "GET") -> str | None:
+        """A URL under which anybody can get, or put, the file for some minutes; None where the store gives none."""
+        if not self.signs or not isinstance(self._store, S3Store):
             return None
         with _failures(key):
-            return obstore.sign(self._store, "GET", key, SIGNED_FOR)
+            return obstore.sign(self._store, method, key, SIGNED_FOR)
 
     def exists(self, key: str) -> bool:
+        return self.size(key) is not None
+
+    def size(self, key: str) -> int | None:
+        """Of the file in bytes; None where there is none."""
         try:
-            obstore.head(self._store, key)
-        except FileNotFoundError:
-            return False
-        return True
+            with _failures(key):
+                return obstore.head(self._store, key)["size"]
+        except StorageError as error:
+            if error.code != "object_missing":
+                raise
+            return None
 
     def delete(self, key: str) -> None:
         """Deleting what is not there is no error."""
@@ -128,6 +136,21 @@ class ObjectStore:
         with _failures(prefix):
             for found in obstore.list(self._store, prefix):
                 yield from (StoredFile(item["path"], item["size"], item["last_modified"]) for item in found)
+
+    def delete_unfinished(self, prefix: str, before: datetime) -> int:
+        """Delete what puts that were killed left under the prefix and wrote to last before then; returns how many files.
+
+        A folder keeps a file beside its place (`key#1`) until it is whole. A bucket has a rule of its own for such parts.
+        """
+        if not isinstance(self._store, LocalStore) or self._store.prefix is None:
+            return 0
+        deleted = 0
+        for path in (Path(self._store.prefix) / prefix).rglob("*#*"):
+            with suppress(FileNotFoundError):  # it has just become whole
+                if UNFINISHED.search(path.name) and path.stat().st_mtime < before.timestamp():
+                    path.unlink()
+                    deleted += 1
+        return deleted
 
 
 def _chunks(key: str, stream: Iterable[Any]) -> Iterator[bytes]:

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import Select, func, select, true, update
-from sqlalchemy.orm import Session
+from sqlalchemy import Select, String, and_, any_, func, or_, select, true, update
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.orm import Session, aliased
 from sqlalchemy.sql.selectable import LateralFromClause
 
 from jobstore import leases
+from jobstore.database import Prepared, given
 from jobstore.lifecycle import WITH_WORKER, JobStatus
 from jobstore.tables import Job, Tenant
 
@@ -77,20 +79,21 @@ class Line:
 
 def positions(session: Session, job_ids: list[str]) -> dict[str, int]:
     """{job: its place in the queue, 1 is next} of those of the jobs that wait; the order in which `claim_next` takes them."""
-    mine = select(Job.tenant_id).where(Job.id.in_(job_ids), Job.status == JobStatus.QUEUED)
-    rank = (func.row_number().over(partition_by=Job.tenant_id, order_by=IN_ORDER) - 1).label("rank")
-    ranked = select(Job.id, Job.tenant_id, rank).where(Job.status == JobStatus.QUEUED, Job.tenant_id.in_(mine)).subquery()
-    places = session.execute(select(ranked.c.id, ranked.c.tenant_id, ranked.c.rank).where(ranked.c.id.in_(job_ids))).all()
-    lines = _lines(session) if places else {}
+    found_lines = ONE.run(session, id=job_ids[0]) if len(job_ids) == 1 else MANY.run(session, ids=job_ids)
+    lines, ranks = dict[str, Line](), dict[str, tuple[str, int]]()
+    for tenant, waiting, at_work, served_at, first_id, job_id, rank in found_lines:
+        lines[tenant] = Line(waiting, at_work, served_at, first_id)
+        if job_id is not None and rank is not None:
+            ranks[job_id] = tenant, rank
     found = {}
-    for job_id, tenant, rank in places:
-        if tenant in lines:  # else the job was taken between the two queries
-            others = sum(line.before(lines[tenant].key(rank)) for name, line in lines.items() if name != tenant)
-            found[job_id] = 1 + rank + others
+    for job_id, (tenant, rank) in ranks.items():
+        others = sum(line.before(lines[tenant].key(rank)) for name, line in lines.items() if name != tenant)
+        found[job_id] = 1 + rank + others
     return found
 
 
-def _lines(session: Session) -> dict[str, Line]:
+def _lines(asked: Select[str, str, int]) -> Select[str, int, int, datetime | None, str, str | None, int | None]:
+    """The line of each tenant, once for each of its jobs that is asked for and waits, with that job's rank."""
     queued = func.count().filter(Job.status == JobStatus.QUEUED)
     at_work = func.count().filter(Job.status.in_(WITH_WORKER))
     counts = (
@@ -99,10 +102,31 @@ def _lines(session: Session) -> dict[str, Line]:
         .group_by(Job.tenant_id)
         .subquery()
     )
-    first = _head()
-    rows = session.execute(
-        select(Tenant.id, counts.c.waiting, counts.c.at_work, Tenant.served_at, first.c.id)
+    first, ranks = _head(), asked.subquery()
+    return (
+        select(Tenant.id, counts.c.waiting, counts.c.at_work, Tenant.served_at, first.c.id, ranks.c.id, ranks.c.rank)
         .join(counts, counts.c.tenant_id == Tenant.id)
         .join(first, true())
+        .outerjoin(ranks, ranks.c.tenant_id == Tenant.id)
     )
-    return {tenant: Line(waiting, at_work, served_at, first_id) for tenant, waiting, at_work, served_at, first_id in rows}
+
+
+def _ranks() -> Select[str, str, int]:
+    """(id, tenant, rank) of the jobs `ids`, found by numbering their tenants' lines."""
+    asked = any_(given("ids", ARRAY(String)))
+    mine = select(Job.tenant_id).where(Job.id == asked, Job.status == JobStatus.QUEUED)
+    rank = (func.row_number().over(partition_by=Job.tenant_id, order_by=IN_ORDER) - 1).label("rank")
+    ranked = select(Job.id, Job.tenant_id, rank).where(Job.status == JobStatus.QUEUED, Job.tenant_id.in_(mine)).subquery()
+    return select(ranked.c.id, ranked.c.tenant_id, ranked.c.rank).where(ranked.c.id == asked)
+
+
+def _rank() -> Select[str, str, int]:
+    """The same of the one job `id`, found by counting those before it: no line is sorted."""
+    other = aliased(Job)
+    sooner = or_(other.priority > Job.priority, and_(other.priority == Job.priority, other.id < Job.id))
+    before = select(func.count()).where(other.tenant_id == Job.tenant_id, other.status == JobStatus.QUEUED, sooner)
+    one = select(Job.id, Job.tenant_id, before.scalar_subquery().label("rank"))
+    return one.where(Job.id == given("id"), Job.status == JobStatus.QUEUED)
+
+
+MANY, ONE = Prepared(_lines(_ranks())), Prepared(_lines(_rank()))

@@ -1,13 +1,14 @@
 """What a tenant may use: its own limits where the operator has set them, else those of the settings."""
 
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy import BindParameter, ColumnElement, Select, func, select
 from sqlalchemy.orm import Session
 
+from jobstore.database import Prepared, given
 from jobstore.errors import QuotaError
 from jobstore.lifecycle import WITH_WORKER, JobStatus
 from jobstore.settings import Settings
-from jobstore.tables import Adapter, Checkpoint, Dataset, Job, Tenant, Upload
+from jobstore.tables import Adapter, Checkpoint, Dataset, Job, Json, Tenant, Upload
 
 MARGIN = 200  # jobs below the limit from which requests of one tenant take turns; more than are in flight at once
 FULL_RETRY_SECONDS = 60
@@ -34,7 +35,11 @@ class Usage(BaseModel):
 
 
 def limits_of(tenant: Tenant, settings: Settings) -> Limits:
-    return Limits.model_validate({name: getattr(settings, f"tenant_{name}") for name in Limits.model_fields} | tenant.limits)
+    return _limits(tenant.limits, settings)
+
+
+def _limits(own: Json, settings: Settings) -> Limits:
+    return Limits.model_validate({name: getattr(settings, f"tenant_{name}") for name in Limits.model_fields} | own)
 
 
 def usage_of(session: Session, tenant: Tenant) -> Usage:
@@ -48,13 +53,11 @@ def check_queue(session: Session, tenant_id: str, settings: Settings) -> None:
 
     Near the limit the tenant's row is locked until the commit, so that requests at the same time do not pass it together.
     """
-    tenant = session.get_one(Tenant, tenant_id)
-    limit = limits_of(tenant, settings).queued_jobs
-    waiting = _jobs(tenant_id, Job.status == JobStatus.QUEUED)
-    count = session.scalar(waiting) or 0
+    own, count = WAITING.run(session, tenant=tenant_id).one()
+    limit = _limits(own, settings).queued_jobs
     if count >= limit - MARGIN:
-        session.refresh(tenant, with_for_update=True)
-        count = session.scalar(waiting) or 0
+        session.get_one(Tenant, tenant_id, with_for_update=True)
+        count = WAITING.run(session, tenant=tenant_id).one()[1]
     if count >= limit:
         raise QuotaError(
             f"{count} jobs wait for a worker, and your tenant may have {limit} there. Post the job again when some have begun.",
@@ -94,5 +97,9 @@ def stored_bytes(session: Session, tenant_id: str) -> int:
     return sum(int(session.scalar(query) or 0) for query in (datasets, uploads, checkpoints, adapters))
 
 
-def _jobs(tenant_id: str, which: ColumnElement[bool]) -> Select[int]:
+def _jobs(tenant_id: str | BindParameter[str], which: ColumnElement[bool]) -> Select[int]:
     return select(func.count()).where(Job.tenant_id == tenant_id, which)
+
+
+_queued = _jobs(given("tenant"), Job.status == JobStatus.QUEUED).scalar_subquery()
+WAITING = Prepared(select(Tenant.limits, _queued).where(Tenant.id == given("tenant")))

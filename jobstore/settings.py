@@ -22,7 +22,7 @@ class Settings(BaseSettings):
     database_url: SecretStr = Field(alias="DATABASE_URL", description="PostgreSQL, as postgresql://user:password@host/database")
     redis_url: SecretStr = Field(alias="REDIS_URL", description="Valkey or Redis, as redis://host:6379/0")
     storage_url: str = Field(description="Where files are kept: file:///a/folder or s3://bucket/prefix")
-    signed_downloads: bool = Field(False, description="Send downloads of adapters to the S3 bucket by signed URLs")
+    signed_urls: bool = Field(False, description="Send downloads and large uploads to the S3 bucket by signed URLs")
     models: Path = Field(PACKAGED_CATALOG, description="The catalog of base models (models.toml)")
     work_dir: Path = Field(Path("/tmp/difffit"), description="Scratch space of workers; safe to delete when they are stopped")
     api_key: SecretStr | None = Field(None, description="The admin key that migrations install for the tenant `default`")

@@ -1,5 +1,7 @@
 """Uploads that arrive in pieces: what has arrived is kept in parts in the object store, and a row says how far it goes.
 
+Where the store signs URLs a client may put the whole file there at once: its one part is called `WHOLE`.
+
 A part counts from the transaction that moves the row's offset over it. Where two requests continue one upload, one of them
 moves it, and the part of the other is nobody's.
 """
@@ -15,6 +17,8 @@ from jobstore.ids import new_id
 from jobstore.tables import Dataset, Upload
 
 EXPIRES_AFTER = timedelta(hours=24)  # without anything that arrives
+WHOLE = "whole"
+SIGNED_BYTES = 5 * 1024**3  # the most that S3 takes in one request
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 
 

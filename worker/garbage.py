@@ -1,7 +1,8 @@
 """Deletes files that no row names: what lost attempts stored, what a deletion could not remove, and uploads nobody recorded.
 
 Files are stored before the row that names them is written, and rows are deleted before their files; so a file without a row is
-at most too much, never too little, and after the grace period nobody will write its row any more.
+at most too much, never too little, and after the grace period nobody will write its row any more. The same period tells what a
+killed process has left half-stored from what is being stored.
 """
 
 import logging
@@ -44,7 +45,8 @@ def collect_forever(sessions: sessionmaker[Session], objects: ObjectStore, setti
 
 def collect(sessions: sessionmaker[Session], objects: ObjectStore, grace_seconds: float) -> int:
     """Delete what is older than the grace period and belongs to no row; returns how many files that were."""
-    old, deleted = _older_than(objects, grace_seconds), 0
+    before = datetime.now(UTC) - timedelta(seconds=grace_seconds)
+    old, deleted = _older_than(objects, before), sum(objects.delete_unfinished(prefix, before) for prefix in PREFIXES)
     while keys := list(islice(old, BATCH)):
         for key in unnamed(sessions, keys):
             objects.delete(key)
@@ -54,8 +56,7 @@ def collect(sessions: sessionmaker[Session], objects: ObjectStore, grace_seconds
     return deleted
 
 
-def _older_than(objects: ObjectStore, grace_seconds: float) -> Iterator[str]:
-    before = datetime.now(UTC) - timedelta(seconds=grace_seconds)
+def _older_than(objects: ObjectStore, before: datetime) -> Iterator[str]:
     for prefix in PREFIXES:
         yield from (file.key for file in objects.list(prefix) if file.modified_at < before)
 

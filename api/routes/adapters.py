@@ -10,7 +10,7 @@ from api.deletion import delete_unused_adapter
 from api.dependencies import ResourcesDep, Transaction, owned
 from api.downloads import StoredFile
 from api.exports import export_answer
-from api.schemas import Answers, ExportView, errors
+from api.schemas import REDIRECTED, Answers, ExportView, errors
 from jobstore.objects import ObjectStore
 from jobstore.tables import Adapter
 
@@ -21,7 +21,7 @@ DOWNLOADS: Answers = {
         "content": {"application/octet-stream": {}, "application/zip": {}},
         "description": "A safetensors file, or a zip of a folder",
     },
-    307: {"description": "The file is at `Location`, for some minutes and without a key"},
+    **REDIRECTED,
     202: {"model": ExportView, "description": "Not made yet: ask again after `Retry-After` seconds"},
 }
 Format = Annotated[

@@ -2,16 +2,16 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Response
-from sqlalchemy import select
+from pydantic import BaseModel
+from sqlalchemy import Row, insert, select
 from sqlalchemy.orm import Session
-from starlette.concurrency import run_in_threadpool
 
 from api.auth import TenantId
 from api.deletion import delete_ended_job
-from api.dependencies import Resources, ResourcesDep, Transaction, after_commit, owned, owned_rows
+from api.dependencies import Resources, ResourcesDep, Transaction, after_commit, owned, owned_row, owned_rows
 from api.idempotency import Idempotent, created
 from api.pagination import PageQuery, page_of
 from api.schemas import Answers, JobView, Listing, Plan, errors
@@ -19,6 +19,7 @@ from difffit_core.base_models import get_base_model
 from difffit_core.errors import DatasetError, SpecError
 from difffit_core.spec import DatasetSummary, JobSpec, TrainingSpec, resolve
 from jobstore import events, queue
+from jobstore.database import Prepared, given
 from jobstore.dispatch import wake
 from jobstore.errors import ConflictError
 from jobstore.ids import new_id
@@ -29,32 +30,55 @@ from jobstore.tables import Adapter, Dataset, Job
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
 PLANNED: Answers = {200: {"model": Plan, "description": "The plan"}}
+# What every job asks for: its dataset, which nobody deletes until the commit, its row, and that row with what it trained.
+DATASET = Prepared(
+    owned_rows(Dataset, given("tenant"))
+    .with_only_columns(Dataset.id, Dataset.status, Dataset.error, Dataset.sha256, Dataset.classes)
+    .where(Dataset.id == given("id"))
+    .with_for_update(read=True)
+)
+NEW_JOB = Prepared(
+    insert(Job).returning(*Job.__table__.columns),
+    *("id", "tenant_id", "dataset_id", "init_adapter_id", "name", "priority", "max_duration", "status", "base_model"),
+    *("spec", "training_spec", "total_steps", "attempt", "seconds_used", "step", "losses"),
+)
+ADAPTER = select(Adapter.id).where(Adapter.job_id == Job.id, Adapter.deleted_at.is_(None)).scalar_subquery()
+JOB = Prepared(owned_rows(Job, given("tenant")).where(Job.id == given("id")).add_columns(ADAPTER.label("adapter")))
 DryRun = Annotated[bool, Query(description="Answer the plan with status 200 and start nothing")]
 
 
-@router.post("", status_code=202, dependencies=[Idempotent], responses=PLANNED | errors(400, 404, 409, 413, 415, 429))
-def create_job(
-    spec: JobSpec, tenant: TenantId, session: Transaction, resources: ResourcesDep, response: Response, dry_run: DryRun = False
-) -> JobView | Plan:
+@router.post(
+    "",
+    status_code=202,
+    response_model=JobView | Plan,
+    dependencies=[Idempotent],
+    responses=PLANNED | errors(400, 404, 409, 413, 415, 429),
+)
+def create_job(spec: JobSpec, tenant: TenantId, resources: ResourcesDep, dry_run: DryRun = False) -> Response:
     """Queue a fine-tuning job. Fields that are left out or "auto" are chosen for the base model and the dataset."""
+    # The transaction begins and ends within this one turn of a thread, and what was built here is not validated once more.
+    with resources.transaction() as session:
+        training_spec = _resolve(session, spec, tenant, resources)
+        if dry_run:
+            return _json(Plan.of(training_spec))
+        check_queue(session, tenant, resources.settings)
+        view = _queue(session, spec, training_spec, tenant)
+        created(session, f"/jobs/{view.id}")
+    return _json(view, 202, {"location": f"/jobs/{view.id}"})
+
+
+def _resolve(session: Session, spec: JobSpec, tenant: str, resources: Resources) -> TrainingSpec:
+    """The job as it will be trained; the dataset and the initial adapter stay until the commit."""
     base = get_base_model(resources.catalog, spec.base_model)
-    dataset = owned(session, Dataset, spec.dataset, tenant, param="dataset", keep=True)
+    dataset = owned_row(session, DATASET, Dataset, spec.dataset, tenant, param="dataset")
     training_spec = resolve(spec, base, _summary(dataset))
     if spec.init_adapter is not None:
-        _check_initial(
-            session, owned(session, Adapter, spec.init_adapter, tenant, param="init_adapter", keep=True), training_spec
-        )
-    if dry_run:
-        response.status_code = 200
-        return Plan.of(training_spec)
-    check_queue(session, tenant, resources.settings)
-    job = _queue(session, spec, training_spec, tenant)
-    response.headers["location"] = f"/jobs/{job.id}"
-    created(session, response.headers["location"])
-    return job_views(session, [job])[0]
+        adapter = owned(session, Adapter, spec.init_adapter, tenant, param="init_adapter", keep=True)
+        _check_initial(session, adapter, training_spec)
+    return training_spec
 
 
-def _summary(dataset: Dataset) -> DatasetSummary:
+def _summary(dataset: Row[Any]) -> DatasetSummary:
     """What training needs of a dataset; raises where it is not ready."""
     if dataset.status == "checking":
         raise ConflictError(
@@ -85,8 +109,9 @@ def _check_initial(session: Session, adapter: Adapter, spec: TrainingSpec) -> No
             )
 
 
-def _queue(session: Session, spec: JobSpec, training_spec: TrainingSpec, tenant: str) -> Job:
-    job = Job(
+def _queue(session: Session, spec: JobSpec, training_spec: TrainingSpec, tenant: str) -> JobView:
+    job = NEW_JOB.run(
+        session,
         id=new_id("job"),
         tenant_id=tenant,
         dataset_id=spec.dataset,
@@ -96,15 +121,17 @@ def _queue(session: Session, spec: JobSpec, training_spec: TrainingSpec, tenant:
         max_duration=spec.max_duration,
         status=JobStatus.QUEUED,
         base_model=spec.base_model,
-        spec=spec.model_dump(mode="json"),
-        training_spec=training_spec.model_dump(mode="json"),
+        spec=spec.model_dump_json(),
+        training_spec=training_spec.model_dump_json(),
         total_steps=training_spec.hyperparameters.steps,
-    )
-    session.add(job)
-    session.flush()
-    events.append(session, job.id, "queued", {})
+        attempt=0,
+        seconds_used=0.0,
+        step=0,
+        losses="{}",
+    ).one()
+    events.begin(session, job.id, "queued")
     after_commit(session, partial(wake, "train", job.id))
-    return job
+    return JobView.of(job, queue.positions(session, [job.id])[job.id], adapter=None)
 
 
 @router.get("", responses=errors())
@@ -122,15 +149,17 @@ FoundJob = Annotated[Job, Depends(find_job)]
 
 
 @router.get("/{job_id}", response_model=JobView, responses=errors(404))
-async def get_job(job_id: str, tenant: TenantId, resources: ResourcesDep) -> Response:
+def get_job(job_id: str, tenant: TenantId, resources: ResourcesDep) -> Response:
     """One job with its progress and losses."""
     # Everybody who waits asks for this: one turn of a thread, and no second validation of what was just built.
-    return Response(await run_in_threadpool(_job_json, resources, job_id, tenant), media_type="application/json")
-
-
-def _job_json(resources: Resources, job_id: str, tenant: str) -> str:
     with resources.reading() as session:
-        return job_views(session, [owned(session, Job, job_id, tenant)])[0].model_dump_json()
+        job = owned_row(session, JOB, Job, job_id, tenant)
+        position = queue.positions(session, [job_id]).get(job_id) if job.status == JobStatus.QUEUED else None
+    return _json(JobView.of(job, position, job.adapter))
+
+
+def _json(view: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(view.model_dump_json(), status, headers, media_type="application/json")
 
 
 @router.post("/{job_id}/cancel", responses=errors(404, 409))

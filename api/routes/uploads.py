@@ -1,10 +1,12 @@
 """Resumable uploads by the tus protocol: whatever cuts one short, it goes on where it was; a finished one becomes a dataset."""
 
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
@@ -13,12 +15,14 @@ from api.auth import TenantId, authenticate
 from api.dependencies import Resources, ResourcesDep, Transaction, after_commit, discard, owned
 from api.errors import BadRequestError, MediaTypeError, TooLargeError
 from api.idempotency import Idempotent, created
-from api.schemas import Answers, DatasetView, UploadView, errors
+from api.schemas import Answers, DatasetView, SignedUpload, UploadView, errors
 from api.uploads import CONTROL
 from difffit_core.errors import SpecError
 from jobstore import uploads
 from jobstore.dispatch import wake
+from jobstore.errors import ConflictError
 from jobstore.formats import Format
+from jobstore.objects import SIGNED_FOR, ObjectStore
 from jobstore.quotas import check_storage
 from jobstore.tables import Upload
 
@@ -186,25 +190,62 @@ class _Body:
             self._checksum.check()
 
 
+@router.post("/{upload_id}/signed-url", responses=errors(404, 409, 412, 413))
+def sign_upload(upload: FoundUpload, resources: ResourcesDep, response: Response) -> SignedUpload:
+    """Where to put the whole file at once, straight into the bucket, instead of sending parts. Not every server offers it."""
+    if upload.offset:
+        raise uploads.offset_mismatch(0)
+    if upload.length > uploads.SIGNED_BYTES:
+        raise TooLargeError(f"More than {uploads.SIGNED_BYTES} bytes go in parts only.", code="upload_too_large")
+    expires_at = datetime.now(UTC) + SIGNED_FOR
+    url = resources.store.signed_url(uploads.upload_prefix(upload.id) + uploads.WHOLE, "PUT")
+    if url is None:
+        raise ConflictError("This server takes the bytes itself: send them with PATCH.", code="signed_uploads_off")
+    response.headers["cache-control"] = "no-store"
+    return SignedUpload(url=url, expires_at=expires_at)
+
+
 @router.delete("/{upload_id}", status_code=204, responses=errors(404, 412))
 def delete_upload(upload: FoundUpload, session: Transaction, resources: ResourcesDep) -> None:
     """Give an upload up."""
     session.delete(upload)
     prefix = uploads.upload_prefix(upload.id)
-    discard(session, resources.store, [prefix + name for name in upload.parts])
+    names = [*upload.parts, uploads.WHOLE] if resources.store.signs else upload.parts
+    discard(session, resources.store, [prefix + name for name in names])
 
 
 @router.post("/{upload_id}/dataset", status_code=202, dependencies=[Idempotent], responses=errors(404, 409, 412))
 def make_dataset(
     upload: FoundUpload,
     session: Transaction,
+    resources: ResourcesDep,
     response: Response,
     format: Annotated[Format | None, Query(description="The layout of the archive; recognised where it is left out")] = None,
 ) -> DatasetView:
     """Make a dataset of a finished upload: an archive, as `POST /datasets` takes it. The upload itself is gone then."""
+    if resources.store.signs:
+        _count_whole(session, upload, resources.store)
     dataset = uploads.make_dataset(session, upload, format)
     response.headers["location"] = f"/datasets/{dataset.id}"
     created(session, response.headers["location"])
     after_commit(session, partial(wake, "check_dataset", dataset.id))
     session.refresh(dataset)
     return DatasetView.of(dataset)
+
+
+def _count_whole(session: Session, upload: Upload, store: ObjectStore) -> None:
+    """Count what the client has put straight into the bucket, if it is just what was announced; else delete it.
+
+    Raises ConflictError (`upload_size_mismatch`).
+    """
+    key = uploads.upload_prefix(upload.id) + uploads.WHOLE
+    if upload.offset:  # the bytes came in parts
+        discard(session, store, [key])
+    elif (size := store.size(key)) == upload.length:
+        uploads.advance(session, upload.id, 0, uploads.WHOLE, size)
+    elif size is not None:
+        store.delete(key)
+        raise ConflictError(
+            f"{size} bytes lie in the bucket, {upload.length} were announced; they were deleted. Put the file once more.",
+            code="upload_size_mismatch",
+        )

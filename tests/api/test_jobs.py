@@ -1,11 +1,13 @@
 """Jobs: what is created, planned, listed and cancelled, and every spec that is refused."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from fastapi.testclient import TestClient
-from sqlalchemy import func, select, update
+from sqlalchemy import Engine, event, func, select, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from api.app import create_app
@@ -290,3 +292,33 @@ def test_a_job_begins_with_an_adapter_that_fits(client: TestClient, rows: Rows, 
         answer = client.post("/jobs", json=spec | change)
         error = answer.json()["error"]
         assert (answer.status_code, error["code"], error["param"]) == (status, code, "init_adapter")
+
+
+@contextmanager
+def statements() -> Iterator[list[str]]:
+    """What is asked of the database meanwhile, but for keys: those are remembered for a while."""
+    seen = list[str]()
+
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if "api_keys" not in statement:
+            seen.append(statement)
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        yield seen
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+
+
+def test_what_is_asked_for_most_costs_few_ways_to_the_database(client: TestClient, rows: Rows) -> None:
+    spec = {"base_model": "emoji-dit", "dataset": rows.dataset().id}
+    with statements() as posting:
+        posted = client.post("/jobs", json=spec).json()["id"]
+    assert len(posting) == 5, posting  # its dataset, the quota, the row, its first event, its place
+    running = rows.job(client, "running")
+    with statements() as looking:
+        assert client.get(f"/jobs/{running}").json()["status"] == "running"
+    assert len(looking) == 1, looking
+    with statements() as waiting:
+        assert client.get(f"/jobs/{posted}").json()["progress"]["queue_position"] == 1
+    assert len(waiting) == 2, waiting

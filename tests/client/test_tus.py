@@ -49,7 +49,7 @@ def test_cuts_cost_a_part_each(service: Service, tmp_path: Path) -> None:
     path = tmp_path / "large.zip"
     path.write_bytes(os.urandom(3500))
     seen: list[tuple[int, int]] = []
-    network = Cutting(before={4}, after={6})  # the first part before it arrives, and the answer to the second
+    network = Cutting(before={5}, after={7})  # the first part before it arrives, and the answer to the second
     dataset = upload(service, network, path, seen)
     assert (dataset["name"], dataset["bytes"], dataset["format"]) == ("large", 3500, "food-101")
     offsets = [sent for sent in network.sent if sent.startswith("PATCH")]

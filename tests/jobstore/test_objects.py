@@ -84,13 +84,13 @@ def test_a_deleted_file_is_gone(store: ObjectStore) -> None:
 
 
 def test_a_bucket_signs_urls_where_it_is_asked_to(bucket_url: str, tmp_path: Path) -> None:
-    store = ObjectStore(bucket_url, signs=True)
+    store = ObjectStore(bucket_url, signed=True)
     store.put_bytes("adapters/ad_1/adapter.safetensors", b"weights")
     url = store.signed_url("adapters/ad_1/adapter.safetensors")
     assert url is not None
     assert httpx.get(url).content == b"weights"
     assert ObjectStore(bucket_url).signed_url("adapters/ad_1/adapter.safetensors") is None
-    assert ObjectStore(tmp_path.as_uri(), signs=True).signed_url("adapters/ad_1/adapter.safetensors") is None
+    assert ObjectStore(tmp_path.as_uri(), signed=True).signed_url("adapters/ad_1/adapter.safetensors") is None
 
 
 def test_a_bucket_that_is_away_is_an_error_of_ours(bucket_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

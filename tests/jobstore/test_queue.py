@@ -95,6 +95,7 @@ def test_the_place_in_the_queue_is_the_order_in_which_jobs_are_taken(sessions: S
         with sessions() as session:
             waiting = list(session.scalars(select(Job.id).where(Job.status == S.QUEUED)))
             places = queue.positions(session, waiting)
+            assert {job_id: queue.positions(session, [job_id])[job_id] for job_id in waiting} == places
         assert sorted(places.values()) == list(range(1, len(waiting) + 1))
         assert [take(sessions) for _ in waiting] == sorted(places, key=lambda job_id: places[job_id])
 

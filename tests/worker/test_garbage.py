@@ -1,6 +1,10 @@
 """Rows and files never disagree for longer than the grace period, and no file that a row names is ever deleted."""
 
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session, sessionmaker
@@ -97,3 +101,23 @@ def test_what_lost_attempts_stored_is_collected(
         columns = (Checkpoint.object_key, Image.object_key, Adapter.object_key)
         named = {key for column in columns for key in session.scalars(select(column))}
     assert named < keys(store) < before
+
+
+def test_what_killed_puts_left_in_a_folder_is_collected(
+    rows: Rows, store: ObjectStore, sessions: sessionmaker[Session], tmp_path: Path
+) -> None:
+    """A process that is killed in the middle of an upload: the file never appears, and what was written of it goes."""
+    begins = "import asyncio, os, sys; from jobstore.objects import ObjectStore\n"
+    puts = "async def chunks():\n for _ in range(3): yield bytes(6_000_000)\n os.kill(os.getpid(), 9)\n"
+    run = "asyncio.run(ObjectStore(sys.argv[1]).put_stream('datasets/ds_1/upload', chunks()))"
+    killed = subprocess.run([sys.executable, "-c", begins + puts + run, (tmp_path / "files").as_uri()], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    folder = tmp_path / "files" / "datasets" / "ds_1"
+    left = list(folder.iterdir())
+    assert len(left) == 1
+    assert left[0].stat().st_size > 0
+    assert keys(store) == set()
+    assert collect(sessions, store, 3600) == 0
+    assert list(folder.iterdir()) == left
+    assert collect(sessions, store, 0) == 1
+    assert list(folder.iterdir()) == []
