@@ -116,7 +116,7 @@ def test_content_holds_the_users_bytes_and_an_index(check: Checker, tmp_path: Pa
     checked = check(files)
     write_content(checked.pictures, tmp_path / "content.tar")
     with tarfile.open(tmp_path / "content.tar") as tar:
-        tar.extractall(tmp_path / "content", filter="data")
+        tar.extractall(tmp_path / "content")
     rows = [json.loads(line) for line in (tmp_path / "content" / "index.jsonl").read_text().splitlines()]
     assert [row["file"] for row in rows] == ["000000.png", "000001.png", "000002.png", "000003.png", "000004.jpeg"]
     assert {row["source"]: (tmp_path / "content" / row["file"]).read_bytes() for row in rows} == files
