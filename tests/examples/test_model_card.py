@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 
 from difffit_core.base_models import BaseModelEntry
-from difffit_core.evaluation import WEIGHTS_FILE, WEIGHTS_MODULE, MobileNetV2
+from difffit_core.evaluation.mobilenet import MobileNetV2
+from difffit_core.evaluation.weights import WEIGHTS_FILE, WEIGHTS_MODULE
 from difffit_core.generate import Generator
 from difffit_core.methods.full.config import FullConfig
 from difffit_core.spec import DatasetSummary, JobSpec, resolve
