@@ -125,6 +125,7 @@ class ModelView(BaseModel):
     tasks: list[TaskName] = Field(description="All that can be trained on it")
     description: str
     license: str
+    installed: bool = Field(description="False: its files are not on this server yet; see `difffit models fetch`")
     bytes: int
     image_size: int | None
     classes: list[str]
@@ -136,9 +137,10 @@ class ModelView(BaseModel):
             **entry.model_dump(include={"id", "family", "description", "license"}),
             task=entry.tasks[0],
             tasks=list(entry.tasks),
+            installed=entry.installed,
             bytes=entry.size_bytes(),
-            image_size=entry.image_size(),
-            classes=entry.class_names(),
+            image_size=entry.image_size() if entry.installed else None,
+            classes=entry.class_names() if entry.installed else [],
             defaults=entry.defaults,
         )
 

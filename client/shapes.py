@@ -70,6 +70,7 @@ class Model(TypedDict):
     tasks: list[str]
     description: str
     license: str
+    installed: bool
     bytes: int
     image_size: int | None
     classes: list[str]
