@@ -116,6 +116,12 @@ def split(items: list[Item], validation_fraction: float) -> tuple[list[Item], li
     return train, held_out
 
 
+def split_name(items: list[Item], validation_fraction: float) -> str:
+    """What tells this split of a dataset from its others: `test` where it is the authors' own, else the share held out."""
+    test = sum(item.split == "test" for item in items)
+    return "test" if 0 < test < len(items) else f"{validation_fraction:g}"
+
+
 def _class_by_class(items: list[Item]) -> list[Item]:
     """The first item of each class, then the second of each, and so on."""
     seen: dict[str, int] = defaultdict(int)

@@ -22,7 +22,7 @@ from difffit_core.evaluation.metrics import (
     MetricName,
     extractors_of,
 )
-from difffit_core.evaluation.references import FOLDER, reference_features, write_tensors
+from difffit_core.evaluation.references import reference_features, write_tensors
 from difffit_core.evaluation.statistics import NEIGHBOURS, clip_score, frechet_distance, kernel_distance, precision_recall
 
 PORTION = 32  # pictures that are drawn at once; what is measured of them survives a stop
@@ -53,16 +53,16 @@ class Evaluation:
             )
 
     def run(
-        self, draw: Draw, chosen: Sequence[Item], held_out: Sequence[Item], dataset: Path, folder: Path, progress: Progress
+        self, draw: Draw, chosen: Sequence[Item], held_out: Sequence[Item], spec_dir: Path, folder: Path, progress: Progress
     ) -> list[Figure]:
         """The figures of the plan. What is in `folder` already, from a run that was interrupted, is not drawn again.
 
-        `chosen` say what the pictures are to show; the files of `held_out` lie in `dataset`; reference features are kept in
-        the folder `references` beside `folder`.
+        `chosen` say what the pictures are to show; the files of `held_out` lie in `dataset/` of `spec_dir`, in whose
+        `references/` their features are kept.
         """
         drawn = self._drawn(draw, chosen, folder, progress)
         references: Features = {
-            name: reference_features(self.plan, name, extractor, held_out, dataset, folder.parent / FOLDER)
+            name: reference_features(self.plan, name, extractor, held_out, spec_dir)
             for name, extractor in self._extractors.items()
             if name != "clip"
         }

@@ -70,7 +70,7 @@ def extractors_of(metrics: list[MetricName]) -> list[ExtractorName]:
 
 def check_metrics(metrics: list[MetricName], has_pictures: bool, has_captions: bool, param: str) -> None:
     """Raise SpecError where the model makes no pictures, or a metric wants captions and it is told none."""
-    if not has_pictures:
+    if metrics and not has_pictures:
         raise SpecError("Only what makes pictures can be evaluated; this base model makes none.", param=param)
     wanting = [metric for metric in metrics if metric in NEEDS_CAPTIONS]
     if wanting and not has_captions:

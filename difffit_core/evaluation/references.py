@@ -18,10 +18,10 @@ FOLDER = "references"  # in a SPEC_DIR
 
 
 def reference_features(
-    plan: EvaluationPlan, name: ExtractorName, extractor: FeatureExtractor, items: Sequence[Item], dataset: Path, folder: Path
+    plan: EvaluationPlan, name: ExtractorName, extractor: FeatureExtractor, items: Sequence[Item], spec_dir: Path
 ) -> Tensor:
-    """`[M, D]` of the pictures of `items`, whose files lie in `dataset`. The file of them in `folder` is written if missing."""
-    path = folder / file_name(plan, name, extractor.sha256)
+    """`[M, D]` of the pictures of `items` in `dataset/`. The file of them in `references/` is written where it is missing."""
+    path = spec_dir / FOLDER / file_name(plan, name, extractor.sha256)
     try:
         kept: Tensor = load_file(path)["features"]
         if len(kept) == len(items):
@@ -30,7 +30,7 @@ def reference_features(
         pass  # it is not there, or was cut off
     parts = []
     for start in range(0, len(items), BATCH):
-        pictures = [load_picture(dataset / item.file, plan.resolution) for item in items[start : start + BATCH]]
+        pictures = [load_picture(spec_dir / "dataset" / item.file, plan.resolution) for item in items[start : start + BATCH]]
         parts.append(extractor.features(((torch.stack(pictures) + 1) * 127.5).round().to(torch.uint8)))
     write_tensors(path, {"features": torch.cat(parts)})
     return torch.cat(parts)

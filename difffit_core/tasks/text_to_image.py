@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
+from PIL import Image
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -57,21 +58,26 @@ class TextToImage(DiffusionTask):
         output: Tensor = self.model(noisy, drawn["timesteps"], examples.tensors["text"][captions]).sample
         return output
 
-    def preview(self, examples: Examples, stem: Path) -> tuple[Path, list[str]]:
-        """A picture for each of a few captions, one below the other, from the same seeds at every step."""
-        rows = torch.arange(min(PREVIEW_CAPTIONS, len(examples)), device=self.device)
+    def sample(self, examples: Examples, seed: int) -> list[Image.Image]:
+        assert self.h.resolution is not None
+        rows = torch.arange(len(examples), device=self.device)
         spec = GenerationSpec(
-            labels=rows.tolist(),
+            prompts=[item.caption for item in examples.items],
             steps=self.h.sample_steps,
             guidance_scale=self.h.guidance_scale,
-            seed=self.spec.seed,
+            seed=seed,
             scheduler=self.spec.defaults.scheduler,
         )
-        channels, height, width = examples.tensors["mean"].shape[2:]
-        latents = denoise(self.sampler(examples), rows, -1 - rows, (channels, height, width), self.base.path, spec)
+        side = self.h.resolution // self.base.pixels_per_latent()
+        shape = (int(self.vae.config.latent_channels), side, side)
+        return decode(self.vae, denoise(self.sampler(examples), rows, -1 - rows, shape, self.base.path, spec))
+
+    def preview(self, examples: Examples, stem: Path) -> tuple[Path, list[str]]:
+        """A picture for each of a few captions, one below the other, from the same seeds at every step."""
+        shown = Examples(examples.items[:PREVIEW_CAPTIONS], examples.tensors)
         path = stem.with_suffix(".png")
-        grid(decode(self.vae, latents), 1).save(path)
-        return path, [examples.items[row].caption for row in rows.tolist()]
+        grid(self.sample(shown, self.spec.seed), 1).save(path)
+        return path, [item.caption for item in shown.items]
 
     def sampler(self, examples: Examples) -> Predict:
         """The network for `denoise`, where condition i is example i, and -1 - i is that without its caption."""

@@ -61,7 +61,7 @@ def test_figures_say_all_that_they_depend_on(tmp_path: Path, dataset: Path, weig
     evaluation = Evaluation(plan("fd-mobilenet", "clip-score"), weights, CPU)
     evaluation.check(items)
     told: list[tuple[int, int]] = []
-    found = evaluation.run(noise, items, items, dataset, tmp_path / "evaluation", lambda *at: told.append(at))
+    found = evaluation.run(noise, items, items, tmp_path, tmp_path / "evaluation", lambda *at: told.append(at))
     distance, fit = found
     assert (distance.metric, distance.samples, distance.reference_images) == ("fd-mobilenet", 8, 8)
     assert distance.value > 0
@@ -69,7 +69,7 @@ def test_figures_say_all_that_they_depend_on(tmp_path: Path, dataset: Path, weig
     assert (fit.metric, fit.samples, fit.reference_images) == ("clip-score", 8, None)
     assert [(figure.reference, figure.resolution) for figure in found] == [(REFERENCE, 16)] * 2
     assert told == [(8, 8)]
-    again = evaluation.run(noise, items, items, dataset, tmp_path / "another", lambda *at: None)
+    again = evaluation.run(noise, items, items, tmp_path, tmp_path / "another", lambda *at: None)
     assert again == found
 
 
@@ -82,7 +82,7 @@ def test_the_very_pictures_of_the_reference_are_at_distance_zero(
         return [Image.open(dataset / items[row].file) for row in rows]
 
     exact = plan("fd-mobilenet").model_copy(update={"resolution": 20})
-    found = Evaluation(exact, weights, CPU).run(copies, items, items, dataset, tmp_path / "evaluation", lambda *at: None)
+    found = Evaluation(exact, weights, CPU).run(copies, items, items, tmp_path, tmp_path / "evaluation", lambda *at: None)
     assert found[0].value == pytest.approx(0, abs=1e-6)
 
 
@@ -101,10 +101,10 @@ def test_an_interrupted_evaluation_draws_only_what_is_missing(
 
     evaluation = Evaluation(plan("fd-mobilenet"), weights, CPU)
     with pytest.raises(KeyboardInterrupt):
-        evaluation.run(draw, items, items, dataset, tmp_path / "one", lambda *at: None)
-    found = evaluation.run(draw, items, items, dataset, tmp_path / "one", lambda *at: None)
+        evaluation.run(draw, items, items, tmp_path, tmp_path / "one", lambda *at: None)
+    found = evaluation.run(draw, items, items, tmp_path, tmp_path / "one", lambda *at: None)
     assert drawn == [0, 1, 2, 3, 4, 5, 3, 4, 5, 6, 7]
-    assert found == evaluation.run(noise, items, items, dataset, tmp_path / "another", lambda *at: None)
+    assert found == evaluation.run(noise, items, items, tmp_path, tmp_path / "another", lambda *at: None)
 
 
 def test_reference_features_are_computed_once_for_each_resolution(
@@ -122,13 +122,13 @@ def test_reference_features_are_computed_once_for_each_resolution(
     first, larger = plan("fd-mobilenet"), plan("fd-mobilenet").model_copy(update={"resolution": 20})
     for number, (asked, more) in enumerate([(first, [8, 8]), (first, [8]), (larger, [8, 8])]):
         seen.clear()
-        Evaluation(asked, weights, CPU).run(noise, items, items, dataset, tmp_path / f"step-{number}", lambda *at: None)
+        Evaluation(asked, weights, CPU).run(noise, items, items, tmp_path, tmp_path / f"step-{number}", lambda *at: None)
         assert seen == more
     files = sorted((tmp_path / "references").iterdir())
     assert len(files) == 2
     files[0].write_bytes(files[0].read_bytes()[:-100])  # as a full disk leaves it
     files[1].unlink()
-    found = Evaluation(first, weights, CPU).run(noise, items, items, dataset, tmp_path / "step-9", lambda *at: None)
+    found = Evaluation(first, weights, CPU).run(noise, items, items, tmp_path, tmp_path / "step-9", lambda *at: None)
     assert found[0].value > 0
 
 
