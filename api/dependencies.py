@@ -20,12 +20,12 @@ from jobstore.database import CONNECTIONS, Prepared
 from jobstore.errors import NotFoundError, StorageError
 from jobstore.objects import ObjectStore
 from jobstore.settings import Settings
-from jobstore.tables import Adapter, ApiKey, Dataset, Delivery, Generation, Image, Job, Upload, Webhook
+from jobstore.tables import Adapter, ApiKey, Dataset, Delivery, Evaluation, Generation, Image, Job, Upload, Webhook
 from jobstore.text_stream import TextReader
 
 logger = logging.getLogger(__name__)
 
-Owned = TypeVar("Owned", Dataset, Job, Adapter, Generation, Image, ApiKey, Webhook, Delivery, Upload)
+Owned = TypeVar("Owned", Dataset, Job, Adapter, Generation, Evaluation, Image, ApiKey, Webhook, Delivery, Upload)
 
 NOUNS = {"ApiKey": "key"}  # what errors call a row whose class is called otherwise
 

@@ -8,7 +8,7 @@ from pydantic import Field, TypeAdapter, model_validator
 
 from difffit_core.base_models import BaseModelEntry, Family, TrainingDefaults
 from difffit_core.errors import SpecError
-from difffit_core.evaluation.metrics import DEFAULT_SAMPLES, FeatureWeights, MetricName, Metrics, Samples, check_metrics
+from difffit_core.evaluation.metrics import DEFAULT_SAMPLES, FeatureWeights, MetricName, MetricNames, SampleCount, check_metrics
 from difffit_core.methods.config import MethodConfig
 from difffit_core.methods.difffit.config import DiffFitConfig
 from difffit_core.strict import Auto, PositiveInt, Strict
@@ -90,8 +90,8 @@ class Hyperparameters(Strict):
         | Auto
         | None
     ) = "auto"
-    evaluation_samples: Samples | Auto = "auto"
-    evaluation_metrics: Annotated[Metrics, Field(min_length=1)] | Auto = "auto"
+    evaluation_samples: SampleCount | Auto = "auto"
+    evaluation_metrics: Annotated[MetricNames, Field(min_length=1)] | Auto = "auto"
 
 
 class JobSpec(Strict):

@@ -81,7 +81,7 @@ def _follow(trainer: TrainerProcess, recorder: Recorder, lease: Lease, spec_dir:
 
     True where it was stopped because `out_of_time`, a value of the monotonic clock, has come.
     """
-    reported = _events(spec_dir / "events.jsonl")
+    reported = read_events(spec_dir / "events.jsonl")
     kill_at: float | None = None
     timed_out = False
     while True:
@@ -104,7 +104,7 @@ def _follow(trainer: TrainerProcess, recorder: Recorder, lease: Lease, spec_dir:
             time.sleep(POLL_SECONDS)
 
 
-def _events(path: Path) -> Iterator[Event | None]:
+def read_events(path: Path) -> Iterator[Event | None]:
     """The trainer's events as they come, and None where there is no new one; a line that is not yet complete waits."""
     while not path.exists():
         yield None

@@ -17,6 +17,7 @@ from api.pagination import PageQuery, page_of
 from api.schemas import Answers, JobView, Listing, Plan, errors
 from difffit_core.base_models import get_base_model
 from difffit_core.errors import DatasetError, SpecError
+from difffit_core.evaluation.metrics import check_configured
 from difffit_core.spec import DatasetSummary, JobSpec, TrainingSpec, resolve
 from jobstore import events, queue
 from jobstore.database import Prepared, given
@@ -71,14 +72,16 @@ def _resolve(session: Session, spec: JobSpec, tenant: str, resources: Resources)
     """The job as it will be trained; the dataset and the initial adapter stay until the commit."""
     base = get_base_model(resources.catalog, spec.base_model)
     dataset = owned_row(session, DATASET, Dataset, spec.dataset, tenant, param="dataset")
-    training_spec = resolve(spec, base, _summary(dataset))
+    training_spec = resolve(spec, base, dataset_summary(dataset))
+    metrics = training_spec.hyperparameters.evaluation_metrics
+    check_configured(metrics, resources.settings.feature_weights, "hyperparameters.evaluation_metrics")
     if spec.init_adapter is not None:
         adapter = owned(session, Adapter, spec.init_adapter, tenant, param="init_adapter", keep=True)
         _check_initial(session, adapter, training_spec)
     return training_spec
 
 
-def _summary(dataset: Row[Any]) -> DatasetSummary:
+def dataset_summary(dataset: Row[Any] | Dataset) -> DatasetSummary:
     """What training needs of a dataset; raises where it is not ready."""
     if dataset.status == "checking":
         raise ConflictError(

@@ -41,15 +41,15 @@ class Evaluation:
             name: load_extractor(name, weights, device) for name in extractors_of(plan.metrics)
         }
 
-    def check(self, held_out: Sequence[Item]) -> None:
-        """Raise DatasetError where there are too few held-out pictures to compare with."""
+    def check(self, held_out: Sequence[Item], param: str) -> None:
+        """Raise DatasetError where there are too few held-out pictures to compare with; `param` is what sets their share."""
         least = NEIGHBOURS + 1 if "precision-recall" in self.plan.metrics else 2
         if len(held_out) < least:
             raise DatasetError(
                 f"{len(held_out)} pictures are held out, and an evaluation needs {least} at least. Use a dataset with a test "
                 "split, or a larger validation_fraction.",
                 code="too_few_images",
-                param="hyperparameters.validation_fraction",
+                param=param,
             )
 
     def run(

@@ -37,7 +37,7 @@ class JobEvaluations:
             reference=reference,
         )
         self._evaluation = Evaluation(plan, spec.feature_weights, device)
-        self._evaluation.check(self._held_out)
+        self._evaluation.check(self._held_out, "hyperparameters.validation_fraction")
         self._chosen = chosen_items(self._held_out, plan.samples)
         self._done = _reported(folder)
 
