@@ -13,5 +13,10 @@ Format = Literal[
     "artbench-10",
     "flowers-102",
     "stanford-cars",
+    "coco-stuff",
+    "captions",
+    "pictures",
+    "alpaca",
+    "chat",
 ]
 FORMATS: tuple[str, ...] = get_args(Format)
