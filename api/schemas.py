@@ -11,6 +11,7 @@ from difffit_core.base_models import BaseModelEntry, TrainingDefaults
 from difffit_core.methods.config import MethodConfig
 from difffit_core.spec import AdapterStrength, ResolvedHyperparameters, Scheduler, Seed, TrainingSpec
 from difffit_core.strict import PositiveInt, Strict
+from difffit_core.tasks.config import Holding, TaskConfig, TaskName
 from jobstore import tables
 from jobstore.keys import Scope
 from jobstore.quotas import Limits, Usage, limits_of
@@ -82,8 +83,9 @@ class DatasetView(BaseModel):
     status: Literal["checking", "ready", "failed", "deleted"]
     format: str | None = Field(description="The layout that the upload named; null: the one that is recognised, see `report`")
     bytes: int = Field(description="Of the upload")
-    images: int | None = Field(description="Kept; null until the dataset is checked")
-    classes: dict[str, int] | None = Field(description="Images of each class")
+    examples: int | None = Field(description="Kept; null until the dataset is checked")
+    classes: dict[str, int] | None = Field(description='Examples of each class; of the class "" where they have none')
+    holds: list[Holding] | None = Field(description="What every example has, such as file, label, caption, condition")
     sha256: str | None = Field(description="Of the checked content: equal content, equal hash")
     report: dict[str, Any] | None = Field(description="What was kept, what was refused and why, duplicates, sizes")
     error: RowError | None
@@ -93,8 +95,8 @@ class DatasetView(BaseModel):
     @classmethod
     def of(cls, row: tables.Dataset) -> "DatasetView":
         return cls.model_validate(
-            _columns(row, "id name status format classes sha256 report error created_at finished_at")
-            | {"bytes": row.upload_bytes, "images": None if row.classes is None else sum(row.classes.values())}
+            _columns(row, "id name status format classes holds sha256 report error created_at finished_at")
+            | {"bytes": row.upload_bytes, "examples": None if row.classes is None else sum(row.classes.values())}
         )
 
 
@@ -119,7 +121,8 @@ class SignedUpload(BaseModel):
 class ModelView(BaseModel):
     id: str
     family: str
-    task: str
+    task: TaskName = Field(description="What a job does that names no task")
+    tasks: list[TaskName] = Field(description="All that can be trained on it")
     description: str
     license: str
     bytes: int
@@ -130,7 +133,9 @@ class ModelView(BaseModel):
     @classmethod
     def of(cls, entry: BaseModelEntry) -> "ModelView":
         return cls(
-            **entry.model_dump(include={"id", "family", "task", "description", "license"}),
+            **entry.model_dump(include={"id", "family", "description", "license"}),
+            task=entry.tasks[0],
+            tasks=list(entry.tasks),
             bytes=entry.size_bytes(),
             image_size=entry.image_size(),
             classes=entry.class_names(),
@@ -158,6 +163,7 @@ class JobView(BaseModel):
     status: Literal["validating", "queued", "running", "pausing", "paused", "cancelling", "succeeded", "failed", "cancelled"]
     base_model: str
     dataset: str
+    task: TaskConfig
     method: MethodConfig
     hyperparameters: ResolvedHyperparameters = Field(description='With a number for every "auto"')
     seed: int
@@ -181,7 +187,7 @@ class JobView(BaseModel):
                 row, "id name status base_model priority max_duration losses trained_parameters total_parameters attempt error"
             )
             | _columns(row, "created_at started_at finished_at")
-            | {key: row.training_spec[key] for key in ("method", "hyperparameters", "seed")}
+            | {key: row.training_spec[key] for key in ("task", "method", "hyperparameters", "seed")}
             | {
                 "dataset": row.dataset_id,
                 "adapter": adapter,

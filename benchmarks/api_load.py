@@ -221,7 +221,7 @@ def add_dataset(api: Api) -> str:
     with api.sessions.begin() as session:
         tenant = session.scalars(select(Tenant.id)).one()
         row = Dataset(id=new_id("ds"), tenant_id=tenant, name="load", status="ready", upload_key="none", upload_bytes=1)
-        row.classes, row.sha256 = {"cat": 12, "dog": 8}, "5" * 64
+        row.classes, row.holds, row.sha256 = {"cat": 12, "dog": 8}, ["file", "label"], "5" * 64
         session.add(row)
         return row.id
 

@@ -82,14 +82,14 @@ def list_datasets(context: typer.Context, limit: Limit = 20, after: After = None
             d["id"],
             plain(d["name"]),
             status_text(d["status"]),
-            d["images"],
+            d["examples"],
             len(d["classes"] or {}) or None,
             size_text(d["bytes"]),
             when(d["created_at"]),
         )
         for d in page["data"]
     ]
-    out.print(table(["id", "name", "status", "#images", "#classes", "#size", "created"], rows))
+    out.print(table(["id", "name", "status", "#examples", "#classes", "#size", "created"], rows))
     if page["has_more"]:
         note(f"There are more: --after {page['data'][-1]['id']}")
 
@@ -117,7 +117,7 @@ def present(dataset: Dataset, as_json: bool) -> None:
                 ("name", plain(dataset["name"])),
                 ("status", status_text(dataset["status"])),
                 ("error", error),
-                ("images", dataset["images"]),
+                ("examples", dataset["examples"]),
                 ("size", size_text(dataset["bytes"])),
             ]
         )
@@ -129,9 +129,9 @@ def present(dataset: Dataset, as_json: bool) -> None:
 def present_report(report: DatasetReport) -> None:
     """Counts per class and part of the split, then every kind of file that a person should look at."""
     if report.get("classes"):
-        out.print(table(["class", "#images"], [(plain(name), count) for name, count in sorted(report["classes"].items())]))
+        out.print(table(["class", "#examples"], [(plain(name), count) for name, count in sorted(report["classes"].items())]))
     if report.get("splits"):
-        out.print(table(["split", "#images"], [(plain(name), count) for name, count in sorted(report["splits"].items())]))
+        out.print(table(["split", "#examples"], [(plain(name), count) for name, count in sorted(report["splits"].items())]))
     for warning in report.get("warnings", []):
         note(f"{report['layout']}: {plain(warning['message'])}")
     refused, duplicates = report.get("refused", []), report.get("duplicates", [])

@@ -51,7 +51,8 @@ class Dataset(TypedDict):
     status: str
     format: str | None
     bytes: int
-    images: int | None
+    examples: int | None
+    holds: list[str] | None
     classes: dict[str, int] | None
     sha256: str | None
     report: DatasetReport | None
@@ -66,6 +67,7 @@ class Model(TypedDict):
     id: str
     family: str
     task: str
+    tasks: list[str]
     description: str
     license: str
     bytes: int
@@ -100,6 +102,7 @@ class Job(TypedDict):
     status: str
     base_model: str
     dataset: str
+    task: dict[str, Any]
     method: dict[str, Any]
     hyperparameters: dict[str, Any]
     seed: int

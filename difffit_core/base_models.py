@@ -10,22 +10,24 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from difffit_core.errors import ModelError
+from difffit_core.tasks.config import TaskName
 
 PACKAGED_CATALOG = Path(__file__).parent / "models.toml"
 
 
-Family = Literal["dit", "stable-diffusion", "controlnet", "llama"]
-TaskName = Literal["class-conditional", "text-to-image", "controlnet", "instruction"]
-FAMILY_OF_TASK: dict[TaskName, Family] = {
-    "class-conditional": "dit",
-    "text-to-image": "stable-diffusion",
-    "controlnet": "controlnet",
-    "instruction": "llama",
-}
+Family = Literal["dit", "stable-diffusion", "controlnet", "pixart", "llama"]
+TASKS_OF_FAMILY: dict[Family, tuple[TaskName, ...]] = {
+    "dit": ("class-conditional",),
+    "stable-diffusion": ("text-to-image", "controlnet"),
+    "controlnet": ("controlnet",),
+    "pixart": ("text-to-image",),
+    "llama": ("instruction",),
+}  # the first is what a job does that names none
 WEIGHTS_FOLDER: dict[Family, str] = {
     "dit": "transformer",
     "stable-diffusion": "unet",
     "controlnet": "controlnet",
+    "pixart": "transformer",
     "llama": ".",
 }  # in a base's folder: the weights that a method is put into
 WEIGHTS_FILES = ("diffusion_pytorch_model.safetensors", "model.safetensors")  # or else shards, "…-00001-of-00003.safetensors"
@@ -52,17 +54,20 @@ class BaseModelEntry(BaseModel):
 
     id: str
     family: Family
-    task: TaskName
     description: str
     license: str
     path: Path
     defaults: TrainingDefaults
 
     @classmethod
-    def in_folder(cls, model_id: str, path: Path, defaults: TrainingDefaults, task: TaskName = "class-conditional") -> Self:
+    def in_folder(cls, model_id: str, path: Path, defaults: TrainingDefaults, family: Family = "dit") -> Self:
         """An entry for a folder that no catalog lists, such as the one a trainer is pointed at."""
-        family = FAMILY_OF_TASK[task]
-        return cls(id=model_id, family=family, task=task, description="", license="", path=path, defaults=defaults)
+        return cls(id=model_id, family=family, description="", license="", path=path, defaults=defaults)
+
+    @property
+    def tasks(self) -> tuple[TaskName, ...]:
+        """What can be trained on it; the first is what a job does that names none."""
+        return TASKS_OF_FAMILY[self.family]
 
     def class_names(self) -> list[str]:
         """The label space of a DiT, by class index, from `id2label` in `model_index.json`; empty for the other families."""
@@ -80,9 +85,9 @@ class BaseModelEntry(BaseModel):
         return None if self.family == "llama" else int(self._network()["sample_size"]) * self.pixels_per_latent()
 
     def pixels_per_token(self) -> int:
-        """What width and height of a picture are a multiple of: a DiT's patch, or a pixel of a UNet's innermost level."""
+        """What width and height of a picture are a multiple of: a transformer's patch, a pixel of a UNet's innermost level."""
         network = self._network()
-        inner = int(network["patch_size"]) if self.family == "dit" else 1 << (len(network["block_out_channels"]) - 1)
+        inner = int(network.get("patch_size") or 1 << (len(network["block_out_channels"]) - 1))
         return inner * self.pixels_per_latent()
 
     def pixels_per_latent(self) -> int:
@@ -90,7 +95,8 @@ class BaseModelEntry(BaseModel):
         return 1 << (len(_read_json(self.path / "vae" / "config.json")["block_out_channels"]) - 1)
 
     def _network(self) -> dict[str, Any]:
-        return _read_json(self.path / ("transformer" if self.family == "dit" else "unet") / "config.json")
+        folder = "unet" if self.family == "controlnet" else WEIGHTS_FOLDER[self.family]
+        return _read_json(self.path / folder / "config.json")
 
     def size_bytes(self) -> int:
         return sum(f.stat().st_size for f in self.path.rglob("*.safetensors"))

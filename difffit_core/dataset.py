@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from difffit_core.contents import example_sha256
 from difffit_core.errors import DatasetError
 from difffit_core.pictures import to_rgb
 from difffit_core.spec import DatasetSummary, content_sha256
+from difffit_core.tasks.config import Holding
 
 INDEX = "index.jsonl"
 
@@ -66,7 +68,9 @@ def summarize(items: Iterable[Item]) -> DatasetSummary:
     for item in items:
         counts[item.label] += 1
     return DatasetSummary(
-        sha256=content_sha256((i.label, i.sha256, i.split) for i in items), classes=dict(sorted(counts.items()))
+        sha256=content_sha256((i.label, i.sha256, i.split) for i in items),
+        classes=dict(sorted(counts.items())),
+        holds=[name for name in get_args(Holding) if items and all(getattr(item, name) for item in items)],
     )
 
 

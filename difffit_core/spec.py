@@ -4,13 +4,14 @@ import hashlib
 from collections.abc import Iterable
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, TypeAdapter, model_validator
 
-from difffit_core.base_models import BaseModelEntry, TaskName, TrainingDefaults
+from difffit_core.base_models import BaseModelEntry, Family, TrainingDefaults
 from difffit_core.errors import SpecError
 from difffit_core.methods.config import MethodConfig
 from difffit_core.methods.difffit.config import DiffFitConfig
 from difffit_core.strict import Auto, PositiveInt, Strict
+from difffit_core.tasks.config import Holding, TaskConfig, fields_of
 
 MAX_TOKENS = 256  # of a prompt with its answer
 
@@ -87,6 +88,7 @@ class JobSpec(Strict):
 
     base_model: Annotated[str, Field(min_length=1, max_length=200)]
     dataset: Annotated[str, Field(min_length=1, max_length=200)]
+    task: TaskConfig | None = Field(None, description="What is trained; absent: the first of the base model's tasks")
     method: MethodConfig = DiffFitConfig(type="difffit")
     hyperparameters: Hyperparameters = Hyperparameters()
     seed: Seed = 0
@@ -99,14 +101,15 @@ class JobSpec(Strict):
 class DatasetSummary(Strict):
     """What the resolver and the trainer need to know of a checked dataset: one count per class, and its content hash.
 
-    Examples without a class, such as captioned pictures, count as of the class "".
+    Examples without a class, such as captioned pictures, count as of the class "". `holds` names what every example has.
     """
 
     sha256: str
     classes: dict[str, int]
+    holds: list[Holding]
 
     @property
-    def images(self) -> int:
+    def examples(self) -> int:
         return sum(self.classes.values())
 
 
@@ -150,9 +153,10 @@ class TrainingSpec(Strict):
     """`spec.json` in a SPEC_DIR: everything the trainer needs, with nothing left to decide."""
 
     format_version: Literal[1] = 1
-    task: TaskName = "class-conditional"
+    task: TaskConfig
     base_model: str
     base_model_path: str
+    family: Family  # of the base
     method: MethodConfig
     hyperparameters: ResolvedHyperparameters
     dataset: DatasetSummary
@@ -173,17 +177,12 @@ def resolve(spec: JobSpec, base: BaseModelEntry, dataset: DatasetSummary) -> Tra
     The learning rate is the method's: ten times the base's pre-training rate for what trains a small part (paper,
     section 4.1), the pre-training rate for full fine-tuning. Raises SpecError where a combination cannot be trained.
     """
-    spec.method.check_fits(base.family)
-    if base.task == "class-conditional" and len(dataset.classes) < 2:
-        raise SpecError(
-            "A class-conditional job needs images of at least two classes; this dataset has one. "
-            "Add a second class folder, or labels in metadata.jsonl.",
-            code="one_class_only",
-            param="dataset",
-        )
+    task = _task(spec, base)
+    spec.method.check_fits("controlnet" if task.type == "controlnet" else base.family)
+    _check_dataset(task, dataset)
     asked = {k: v for k, v in spec.hyperparameters.model_dump().items() if v != "auto"}
     steps = int(asked.get("steps", base.defaults.steps))
-    batch_size = int(asked.get("batch_size", min(base.defaults.batch_size, max(1, dataset.images))))
+    batch_size = int(asked.get("batch_size", min(base.defaults.batch_size, max(1, dataset.examples))))
     automatic = {
         "steps": steps,
         "batch_size": batch_size,
@@ -191,7 +190,7 @@ def resolve(spec: JobSpec, base: BaseModelEntry, dataset: DatasetSummary) -> Tra
         "gradient_checkpointing": False,
         "base_precision": "fp32",
         "resolution": base.image_size(),
-        "max_tokens": MAX_TOKENS if base.task == "instruction" else None,
+        "max_tokens": MAX_TOKENS if task.type == "instruction" else None,
         "learning_rate": spec.method.learning_rate(base.defaults.pretraining_learning_rate, base.family),
         "lr_schedule": "constant",
         "warmup_steps": 0,
@@ -199,7 +198,7 @@ def resolve(spec: JobSpec, base: BaseModelEntry, dataset: DatasetSummary) -> Tra
         "ema_decay": 0.9999,
         "label_dropout": 0.1,
         "max_grad_norm": 1.0,
-        "horizontal_flip": base.task == "class-conditional",  # captions and conditions know left from right
+        "horizontal_flip": task.type == "class-conditional",  # captions and conditions know left from right
         "sampler": "uniform",
         "validation_fraction": 0.1,
         "validate_every": max(1, steps // 6),
@@ -222,9 +221,10 @@ def resolve(spec: JobSpec, base: BaseModelEntry, dataset: DatasetSummary) -> Tra
         )
     _check_sizes(resolved, base)
     return TrainingSpec(
-        task=base.task,
+        task=task,
         base_model=spec.base_model,
         base_model_path=str(base.path),
+        family=base.family,
         method=spec.method,
         hyperparameters=resolved,
         dataset=dataset,
@@ -233,11 +233,43 @@ def resolve(spec: JobSpec, base: BaseModelEntry, dataset: DatasetSummary) -> Tra
     )
 
 
+def _task(spec: JobSpec, base: BaseModelEntry) -> TaskConfig:
+    """The task as it was asked for, or the base's first; raises SpecError where the base is not for it."""
+    if spec.task is None:
+        return TypeAdapter[TaskConfig](TaskConfig).validate_python({"type": base.tasks[0]})
+    if spec.task.type not in base.tasks:
+        raise SpecError(
+            f"{base.id}, a {base.family} model, is not for {spec.task.type}; it is for {', '.join(base.tasks)}.",
+            code="wrong_family",
+            param="task.type",
+        )
+    return spec.task
+
+
+def _check_dataset(task: TaskConfig, dataset: DatasetSummary) -> None:
+    """Raise SpecError where examples lack what the task learns from."""
+    missing = [field for field in fields_of(task) if field not in dataset.holds]
+    if missing:
+        raise SpecError(
+            f"The task {task.type} needs examples that all have a {missing[0]}, and this dataset's have only: "
+            f"{', '.join(dataset.holds) or 'nothing alike'}. docs/datasets.md shows the layouts that give it.",
+            code=f"no_{missing[0]}",
+            param="dataset",
+        )
+    if task.type == "class-conditional" and len(dataset.classes) < 2:
+        raise SpecError(
+            "A class-conditional job needs images of at least two classes; this dataset has one. "
+            "Add a second class folder, or labels in metadata.jsonl.",
+            code="one_class_only",
+            param="dataset",
+        )
+
+
 def _check_sizes(resolved: ResolvedHyperparameters, base: BaseModelEntry) -> None:
     """Raise SpecError where the base cannot make pictures of the resolution, or does not make any."""
     for name, value, meaningless in (
-        ("resolution", resolved.resolution, base.task == "instruction"),
-        ("max_tokens", resolved.max_tokens, base.task != "instruction"),
+        ("resolution", resolved.resolution, base.family == "llama"),
+        ("max_tokens", resolved.max_tokens, base.family != "llama"),
     ):
         if meaningless and value is not None:
             raise SpecError(

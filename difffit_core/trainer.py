@@ -22,6 +22,7 @@ from difffit_core.methods.injection import count_parameters, prepare, trained_pa
 from difffit_core.processes import Processes
 from difffit_core.spec import TrainingSpec
 from difffit_core.stopping import Stopped, StopRequest
+from difffit_core.tasks.config import fields_of
 from difffit_core.tasks.registry import load_task
 from difffit_core.tasks.task import Examples, Tensors
 from difffit_core.training_state import TrainingState, newest_checkpoint, random_generator
@@ -47,7 +48,7 @@ class Trainer:
                 f"A batch of {self.h.batch_size} cannot be shared by {processes.count} processes.",
                 param="hyperparameters.batch_size",
             )
-        self.base = BaseModelEntry.in_folder(spec.base_model, Path(spec.base_model_path), spec.defaults, spec.task)
+        self.base = BaseModelEntry.in_folder(spec.base_model, Path(spec.base_model_path), spec.defaults, spec.family)
         self.task = load_task(spec, self.base, self.device)
         self.model = self.task.model
         prepare(self.model, spec.method)
@@ -117,7 +118,7 @@ class Trainer:
             self._check(self._step(train))
 
     def _load_data(self) -> tuple[Examples, Examples | None]:
-        items = read_index(self.folder / "dataset", self.task.fields)
+        items = read_index(self.folder / "dataset", fields_of(self.spec.task))
         if not items:
             raise DatasetError("The dataset holds no examples.")
         train, held_out = split(items, self.h.validation_fraction)

@@ -133,7 +133,7 @@ def upload(client: Client) -> tuple[str, list[str]]:
     dataset = client.wait_dataset(dataset["id"], timeout=120)
     if dataset["error"] or not dataset["classes"]:
         raise DiffFitError(f"The dataset was refused: {dataset['error']}", code="dataset_failed")
-    note(f"the dataset has {dataset['images']} images of {len(dataset['classes'])} classes")
+    note(f"the dataset has {dataset['examples']} images of {len(dataset['classes'])} classes")
     return dataset["id"], sorted(dataset["classes"])
 
 

@@ -79,7 +79,8 @@ class Dataset(Leased, Base):
     content_key: Mapped[str | None]  # the checked images as one tar, what a worker stages
     preview_key: Mapped[str | None]
     sha256: Mapped[str | None]  # of the checked content; equal content, equal hash
-    classes: Mapped[Json | None]  # {class name: number of images}
+    classes: Mapped[Json | None]  # {class name: number of examples}
+    holds: Mapped[list[str] | None] = mapped_column(JSONB(none_as_null=True))  # what every example has, see `dataset.Item`
     report: Mapped[Json | None]
     error: Mapped[Json | None]  # {code, message, param}
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())

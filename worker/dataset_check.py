@@ -79,7 +79,7 @@ def _bring_to_end(dataset: Dataset, lease: Lease, folder: Path, settings: Settin
     if has_preview:
         persist(lease, lambda: objects().put_file(keys["preview_key"], preview))
     found = {"sha256": checked.sha256, "classes": checked.report["classes"], "report": checked.report}
-    _finish(lease, "ready", **keys, **found)
+    _finish(lease, "ready", holds=["file", "label"], **keys, **found)
 
 
 def _finish(lease: Lease, status: str, **values: Any) -> None:

@@ -33,7 +33,7 @@ PLANNED: Answers = {200: {"model": Plan, "description": "The plan"}}
 # What every job asks for: its dataset, which nobody deletes until the commit, its row, and that row with what it trained.
 DATASET = Prepared(
     owned_rows(Dataset, given("tenant"))
-    .with_only_columns(Dataset.id, Dataset.status, Dataset.error, Dataset.sha256, Dataset.classes)
+    .with_only_columns(Dataset.id, Dataset.status, Dataset.error, Dataset.sha256, Dataset.classes, Dataset.holds)
     .where(Dataset.id == given("id"))
     .with_for_update(read=True)
 )
@@ -89,7 +89,7 @@ def _summary(dataset: Row[Any]) -> DatasetSummary:
     if dataset.status != "ready" or dataset.sha256 is None or dataset.classes is None:
         reason = dataset.error["message"] if dataset.error else "Upload it again."
         raise DatasetError(f"The dataset is {dataset.status}. {reason}", code=f"dataset_{dataset.status}", param="dataset")
-    return DatasetSummary(sha256=dataset.sha256, classes=dataset.classes)
+    return DatasetSummary(sha256=dataset.sha256, classes=dataset.classes, holds=dataset.holds)
 
 
 def _check_initial(session: Session, adapter: Adapter, spec: TrainingSpec) -> None:
@@ -97,6 +97,7 @@ def _check_initial(session: Session, adapter: Adapter, spec: TrainingSpec) -> No
     trained = session.get_one(Job, adapter.job_id).training_spec
     pairs = {
         "base model": (adapter.base_model, spec.base_model),
+        "task": (trained["task"], spec.task.model_dump(mode="json")),
         "method": (trained["method"], spec.method.model_dump(mode="json")),
         "classes": (adapter.class_names, sorted(spec.dataset.classes) if adapter.class_names else []),
     }

@@ -20,8 +20,6 @@ SAMPLE_CLASSES, SAMPLES_PER_CLASS = 8, 4  # rows and columns of a sample grid
 class ClassConditional(DiffusionTask):
     """The base's class table is replaced where the dataset has other classes than the base."""
 
-    fields: tuple[str, ...] = ("file", "label")
-
     def __init__(self, spec: TrainingSpec, base: BaseModelEntry, device: torch.device) -> None:
         super().__init__(spec, base, device)
         assert self.h.resolution is not None

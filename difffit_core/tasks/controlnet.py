@@ -16,8 +16,6 @@ from difffit_core.tasks.text_to_image import TextToImage, load_part
 class ControlNet(TextToImage):
     """The base is a Stable Diffusion folder with a `controlnet` in it; the loss goes through the frozen UNet."""
 
-    fields: tuple[str, ...] = ("file", "condition", "caption")
-
     def load_network(self) -> Any:
         return load_part(ControlNetModel, self.base.path, "controlnet")
 

@@ -21,7 +21,6 @@ PREVIEW_TOKENS = 64  # of an answer, at most
 class Instruction(Task):
     """Examples are token rows `[N, L]`, padded on the right, where a causal model does not see them."""
 
-    fields: tuple[str, ...] = ("prompt", "answer")
     noisy = False
 
     def __init__(self, spec: TrainingSpec, base: BaseModelEntry, device: torch.device) -> None:

@@ -9,7 +9,7 @@ from difffit_core.tasks.task import Task
 
 def load_task(spec: TrainingSpec, base: BaseModelEntry, device: torch.device) -> Task:
     """The task of `spec` with the base's model loaded; raises ModelError where it cannot be."""
-    match spec.task:
+    match spec.task.type:
         case "class-conditional":
             from difffit_core.tasks.class_conditional import ClassConditional
 

@@ -45,7 +45,6 @@ class Task(ABC):
     some rows of a batch, in whatever portions, computes them from the same numbers.
     """
 
-    fields: tuple[str, ...]  # of an item, which must not be empty
     noisy: ClassVar[bool] = True  # the loss of an example varies with what is drawn: validation averages over several draws
 
     model: Any  # an nn.Module; diffusers and transformers add methods that it does not declare

@@ -23,8 +23,6 @@ EMBED_BATCH = 32
 class TextToImage(DiffusionTask):
     """A caption is dropped by exchanging it for the empty one, which guidance needs as well."""
 
-    fields: tuple[str, ...] = ("file", "caption")
-
     def __init__(self, spec: TrainingSpec, base: BaseModelEntry, device: torch.device) -> None:
         super().__init__(spec, base, device)
         self.model = self.load_network()

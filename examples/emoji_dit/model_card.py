@@ -178,7 +178,7 @@ def card_text(
         sampler=base.defaults.scheduler,
         sample_steps=base.defaults.sample_steps,
         guidance=f"{base.defaults.guidance_scale:g}",
-        noto_pictures=spec.dataset.images,
+        noto_pictures=spec.dataset.examples,
         autoencoder_pictures=figures.autoencoder_pictures,
         autoencoder_held_out=figures.autoencoder_pictures_held_out,
         autoencoder_millions=f"{stored_parameters(base.path / 'vae') / 1e6:.1f}",

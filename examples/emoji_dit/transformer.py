@@ -17,6 +17,7 @@ from difffit_core.dit import class_embedder, load_transformer, tie_conditioning,
 from difffit_core.merging import merge
 from difffit_core.methods.full.config import FullConfig
 from difffit_core.spec import ResolvedHyperparameters, TrainingSpec
+from difffit_core.tasks.config import ClassConditionalConfig
 
 MODEL_ID = "emoji-dit"
 
@@ -83,6 +84,8 @@ def write_training_spec(spec_dir: Path, base: Path, pictures: Path, steps: int, 
     if not (spec_dir / "dataset").exists():
         shutil.copytree(pictures, spec_dir / "dataset")
     spec = TrainingSpec(
+        task=ClassConditionalConfig(),
+        family="dit",
         base_model=MODEL_ID,
         base_model_path=str(base.resolve()),
         method=FullConfig(type="full"),

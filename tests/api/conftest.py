@@ -58,7 +58,8 @@ class Rows:
         dataset_id = new_id("ds")
         defaults: dict[str, Any] = {"name": "pets", "upload_key": f"datasets/{dataset_id}/upload", "upload_bytes": 10}
         if status == "ready":
-            defaults |= {"classes": {"cat": 12, "dog": 8}, "sha256": "5" * 64, "report": {"files": 20, "kept": 20}}
+            defaults |= {"classes": {"cat": 12, "dog": 8}, "holds": ["file", "label"], "sha256": "5" * 64}
+            defaults["report"] = {"files": 20, "kept": 20}
         return self._add(Dataset(id=dataset_id, tenant_id=self.tenant.id, status=status, **(defaults | values)))
 
     def job(self, client: TestClient, status: str = "queued", dataset: str | None = None) -> str:

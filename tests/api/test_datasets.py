@@ -66,7 +66,7 @@ def test_an_archive_is_stored_as_it_was_sent(client: TestClient, store: ObjectSt
     dataset = answer.json()
     assert answer.headers["location"] == f"/datasets/{dataset['id']}"
     assert (dataset["name"], dataset["status"], dataset["bytes"]) == ("My Pets", "checking", len(data))
-    assert dataset["images"] is dataset["classes"] is dataset["report"] is dataset["error"] is None
+    assert dataset["examples"] is dataset["classes"] is dataset["report"] is dataset["error"] is None
     assert store.get_bytes(f"datasets/{dataset['id']}/upload") == data
     assert client.get(f"/datasets/{dataset['id']}").json() == dataset
 

@@ -50,7 +50,6 @@ LLAMA_CATALOG = """
 [[model]]
 id = "some-llama"
 family = "llama"
-task = "instruction"
 description = ""
 license = ""
 path = "nowhere"

@@ -62,7 +62,7 @@ def test_an_upload_shows_what_was_kept_and_what_was_refused(difffit: Command, pi
     result = difffit("datasets", "upload", pictures, "--json")
     assert result.exit_code == 0
     dataset = result.json()
-    assert (dataset["name"], dataset["status"], dataset["images"]) == ("pets", "ready", 8)
+    assert (dataset["name"], dataset["status"], dataset["examples"]) == ("pets", "ready", 8)
     assert [refused["file"] for refused in dataset["report"]["refused"]] == ["animal-bird/notes.txt"]
     shown = difffit("datasets", "show", dataset["id"])
     assert "notes.txt" in shown.stdout

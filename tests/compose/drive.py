@@ -127,7 +127,7 @@ def drive(compose: Compose, client: Client, scratch: Path) -> dict[str, Any]:
     content = (scratch / "adapter.safetensors").read_bytes()
     header = json.loads(content[8:][: int.from_bytes(content[:8], "little")])
     expect("__metadata__" in header and len(content) == size, "the adapter is no safetensors file")
-    return {"dataset_images": dataset["images"], **training, "adapter_bytes": size, "generated": len(pictures)}
+    return {"dataset_images": dataset["examples"], **training, "adapter_bytes": size, "generated": len(pictures)}
 
 
 def pack(folder: Path, archive: Path) -> Path:

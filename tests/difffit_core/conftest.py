@@ -2,7 +2,8 @@
 
 import pytest
 
-from difffit_core.base_models import BaseModelEntry, TaskName
+from difffit_core.base_models import BaseModelEntry
+from difffit_core.tasks.config import TaskName
 from tests.difffit_core.spec_dirs import TASKS, write_base
 from tests.tiny_models import write_tiny_base
 

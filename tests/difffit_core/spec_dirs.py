@@ -2,22 +2,29 @@
 
 import json
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from difffit_core.base_models import BaseModelEntry, TaskName, TrainingDefaults
+from difffit_core.base_models import BaseModelEntry, Family, TrainingDefaults
 from difffit_core.dataset import index_class_folders, write_index
 from difffit_core.events import EventLog
 from difffit_core.processes import Processes
 from difffit_core.spec import DatasetSummary, JobSpec, TrainingSpec, resolve
 from difffit_core.stopping import StopRequest
+from difffit_core.tasks.config import TaskName
 from difffit_core.trainer import Trainer
 from tests.tiny_models import write_tiny_base, write_tiny_controlnet, write_tiny_llama, write_tiny_stable_diffusion
 
-TASKS: tuple[TaskName, ...] = get_args(TaskName)
+FAMILIES: dict[TaskName, Family] = {
+    "class-conditional": "dit",
+    "text-to-image": "stable-diffusion",
+    "controlnet": "controlnet",
+    "instruction": "llama",
+}
+TASKS = tuple(FAMILIES)
 CPU = torch.device("cpu")
 ADAPTER = "adapter/adapter.safetensors"
 COLOURS = {"star": (250, 200, 30), "tree": (20, 120, 40)}
@@ -36,13 +43,14 @@ def write_base(folder: Path, task: TaskName) -> BaseModelEntry:
     defaults = TrainingDefaults(
         pretraining_learning_rate=1e-3, steps=4, batch_size=4, guidance_scale=3.0, sample_steps=2, scheduler="ddim"
     )
-    return BaseModelEntry.in_folder("tiny", folder, defaults, task)
+    return BaseModelEntry.in_folder("tiny", folder, defaults, FAMILIES[task])
 
 
 def write_spec_dir(folder: Path, base: BaseModelEntry, method: str = "difffit", **hyperparameters: object) -> TrainingSpec:
     """A SPEC_DIR with 20 examples for the task of `base`: plain-coloured pictures of two classes, or small sums."""
-    (folder / "dataset").mkdir(parents=True)
-    summary = write_sums(folder / "dataset") if base.task == "instruction" else write_pictures(folder / "dataset", base.task)
+    dataset, task = folder / "dataset", base.tasks[0]
+    dataset.mkdir(parents=True)
+    summary = write_sums(dataset) if task == "instruction" else write_pictures(dataset, task)
     body = {"base_model": "tiny", "dataset": "ds_tiny", "method": {"type": method}, "hyperparameters": hyperparameters}
     spec = resolve(JobSpec.model_validate(body), base, summary)
     (folder / "spec.json").write_text(spec.model_dump_json())

@@ -5,11 +5,14 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from difffit_core.base_models import BaseModelEntry, TaskName, get_base_model, load_catalog
+from difffit_core.base_models import BaseModelEntry, get_base_model, load_catalog
 from difffit_core.errors import ModelError, SpecError
 from difffit_core.spec import DatasetSummary, JobSpec, resolve
+from difffit_core.tasks.config import TaskName
 
-TWO_CLASSES = DatasetSummary(sha256="0" * 64, classes={"cat": 10, "dog": 10})
+TWO_CLASSES = DatasetSummary(sha256="0" * 64, classes={"cat": 10, "dog": 10}, holds=["file", "label"])
+CAPTIONED = DatasetSummary(sha256="0" * 64, classes={"": 7}, holds=["file", "caption"])
+ANSWERED = DatasetSummary(sha256="0" * 64, classes={"": 7}, holds=["prompt", "answer"])
 
 
 def job(method: str = "difffit", **hyperparameters: Any) -> JobSpec:
@@ -23,7 +26,7 @@ def test_difffit_learns_at_ten_times_the_pretraining_rate(tiny_base: BaseModelEn
 
 
 def test_a_method_that_does_not_fit_the_family_is_refused(tiny_base: BaseModelEntry) -> None:
-    steering = tiny_base.model_copy(update={"family": "stable-diffusion", "task": "text-to-image"})
+    steering = tiny_base.model_copy(update={"family": "stable-diffusion"})
     with pytest.raises(SpecError, match="vpt-deep") as caught:
         resolve(job("vpt-deep"), steering, TWO_CLASSES)
     assert (caught.value.code, caught.value.param) == ("method_does_not_fit", "method.type")
@@ -51,7 +54,7 @@ def test_unknown_or_impossible_hyperparameters_are_refused(field: dict[str, Any]
 
 def test_one_class_is_refused_with_advice(tiny_base: BaseModelEntry) -> None:
     with pytest.raises(SpecError, match="second class") as caught:
-        resolve(job(), tiny_base, DatasetSummary(sha256="0" * 64, classes={"cat": 10}))
+        resolve(job(), tiny_base, DatasetSummary(sha256="0" * 64, classes={"cat": 10}, holds=["file", "label"]))
     assert (caught.value.code, caught.value.param) == ("one_class_only", "dataset")
 
 
@@ -74,18 +77,35 @@ def test_unknown_base_model_names_the_known_ones() -> None:
 
 def test_what_a_base_does_not_have_cannot_be_set(tiny_bases: dict[TaskName, BaseModelEntry]) -> None:
     with pytest.raises(SpecError, match="means nothing") as caught:
-        resolve(job(resolution=64), tiny_bases["instruction"], TWO_CLASSES)
+        resolve(job(resolution=64), tiny_bases["instruction"], ANSWERED)
     assert caught.value.param == "hyperparameters.resolution"
     with pytest.raises(SpecError, match="means nothing") as caught:
-        resolve(job(max_tokens=64), tiny_bases["text-to-image"], TWO_CLASSES)
+        resolve(job(max_tokens=64), tiny_bases["text-to-image"], CAPTIONED)
     assert caught.value.param == "hyperparameters.max_tokens"
 
 
 def test_one_kind_of_picture_is_enough_where_captions_tell(tiny_bases: dict[TaskName, BaseModelEntry]) -> None:
-    captioned = DatasetSummary(sha256="0" * 64, classes={"": 7})
-    resolved = resolve(job(), tiny_bases["text-to-image"], captioned)
-    assert (resolved.task, resolved.hyperparameters.resolution, resolved.hyperparameters.max_tokens) == (
+    resolved = resolve(job(), tiny_bases["text-to-image"], CAPTIONED)
+    assert (resolved.task.type, resolved.hyperparameters.resolution, resolved.hyperparameters.max_tokens) == (
         "text-to-image",
         16,
         None,
     )
+
+
+def test_a_dataset_without_what_the_task_learns_from_is_refused(tiny_bases: dict[TaskName, BaseModelEntry]) -> None:
+    with pytest.raises(SpecError, match="all have a caption, and this dataset's have only: file, label") as caught:
+        resolve(job(), tiny_bases["text-to-image"], TWO_CLASSES)
+    assert (caught.value.code, caught.value.param) == ("no_caption", "dataset")
+
+
+def test_captions_need_not_be_there_where_they_are_written(tiny_bases: dict[TaskName, BaseModelEntry]) -> None:
+    asked = JobSpec.model_validate(job().model_dump() | {"task": {"type": "text-to-image", "caption_with": "blip"}})
+    assert resolve(asked, tiny_bases["text-to-image"], TWO_CLASSES).task == asked.task
+
+
+def test_a_base_is_not_for_every_task(tiny_base: BaseModelEntry) -> None:
+    asked = JobSpec.model_validate(job().model_dump() | {"task": {"type": "instruction"}})
+    with pytest.raises(SpecError, match="it is for class-conditional") as caught:
+        resolve(asked, tiny_base, TWO_CLASSES)
+    assert (caught.value.code, caught.value.param) == ("wrong_family", "task.type")

@@ -54,7 +54,7 @@ def test_the_card_states_the_distances_counts_and_figures(base: BaseModelEntry, 
     weights = tmp_path / "mobilenet_v2.pth"
     torch.save(MobileNetV2().state_dict(), weights)
     job = JobSpec(base_model=base.id, dataset="noto", method=FullConfig(type="full"), seed=7)
-    spec = resolve(job, base, DatasetSummary(sha256="0" * 64, classes=dict.fromkeys(NAMES, 1)))
+    spec = resolve(job, base, DatasetSummary(sha256="0" * 64, classes=dict.fromkeys(NAMES, 1), holds=["file", "label"]))
 
     write_model_card(base, noto, spec, FIGURES, Generator(base, device="cpu").images, weights)
 

@@ -68,7 +68,8 @@ class Rows:
         spec = JobSpec.model_validate(
             {"base_model": "emoji-dit", "dataset": dataset_id, "hyperparameters": small | hyperparameters}
         )
-        plan = resolve(spec, load_catalog()[spec.base_model], DatasetSummary(sha256=dataset.sha256, classes=dataset.classes))
+        summary = DatasetSummary(sha256=dataset.sha256, classes=dataset.classes, holds=dataset.holds or [])
+        plan = resolve(spec, load_catalog()[spec.base_model], summary)
         row = Job(id=new_id("job"), tenant_id=self.tenant.id, dataset_id=dataset_id, status="queued", base_model="emoji-dit")
         row.spec, row.training_spec = spec.model_dump(mode="json"), plan.model_dump(mode="json")
         row.total_steps = plan.hyperparameters.steps

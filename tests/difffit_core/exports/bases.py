@@ -7,8 +7,9 @@ from pathlib import Path
 from diffusers import DiTTransformer2DModel
 
 from difffit_core.adapter_file import Adapter
-from difffit_core.base_models import WEIGHTS_FOLDER, BaseModelEntry, TaskName
+from difffit_core.base_models import WEIGHTS_FOLDER, BaseModelEntry
 from difffit_core.dit import untie_conditioning
+from difffit_core.tasks.config import TaskName
 from tests.difffit_core.adapters import Case
 from tests.difffit_core.spec_dirs import write_base as write_base_for
 

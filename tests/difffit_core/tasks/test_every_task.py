@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from difffit_core.base_models import BaseModelEntry, TaskName
+from difffit_core.base_models import BaseModelEntry
 from difffit_core.spec import TrainingSpec
+from difffit_core.tasks.config import TaskName
 from tests.difffit_core.spec_dirs import ADAPTER, TASKS, events_of, make_trainer, run_here, write_spec_dir
 
 Bases = dict[TaskName, BaseModelEntry]

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from difffit_core.base_models import BaseModelEntry, TaskName
+from difffit_core.base_models import BaseModelEntry
 from difffit_core.dataset import Item
 from difffit_core.errors import DatasetError
 from difffit_core.objectives import IGNORED
+from difffit_core.tasks.config import TaskName
 from difffit_core.tasks.instruction import Instruction
 from difffit_core.tasks.task import Examples
 from tests.difffit_core.spec_dirs import CPU, write_spec_dir
