@@ -3,8 +3,11 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from typing import get_args
 
-FIELDS = ("answer", "caption", "condition", "file", "label", "prompt")  # of `dataset.Item`, what tasks need
+from difffit_core.tasks.config import Holding
+
+FIELDS: tuple[Holding, ...] = tuple(sorted(get_args(Holding)))
 
 
 def example_sha256(file: str = "", condition: str = "", caption: str = "", prompt: str = "", answer: str = "") -> str:
@@ -14,9 +17,9 @@ def example_sha256(file: str = "", condition: str = "", caption: str = "", promp
     return hashlib.sha256(json.dumps([file, condition, caption, prompt, answer]).encode()).hexdigest()
 
 
-def fields_of_all(examples: Iterable[Mapping[str, object]]) -> list[str]:
+def fields_of_all(examples: Iterable[Mapping[str, object]]) -> list[Holding]:
     """The FIELDS that no example lacks, sorted; none where there is no example."""
-    held: set[str] | None = None
+    held: set[Holding] | None = None
     for example in examples:
         present = {name for name in FIELDS if example.get(name)}
         held = present if held is None else held & present

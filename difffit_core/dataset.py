@@ -6,18 +6,16 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from difffit_core.contents import example_sha256
+from difffit_core.contents import example_sha256, fields_of_all
 from difffit_core.errors import DatasetError
 from difffit_core.pictures import to_rgb
 from difffit_core.spec import DatasetSummary, content_sha256
-from difffit_core.tasks.config import Holding
 
 INDEX = "index.jsonl"
 
@@ -70,7 +68,7 @@ def summarize(items: Iterable[Item]) -> DatasetSummary:
     return DatasetSummary(
         sha256=content_sha256((i.label, i.sha256, i.split) for i in items),
         classes=dict(sorted(counts.items())),
-        holds=[name for name in get_args(Holding) if items and all(getattr(item, name) for item in items)],
+        holds=fields_of_all(vars(item) for item in items),
     )
 
 

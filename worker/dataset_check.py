@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from difffit_core.contents import fields_of_all
 from difffit_core.errors import DatasetError
 from difffit_core.spec import content_sha256
+from difffit_core.tasks.config import Holding
 from jobstore import leases
 from jobstore.settings import Settings, get_settings
 from jobstore.tables import Dataset
@@ -36,6 +38,10 @@ class CheckedDataset:
     @property
     def sha256(self) -> str:
         return content_sha256((e.annotation.label, e.sha256, e.annotation.split) for e in self.examples)
+
+    @property
+    def holds(self) -> list[Holding]:
+        return fields_of_all(example.fields for example in self.examples)
 
 
 def check_dataset(dataset_id: str) -> None:
@@ -78,8 +84,8 @@ def _bring_to_end(dataset: Dataset, lease: Lease, folder: Path, settings: Settin
     persist(lease, lambda: objects().put_file(keys["content_key"], content))
     if has_preview:
         persist(lease, lambda: objects().put_file(keys["preview_key"], preview))
-    found = {"sha256": checked.sha256, "classes": checked.report["classes"], "report": checked.report}
-    _finish(lease, "ready", holds=["file", "label"], **keys, **found)
+    found = {"sha256": checked.sha256, "classes": checked.report["classes"], "holds": checked.holds, "report": checked.report}
+    _finish(lease, "ready", **keys, **found)
 
 
 def _finish(lease: Lease, status: str, **values: Any) -> None:

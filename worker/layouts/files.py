@@ -1,5 +1,6 @@
 """The files of an upload, found by the ends of their names, for archives wrap them in folders of any name."""
 
+import codecs
 import csv
 import json
 from collections import defaultdict
@@ -14,6 +15,7 @@ from worker.layouts.matlab import read_matlab
 
 MAX_METADATA_BYTES = 256 * 1024**2  # read line by line; rows of the most files allowed are far smaller
 MAX_JSON_BYTES = 16 * 1024**2  # read whole, which takes many times its size; the largest in use has 3 MB
+HEAD = 1000  # bytes that show what a file is
 MAX_LINE = 4 * 1024**2  # characters
 
 
@@ -89,6 +91,11 @@ class Files:
                 return file.read(most + 1)
             except UnicodeDecodeError:
                 return None
+
+    def first_byte(self, name: str) -> bytes:
+        """The first that is no space; nothing where a file does not begin with one soon."""
+        with self.files[name].path.open("rb") as file:
+            return file.read(HEAD).removeprefix(codecs.BOM_UTF8).lstrip()[:1]
 
     def matlab(self, name: str, *variables: str) -> list[list[Any]]:
         """Variables of a MATLAB file as lists; see `read_matlab`. Raises DatasetError."""

@@ -7,6 +7,7 @@ from typing import Any, TextIO
 
 CHUNK = 1024 * 1024  # characters
 MAX_ELEMENT = 4 * 1024**2  # characters of one element, a number of times which it takes in memory
+AHEAD = 3  # characters by which a number shows that it is over: `2` may go on as `2e+1`
 SPACE = re.compile(r"[ \t\r\n]*")
 
 
@@ -82,7 +83,7 @@ class _Reader:
                 if held > MAX_ELEMENT or not self._read(max(held, CHUNK)):
                     raise
                 continue
-            if end == len(self._buffer) and self._read(CHUNK):  # a number may go on
+            if len(self._buffer) - end < AHEAD and self._read(CHUNK):
                 continue
             if end - self._at > MAX_ELEMENT:
                 raise ValueError(f"an element is longer than {MAX_ELEMENT} characters")
@@ -90,7 +91,8 @@ class _Reader:
             return value
 
     def _read(self, count: int) -> bool:
-        """Whether there was more."""
+        """Whether there was more, which moves what is left of the buffer to its beginning."""
         piece = self._file.read(count)
-        self._buffer, self._at = self._buffer[self._at :] + piece, 0
+        if piece:
+            self._buffer, self._at = self._buffer[self._at :] + piece, 0
         return bool(piece)

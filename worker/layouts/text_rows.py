@@ -10,7 +10,6 @@ from worker.layouts.files import Files
 from worker.layouts.layout import MAX_PROMPT, Layout, storable
 
 ROWS = (".json", ".jsonl")
-HEAD = 1000  # characters that show what a file is
 NOTES = ("", ".md", ".txt")  # of files beside them, such as a licence
 
 
@@ -49,7 +48,7 @@ def first_row(files: Files) -> dict[str, Any]:
 
 def _values(files: Files, source: str) -> Iterator[tuple[int, Any]]:
     """A list begins with `[`, whatever the file is called; without it every line is one value."""
-    if (files.text(source, HEAD) or "").lstrip().startswith("["):
+    if files.first_byte(source) == b"[":
         yield from files.elements(source)
         return
     for number, line in files.lines(source):
