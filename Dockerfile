@@ -39,11 +39,11 @@ RUN --mount=type=cache,target=/root/.cache/pip pip wheel --no-deps --wheel-dir /
 FROM python:3.11-slim AS runtime
 RUN groupadd --gid 10001 difffit \
  && useradd --uid 10001 --gid difffit --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin difffit \
- && install --directory --owner=difffit --group=difffit --mode=0750 /objects /scratch
+ && install --directory --owner=difffit --group=difffit --mode=0750 /objects /models /scratch
 # HOME: libraries keep caches there, and under a read-only root only /tmp (in memory) and the volumes can be written.
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 HOME=/tmp \
     TMPDIR=/scratch \
-    DIFFFIT_STORAGE_URL=file:///objects DIFFFIT_WORK_DIR=/scratch DIFFFIT_HEARTBEAT_FILE=/tmp/heartbeat
+    DIFFFIT_STORAGE_URL=file:///objects DIFFFIT_MODELS_DIR=/models DIFFFIT_WORK_DIR=/scratch DIFFFIT_HEARTBEAT_FILE=/tmp/heartbeat
 
 FROM runtime AS api
 COPY --from=server-packages /opt/venv /opt/venv

@@ -66,7 +66,7 @@ async def _resources(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
         sessions=sessions,
         reading=session_factory(looking),
         store=ObjectStore(settings.storage_url, signed=settings.signed_urls),
-        catalog=load_catalog(settings.models),
+        catalog=load_catalog(settings.models, settings.models_dir),
         notifications=notifications,
         keyring=keyring,
         rates=Rates(settings.redis_url.get_secret_value()),

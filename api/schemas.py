@@ -125,6 +125,7 @@ class ModelView(BaseModel):
     tasks: list[TaskName] = Field(description="All that can be trained on it")
     description: str
     license: str
+    installed: bool = Field(description="False: its files are not on this server yet; see `difffit models fetch`")
     bytes: int
     image_size: int | None
     classes: list[str]
@@ -136,9 +137,10 @@ class ModelView(BaseModel):
             **entry.model_dump(include={"id", "family", "description", "license"}),
             task=entry.tasks[0],
             tasks=list(entry.tasks),
+            installed=entry.installed,
             bytes=entry.size_bytes(),
-            image_size=entry.image_size(),
-            classes=entry.class_names(),
+            image_size=entry.image_size() if entry.installed else None,
+            classes=entry.class_names() if entry.installed else [],
             defaults=entry.defaults,
         )
 
@@ -231,7 +233,14 @@ class Metrics(BaseModel):
 class SampleView(BaseModel):
     id: str
     step: int
+    labels: list[str] = Field(description="The class, caption or prompt of each row")
+    media_type: str = Field(description="image/png, or text/plain of a language model")
     url: str
+
+    @classmethod
+    def of(cls, row: tables.Image) -> "SampleView":
+        media_type = media_type_of(row)
+        return cls(id=row.id, step=row.position, labels=row.details["labels"], media_type=media_type, url=url_of(row))
 
 
 class CheckpointView(BaseModel):
@@ -401,6 +410,10 @@ class NewTenantView(TenantView):
 
 def url_of(image: tables.Image) -> str:
     return f"/images/{image.id}"
+
+
+def media_type_of(image: tables.Image) -> str:
+    return "text/plain; charset=utf-8" if image.object_key.endswith(".txt") else "image/png"
 
 
 def _columns(row: object, names: str) -> dict[str, Any]:

@@ -1,9 +1,5 @@
 """`difffit params`: how many parameters a method trains in a model, counted on this machine without its weights."""
 
-import importlib.util
-import json
-import subprocess
-import sys
 from typing import Annotated, Any
 
 import typer
@@ -11,6 +7,7 @@ import typer
 from client.console import AsJson, facts, out, plain, print_json, size_text, table
 from client.errors import ConfigError
 from client.jobs import named_values
+from client.local import run_core
 from difffit_core.errors import SpecError
 from difffit_core.methods.config import MethodConfig, named_method
 
@@ -54,19 +51,9 @@ def params(
 
 
 def count(model: str, method: MethodConfig, classes: int | None) -> dict[str, Any]:
-    """What `difffit_core.counting` prints. It runs in a process of its own, for the client never imports torch."""
-    if importlib.util.find_spec("torch") is None:
-        raise ConfigError("Counting needs torch, which is not installed here:  pip install 'difffit[train]'", code="no_torch")
-    command = [sys.executable, "-m", "difffit_core.counting", model, method.model_dump_json()]
-    command += ["--classes", str(classes)] if classes is not None else []
-    done = subprocess.run(command, capture_output=True, text=True)
-    try:
-        document: dict[str, Any] = json.loads(done.stdout)
-    except ValueError:
-        raise ConfigError(f"The count ended with exit code {done.returncode}: {done.stderr[-500:].strip()}") from None
-    if "error" in document:
-        raise ConfigError(**document["error"])
-    return document
+    """What `difffit_core.counting` prints."""
+    given = [] if classes is None else ["--classes", str(classes)]
+    return run_core("difffit_core.counting", [model, method.model_dump_json(), *given])
 
 
 def present(counted: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""`difffit generate`, `difffit adapters download` and `difffit models list`."""
+"""`difffit generate`, `difffit adapters download`, and `difffit models`."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -19,6 +19,7 @@ from client.console import (
     size_text,
     table,
 )
+from client.local import run_core
 from client.progress import transfer_bar
 
 models_app = typer.Typer(no_args_is_help=True, help="The base models this server offers.")
@@ -113,13 +114,26 @@ def list_models(context: typer.Context, as_json: AsJson = False) -> None:
         (
             m["id"],
             m["family"],
-            m["task"],
+            ", ".join(m["tasks"]),
             m["image_size"],
-            len(m["classes"]),
-            size_text(m["bytes"]),
+            len(m["classes"]) or None,
+            size_text(m["bytes"]) if m["installed"] else "not fetched",
             m["license"],
             plain(m["description"]),
         )
         for m in page["data"]
     ]
-    out.print(table(["id", "family", "task", "#pixels", "#classes", "#size", "licence", "description"], rows))
+    out.print(table(["id", "family", "tasks", "#pixels", "#classes", "#size", "licence", "description"], rows))
+
+
+@models_app.command("fetch")
+def fetch_model(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A base model of the catalog, such as stable-diffusion-v1-5.")],
+    as_json: AsJson = False,
+) -> None:
+    """Bring a base model from the Hugging Face Hub to this machine, for the service here; HF_TOKEN opens gated ones."""
+    fetched = run_core("difffit_core.fetch", [model])
+    if as_json:
+        print_json(fetched)
+    else:
+        out.print(f"{plain(fetched['path'])}  {size_text(fetched['bytes'])}", soft_wrap=True)

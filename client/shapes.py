@@ -72,6 +72,7 @@ class Model(TypedDict):
     tasks: list[str]
     description: str
     license: str
+    installed: bool
     bytes: int
     image_size: int | None
     classes: list[str]

@@ -13,6 +13,7 @@ from difffit_core.errors import ModelError
 from difffit_core.tasks.config import TaskName
 
 PACKAGED_CATALOG = Path(__file__).parent / "models.toml"
+MODELS_DIR = Path.home() / ".difffit" / "models"  # where fetched base models lie, unless an operator says otherwise
 
 
 Family = Literal["dit", "stable-diffusion", "controlnet", "pixart", "llama"]
@@ -47,8 +48,22 @@ class TrainingDefaults(BaseModel):
     min_snr_gamma: float | None = None  # weight the loss by min(SNR, this) (arXiv 2303.09556); none: every step alike
 
 
+class Source(BaseModel):
+    """Files of a repository on the Hugging Face Hub, and where in a base's folder they belong."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    hub: str
+    revision: str = "main"  # or a commit, which never changes
+    files: list[str]  # patterns
+    folder: Path = Path()
+
+
 class BaseModelEntry(BaseModel):
-    """One `[[model]]` table of a catalog. `path` is a folder; relative ones are taken from the catalog's own folder."""
+    """One `[[model]]` table of a catalog. `path` is a folder.
+
+    A relative one is taken from the catalog's own folder, or where there are `sources` from that of fetched models.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -57,6 +72,7 @@ class BaseModelEntry(BaseModel):
     description: str
     license: str
     path: Path
+    sources: list[Source] = []
     defaults: TrainingDefaults
 
     @classmethod
@@ -68,6 +84,10 @@ class BaseModelEntry(BaseModel):
     def tasks(self) -> tuple[TaskName, ...]:
         """What can be trained on it; the first is what a job does that names none."""
         return TASKS_OF_FAMILY[self.family]
+
+    @property
+    def installed(self) -> bool:
+        return self.path.is_dir()
 
     def class_names(self) -> list[str]:
         """The label space of a DiT, by class index, from `id2label` in `model_index.json`; empty for the other families."""
@@ -114,24 +134,36 @@ class BaseModelEntry(BaseModel):
         return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
-def load_catalog(path: Path = PACKAGED_CATALOG) -> dict[str, BaseModelEntry]:
+def load_catalog(path: Path = PACKAGED_CATALOG, models_dir: Path = MODELS_DIR) -> dict[str, BaseModelEntry]:
     """Read a `models.toml`; raises ModelError that names the file where it is missing or malformed."""
     try:
         tables = tomllib.loads(path.read_text()).get("model", [])
         entries = [BaseModelEntry.model_validate(table) for table in tables]
     except (OSError, tomllib.TOMLDecodeError, ValidationError) as error:
         raise ModelError(f"The model catalog {path} cannot be read: {error}", code="invalid_catalog") from error
-    return {e.id: e.model_copy(update={"path": (path.parent / e.path).resolve()}) for e in entries}
+    folders = {e.id: models_dir if e.sources else path.parent for e in entries}
+    return {e.id: e.model_copy(update={"path": (folders[e.id] / e.path).resolve()}) for e in entries}
 
 
 def get_base_model(catalog: dict[str, BaseModelEntry], model_id: str) -> BaseModelEntry:
-    """The entry of `model_id`; raises ModelError (`unknown_base_model`) that lists what there is."""
+    """The entry of `model_id`, whose files are there.
+
+    Raises ModelError: `unknown_base_model`, which lists what there is, or `base_model_missing`.
+    """
     if model_id not in catalog:
         known = ", ".join(sorted(catalog))
         raise ModelError(
             f"There is no base model {model_id!r}. This server offers: {known}.", code="unknown_base_model", param="base_model"
         )
-    return catalog[model_id]
+    entry = catalog[model_id]
+    if not entry.installed:
+        how = f"`difffit models fetch {model_id}` brings them" if entry.sources else f"they belong in {entry.path}"
+        raise ModelError(
+            f"The files of {model_id} are not on this server; its operator can mend that: {how}.",
+            code="base_model_missing",
+            param="base_model",
+        )
+    return entry
 
 
 def _read_json(path: Path) -> dict[str, Any]:

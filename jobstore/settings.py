@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from difffit_core.base_models import PACKAGED_CATALOG
+from difffit_core.base_models import MODELS_DIR, PACKAGED_CATALOG
 
 MEBIBYTE = 1024**2
 MINIMUM_KEY_LENGTH = 24  # characters; shorter keys could be guessed
@@ -24,6 +24,7 @@ class Settings(BaseSettings):
     storage_url: str = Field(description="Where files are kept: file:///a/folder or s3://bucket/prefix")
     signed_urls: bool = Field(False, description="Send downloads and large uploads to the S3 bucket by signed URLs")
     models: Path = Field(PACKAGED_CATALOG, description="The catalog of base models (models.toml)")
+    models_dir: Path = Field(MODELS_DIR, description="Where `difffit models fetch` puts base models, and workers find them")
     work_dir: Path = Field(Path("/tmp/difffit"), description="Scratch space of workers; safe to delete when they are stopped")
     api_key: SecretStr | None = Field(None, description="The admin key that migrations install for the tenant `default`")
     device: str = Field("auto", description="Where workers compute: auto, cpu or cuda")

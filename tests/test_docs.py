@@ -8,7 +8,7 @@ import pytest
 from pydantic_core import PydanticUndefined
 
 from api.app import create_app
-from difffit_core.base_models import PACKAGED_CATALOG
+from difffit_core.base_models import MODELS_DIR, PACKAGED_CATALOG
 from jobstore.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -26,7 +26,12 @@ def documented_settings() -> dict[str, tuple[str, str]]:
 
 
 def settings_of_the_code() -> dict[str, tuple[str, str]]:
-    words = {PydanticUndefined: "required", None: "unset", PACKAGED_CATALOG: "the packaged catalog"}
+    words = {
+        PydanticUndefined: "required",
+        None: "unset",
+        PACKAGED_CATALOG: "the packaged catalog",
+        MODELS_DIR: "~/.difffit/models",
+    }
     return {
         field.alias or f"DIFFFIT_{name.upper()}": (words.get(field.default, str(field.default)), str(field.description))
         for name, field in Settings.model_fields.items()

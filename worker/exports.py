@@ -43,8 +43,9 @@ def run_export(export_id: str) -> None:
 
 
 def _bring_to_end(export: Export, adapter: Adapter, lease: Lease, folder: Path) -> None:
+    settings = get_settings()
     try:
-        base = get_base_model(load_catalog(get_settings().models), adapter.base_model)
+        base = get_base_model(load_catalog(settings.models, settings.models_dir), adapter.base_model)
         persist(lease, lambda: objects().get_to_file(adapter.object_key, folder / "adapter.safetensors"))
         asked = {"format": export.format, "base": base.model_dump(mode="json")}
         (folder / "export.json").write_text(json.dumps(asked))

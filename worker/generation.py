@@ -128,7 +128,7 @@ def _load_base(base_model: str) -> "Generator":
     from difffit_core.generate import Generator  # here, because workers that never generate should not load torch
 
     settings = get_settings()
-    return Generator(get_base_model(load_catalog(settings.models), base_model), None, settings.device)
+    return Generator(get_base_model(load_catalog(settings.models, settings.models_dir), base_model), None, settings.device)
 
 
 def _load_adapter(adapter_id: str) -> "LoadedAdapter":

@@ -30,7 +30,7 @@ def stage(sessions: sessionmaker[Session], job: Job, spec_dir: Path, objects: Ob
         initial = session.get(Adapter, job.init_adapter_id) if job.init_adapter_id is not None else None
     if dataset is None or dataset.content_key is None:
         raise DatasetError("The job's dataset is no longer there.", code="dataset_missing", param="dataset")
-    base = get_base_model(load_catalog(settings.models), job.base_model)
+    base = get_base_model(load_catalog(settings.models, settings.models_dir), job.base_model)
     # The API may run on another machine, where the model lies elsewhere.
     spec = job.training_spec | {"base_model_path": str(base.path)}
     (spec_dir / "spec.json").write_text(json.dumps(spec))

@@ -1,0 +1,93 @@
+"""Bring a base model of the catalog from the Hugging Face Hub: `python -m difffit_core.fetch ID`; HF_TOKEN opens gated ones."""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+from safetensors.torch import save_file
+
+from difffit_core.base_models import MODELS_DIR, PACKAGED_CATALOG, BaseModelEntry, Source, load_catalog
+from difffit_core.errors import DiffFitError, ModelError
+
+
+def main() -> int:
+    """Print one JSON object: the model's folder and size, or the error; the progress of the files goes to stderr."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", help="the id of a base model with sources")
+    model = parser.parse_args().model
+    try:
+        catalog = load_catalog(
+            Path(os.environ.get("DIFFFIT_MODELS", PACKAGED_CATALOG)), Path(os.environ.get("DIFFFIT_MODELS_DIR", MODELS_DIR))
+        )
+        entry = fetch(catalog, model)
+    except DiffFitError as error:
+        json.dump({"error": {"code": error.code, "message": error.message, "param": error.param}}, sys.stdout)
+        return 1
+    json.dump({"id": entry.id, "path": str(entry.path), "bytes": entry.size_bytes(), "sha256": entry.sha256()}, sys.stdout)
+    return 0
+
+
+def fetch(catalog: dict[str, BaseModelEntry], model: str) -> BaseModelEntry:
+    """The base with its files in place. What an interrupted call has brought is kept and gone on from.
+
+    Raises ModelError: `unknown_base_model`, `no_sources`, `gated_model`, `source_not_found`, `hub_unreachable`,
+    `invalid_weights`.
+    """
+    if model not in catalog:
+        known = ", ".join(sorted(name for name, entry in catalog.items() if entry.sources))
+        raise ModelError(f"There is no base model {model!r}; these can be fetched: {known}.", code="unknown_base_model")
+    entry = catalog[model]
+    if entry.installed:
+        return entry
+    if not entry.sources:
+        raise ModelError(f"The catalog names no sources of {model}; its files belong in {entry.path}.", code="no_sources")
+    part = entry.path.with_name(f"{entry.path.name}.part")
+    for source in entry.sources:
+        _download(source, part / source.folder)
+    for pickled in sorted(part.rglob("*.bin")):
+        _to_safetensors(pickled)
+    shutil.rmtree(part / ".cache", ignore_errors=True)
+    part.replace(entry.path)
+    return entry
+
+
+def _download(source: Source, folder: Path) -> None:
+    try:
+        snapshot_download(source.hub, revision=source.revision, local_dir=folder, allow_patterns=source.files)
+    except GatedRepoError as error:
+        raise ModelError(
+            f"{source.hub} is gated: accept its licence on its page at the Hub, and set HF_TOKEN to a token that may read it.",
+            code="gated_model",
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ModelError(
+            f"The Hub has no {source.hub}, or HF_TOKEN may not read it; mend the catalog's `hub`, or the token.",
+            code="source_not_found",
+        ) from error
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelError(f"{source.hub} could not be fetched, try again: {error}", code="hub_unreachable") from error
+
+
+def _to_safetensors(pickled: Path) -> None:
+    """Exchange a pickle of tensors, as old repositories have it, for safetensors, which cannot run code when it is read."""
+    target = pickled.with_suffix(".safetensors")
+    if not target.exists():
+        try:
+            tensors = torch.load(pickled, map_location="cpu", weights_only=True, mmap=True)
+            save_file({name: tensor.clone().contiguous() for name, tensor in tensors.items()}, target, {"format": "pt"})
+        except (UnpicklingError, RuntimeError, AttributeError) as error:
+            raise ModelError(
+                f"{pickled.name} holds more than tensors, or is damaged: {error}", code="invalid_weights"
+            ) from error
+    pickled.unlink()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,102 @@
+"""Base models come from a Hub: whole, as safetensors only, and with a word on why they do not."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from difffit_core.base_models import get_base_model, load_catalog
+from difffit_core.errors import ModelError
+from tests.hub import running_hub
+from tests.tiny_models import write_tiny_base
+
+CATALOG = """
+[[model]]
+id = "tiny"
+family = "dit"
+description = ""
+license = ""
+path = "tiny"
+[[model.sources]]
+hub = "someone/tiny"
+files = ["model_index.json", "scheduler/*", "transformer/*", "vae/*"]
+[model.defaults]
+pretraining_learning_rate = 1e-4
+steps = 4
+batch_size = 4
+guidance_scale = 4.0
+sample_steps = 2
+scheduler = "ddim"
+"""
+
+
+@pytest.fixture
+def repositories(tmp_path: Path) -> Path:
+    """A Hub's files: a DiT whose transformer is a pickle, as the published one is, beside a file that nobody asks for."""
+    folder = tmp_path / "hub" / "someone" / "tiny"
+    write_tiny_base(folder)
+    weights = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    torch.save(load_file(weights), weights.with_suffix(".bin"))
+    weights.unlink()
+    (folder / "demo.mp4").write_bytes(b"large")
+    return tmp_path / "hub"
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Path:
+    (tmp_path / "models.toml").write_text(CATALOG)
+    return tmp_path / "models.toml"
+
+
+def fetch(catalog: Path, url: str, model: str = "tiny") -> dict[str, Any]:
+    environment = os.environ | {"HF_ENDPOINT": url, "HF_HUB_DISABLE_XET": "1", "DIFFFIT_MODELS": str(catalog)}
+    environment |= {"DIFFFIT_MODELS_DIR": str(catalog.parent / "models"), "HF_HOME": str(catalog.parent / "cache")}
+    command = [sys.executable, "-m", "difffit_core.fetch", model]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout, done.stderr
+    answer: dict[str, Any] = json.loads(done.stdout)
+    assert (done.returncode == 0) == ("error" not in answer)
+    return answer
+
+
+def test_a_base_is_fetched_whole_and_its_pickle_becomes_safetensors(catalog: Path, repositories: Path) -> None:
+    def find() -> Any:
+        return get_base_model(load_catalog(catalog, catalog.parent / "models"), "tiny")
+
+    with pytest.raises(ModelError, match="difffit models fetch tiny") as caught:
+        find()
+    assert (caught.value.code, caught.value.param) == ("base_model_missing", "base_model")
+    with running_hub(repositories) as url:
+        fetched = fetch(catalog, url)
+    base = find()
+    assert (fetched["path"], fetched["sha256"]) == (str(base.path), base.sha256())
+    assert base.class_names() == ["circle", "square", "star"]
+    files = {str(path.relative_to(base.path)) for path in base.path.rglob("*") if path.is_file()}
+    assert "transformer/diffusion_pytorch_model.safetensors" in files
+    assert not {name for name in files if name.endswith((".bin", ".mp4"))}
+    assert fetch(catalog, "http://127.0.0.1:9")["sha256"] == base.sha256()  # it is there: nobody is asked
+
+
+def test_what_cannot_be_fetched_says_why(catalog: Path, repositories: Path, tmp_path: Path) -> None:
+    assert fetch(catalog, "http://127.0.0.1:9")["error"]["code"] == "hub_unreachable"
+    with running_hub(repositories, gated=("someone/tiny",)) as url:
+        gated = fetch(catalog, url)["error"]
+    assert gated["code"] == "gated_model"
+    assert "HF_TOKEN" in gated["message"]
+    with running_hub(tmp_path / "models") as url:
+        assert fetch(catalog, url)["error"]["code"] == "source_not_found"
+    assert "tiny" in fetch(catalog, "http://127.0.0.1:9", "tinny")["error"]["message"]
+    assert not (tmp_path / "models" / "tiny").exists()
+
+
+def test_a_pickle_with_more_than_tensors_is_refused(catalog: Path, repositories: Path) -> None:
+    weights = repositories / "someone" / "tiny" / "transformer" / "diffusion_pytorch_model.bin"
+    torch.save({"run": os.system}, weights)
+    with running_hub(repositories) as url:
+        assert fetch(catalog, url)["error"]["code"] == "invalid_weights"
