@@ -16,7 +16,7 @@ from jobstore.formats import FORMATS
 from jobstore.quotas import storage_full
 from jobstore.uploads import WHOLE_DATASETS
 
-LISTS = {"metadata.jsonl"}  # JSON that is no dataset of its own, but lies beside loose images
+LISTS = {"metadata.jsonl"}  # what ends as texts do, but lies beside loose images
 KNOWN_FIELDS = ("file", "format", "label", "name")
 MAX_FIELD_BYTES = 1024  # of a name or a label; both are at most 200 characters
 MAX_TEXT = 200  # characters

@@ -27,7 +27,7 @@ def saved(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
 
 
 def png_of_16_bits(colour_type: int, channels: list[int], transparent: bytes = b"") -> bytes:
-    """A PNG with 16 bits a channel, of which Pillow writes only greys; a channel is a constant, or the halves where it is -1."""
+    """A PNG with 16 bits a channel, of which Pillow writes greys alone; a channel is a constant, or the halves if it is -1."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

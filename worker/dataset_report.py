@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 from typing import Any
 
-from difffit_core.contents import FIELDS, fields_of_all
+from difffit_core.contents import fields_of_all
 from worker.archives import Refusal
 from worker.examples import Example
 from worker.layouts.layout import Layout, some
@@ -37,16 +37,15 @@ def make_report(
 
 def _warn_of_fields(examples: list[Example], layout: Layout) -> None:
     """What only some examples have, no job can use."""
-    fields = [example.fields for example in examples]
-    complete = fields_of_all(fields)
-    for name in FIELDS:
-        without = [example.source for example, held in zip(examples, fields, strict=True) if not held[name]]
-        if name not in complete and len(without) < len(examples):
-            layout.warn(
-                f"incomplete_{name}",
-                f"{len(without)} of {len(examples)} examples have no {name}, so that no job that needs one can use this "
-                f"dataset: {some(without)}",
-            )
+    of_all = fields_of_all(example.fields for example in examples)
+    of_any = {name for example in examples for name, value in example.fields.items() if value}
+    for name in sorted(of_any.difference(of_all)):
+        without = [example.source for example in examples if not example.fields[name]]
+        layout.warn(
+            f"incomplete_{name}",
+            f"{len(without)} of {len(examples)} examples have no {name}, so that no job that needs one can use this "
+            f"dataset: {some(without)}",
+        )
 
 
 def _texts(examples: list[Example]) -> dict[str, dict[str, int]]:

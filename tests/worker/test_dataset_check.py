@@ -112,6 +112,14 @@ def test_metadata_rows(check: Checker) -> None:
     }
 
 
+def test_metadata_may_be_a_table(check: Checker) -> None:
+    table = 'file_name,label,text\na.png,,"a red cat,\nasleep"\nb.png,dog,\n,cat,nothing\nc.png,,\n'
+    pictures = {f"{name}.png": picture(color) for name, color in (("a", "red"), ("b", "blue"), ("c", "green"))}
+    checked = check(pictures | {"metadata.csv": table.encode()})
+    assert [(e.annotation.label, e.annotation.caption) for e in checked.examples] == [("", "a red cat,\nasleep"), ("dog", "")]
+    assert codes(checked) == {"metadata.csv:5": "invalid_metadata_row", "c.png": "no_label"}
+
+
 def test_content_holds_the_users_bytes_and_an_index(check: Checker, tmp_path: Path) -> None:
     files = two_classes(2) | {"red/odd name.jpe g": picture("pink", kind="JPEG")}
     checked = check(files)

@@ -58,14 +58,20 @@ class Files:
 
     def rows(self, name: str, columns: tuple[str, ...]) -> Iterator[tuple[int, list[str]]]:
         """(line, values) of `columns` in each row of a CSV file with a header. Raises DatasetError."""
-        with self._limited(name, MAX_METADATA_BYTES).path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        for number, row in self.records(name):
+            absent = [column for column in columns if column not in row]
+            if absent:
+                raise unreadable(name, f"it has no column {absent[0]!r}")
+            yield number, [row[column] or "" for column in columns]
+
+    def records(self, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+        """(line, values by column) of each row of a CSV file with a header, decoded as in `lines`. Raises DatasetError."""
+        path = self._limited(name, MAX_METADATA_BYTES).path
+        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             reader = csv.DictReader(file)
             try:
-                absent = [column for column in columns if column not in (reader.fieldnames or ())]
-                if absent:
-                    raise unreadable(name, f"it has no column {absent[0]!r}")
                 for row in reader:
-                    yield reader.line_num, [row[column] or "" for column in columns]
+                    yield reader.line_num, row
             except csv.Error as error:
                 raise unreadable(name, str(error)) from error
 

@@ -1,4 +1,4 @@
-"""Rows of metadata.jsonl, as Hugging Face's imagefolder has them: a picture's label, text and condition as its row says."""
+"""Rows of metadata.jsonl or .csv, as in Hugging Face's imagefolder: a picture's label, text and condition as its row says."""
 
 import json
 from collections.abc import Iterator
@@ -9,15 +9,15 @@ from worker.archives import refusal
 from worker.layouts.files import Files
 from worker.layouts.layout import EMPTY_CAPTION, Annotation, Format, Layout
 
-METADATA = "metadata.jsonl"
+LINES, TABLE = "metadata.jsonl", "metadata.csv"
 FILE = ("file_name", "image_file_name", "image")  # the first that a row has
 CONDITION = ("conditioning_image_file_name", "conditioning_image")
 EXAMPLE = '{"file_name": "cat-1.png", "label": "cat", "text": "a cat asleep"}'
 
 
 def read(files: Files, layout: Layout) -> None:
-    """A metadata.jsonl may lie in any folder, and in several; its names are relative to its own."""
-    layout.lists = {name for name in files.files if PurePosixPath(name).name == METADATA}
+    """The list may lie in any folder, and in several; its names are relative to its own."""
+    layout.lists = {name for name in files.files if PurePosixPath(name).name in {LINES, TABLE}}
     seen: set[str] = set()
     for source in sorted(layout.lists):
         for where, file, row in _rows(source, files, layout):
@@ -30,21 +30,31 @@ def read(files: Files, layout: Layout) -> None:
                 seen.add(name)
                 _annotate_from_row(layout, files, where, source, name, row)
     for name in files.files.keys() - seen - layout.lists - layout.conditions:
-        layout.refuse(name, "no_metadata_row", f"No row of {METADATA} names this file. Add one, or leave the file out.")
+        layout.refuse(name, "no_metadata_row", "No row of the metadata names this file. Add one, or leave the file out.")
 
 
 def _rows(source: str, files: Files, layout: Layout) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """(place, file, row) of each usable line; the others are reported."""
-    for number, line in files.lines(source):
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            row = None
+    for number, row in _table_rows(files, source) if source.endswith(TABLE) else _line_rows(files, source):
         file = _first(row, FILE) if isinstance(row, dict) else None
         if isinstance(file, str):
             yield f"{source}:{number}", file, row
         else:
             layout.refuse_row(source, number, f"The line is no row such as {EXAMPLE}.")
+
+
+def _line_rows(files: Files, source: str) -> Iterator[tuple[int, Any]]:
+    for number, line in files.lines(source):
+        try:
+            yield number, json.loads(line)
+        except (ValueError, RecursionError):
+            yield number, None
+
+
+def _table_rows(files: Files, source: str) -> Iterator[tuple[int, Any]]:
+    """A cell with nothing in it says nothing."""
+    for number, row in files.records(source):
+        yield number, {column: value for column, value in row.items() if value}
 
 
 def _first(row: dict[str, Any], columns: tuple[str, ...]) -> Any:
@@ -80,4 +90,4 @@ def _annotate_from_row(layout: Layout, files: Files, where: str, source: str, na
         layout.annotate(name, label, Annotation(caption=(text or "").rstrip(), condition=condition or ""))
 
 
-FORMAT = Format("metadata", marks=((METADATA,),), read=read)
+FORMAT = Format("metadata", marks=((LINES,), (TABLE,)), read=read)
