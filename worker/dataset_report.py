@@ -6,7 +6,7 @@ from typing import Any
 from difffit_core.contents import fields_of_all
 from worker.archives import Refusal
 from worker.examples import Example
-from worker.layouts.layout import Layout, some
+from worker.layouts.layout import MAX_LISTED, Layout, some
 
 
 def make_report(
@@ -17,6 +17,10 @@ def make_report(
     single = sorted(name for name, count in classes.items() if count == 1 and name)
     if single:
         layout.warn("single_image", f"{len(single)} classes have one image, so that none is held out: {some(single)}")
+    if len(duplicates) > MAX_LISTED:
+        layout.warn(
+            "unlisted_duplicates", f"{len(duplicates) - MAX_LISTED} more examples are duplicates than the report lists."
+        )
     images = [example.picture.image for example in examples if example.picture is not None]
     sizes = sorted(((image.width, image.height) for image in images), key=lambda size: size[0] * size[1])
     return {
@@ -24,7 +28,7 @@ def make_report(
         "kept": len(examples),
         "layout": layout.kind,
         "refused": refused,
-        "duplicates": duplicates,
+        "duplicates": duplicates[:MAX_LISTED],
         "label_conflicts": _label_conflicts(examples),
         "warnings": layout.warnings,
         "classes": dict(sorted(classes.items())),

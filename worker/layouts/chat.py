@@ -4,7 +4,7 @@ from typing import Any
 
 from worker.layouts.files import Files
 from worker.layouts.layout import MAX_PROMPT, Format, Layout
-from worker.layouts.text_rows import BadRow, first_row, is_text_upload, read_rows, text_of
+from worker.layouts.text_rows import BadRow, first_rows, is_text_upload, read_rows, text_of
 
 NAMES = {"system": "System", "user": "User", "assistant": "Assistant"}
 
@@ -56,4 +56,8 @@ def _message(message: Any, path: str, roles: list[str]) -> tuple[str, str]:
     return role, text_of(message, "content", f"{path}.")
 
 
-FORMAT = Format("chat", marks=((),), read=read, fits=lambda files: is_text_upload(files) and "messages" in first_row(files))
+def _fits(files: Files) -> bool:
+    return is_text_upload(files) and any("messages" in row for row in first_rows(files))
+
+
+FORMAT = Format("chat", marks=((),), read=read, fits=_fits)

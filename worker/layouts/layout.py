@@ -16,7 +16,7 @@ MAX_CAPTION = 5_000  # characters; no text encoder reads half as many
 MAX_PROMPT = 200_000  # characters of a prompt, and of an answer; more than the longest `max_tokens` holds
 MAX_TEXTS = 500_000  # prompts with answers in a dataset
 MAX_TEXT_TOTAL = 256 * 1024**2  # characters of all of them: they are in memory until the content is written
-MAX_BAD_ROWS = 10_000  # that a report lists one by one
+MAX_LISTED = 10_000  # rows, of those that a report names one by one
 EMPTY_CAPTION = ("empty_caption", "The caption is empty. Write one, or leave the picture out.")
 SHOWN_NAMES = 10  # in a warning
 SYSTEM_FOLDERS = {"__MACOSX", ".git", "@eaDir"}
@@ -121,7 +121,7 @@ class Layout:
         self.refusals[name] = refusal(name, code, message)
 
     def refuse_row(self, source: str, number: int, message: str, code: str = "invalid_metadata_row") -> None:
-        if len(self.bad_rows) < MAX_BAD_ROWS:
+        if len(self.bad_rows) < MAX_LISTED:
             self.bad_rows.append(refusal(f"{source}:{number}", code, message))
         else:
             self._unlisted += 1

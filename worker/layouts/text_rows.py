@@ -36,14 +36,16 @@ def read_rows(files: Files, layout: Layout) -> Iterator[tuple[str, int, dict[str
                 layout.refuse_row(source, number, "This is no JSON object. Send a list of objects, or one object a line.")
 
 
-def first_row(files: Files) -> dict[str, Any]:
-    """The first row of the first file; nothing where it cannot be read."""
-    source = min(name for name in files.files if name.lower().endswith(ROWS))
-    try:
-        row = next(_values(files, source), (0, None))[1]
-    except DatasetError:
-        return {}
-    return row if isinstance(row, dict) else {}
+def first_rows(files: Files) -> Iterator[dict[str, Any]]:
+    """The first row of each file that has one and can be read."""
+    for source in files.files:
+        if source.lower().endswith(ROWS):
+            try:
+                row = next(_values(files, source), (0, None))[1]
+            except DatasetError:
+                continue
+            if isinstance(row, dict):
+                yield row
 
 
 def _values(files: Files, source: str) -> Iterator[tuple[int, Any]]:

@@ -11,9 +11,10 @@ from difffit_core.dataset import read_index, summarize
 from difffit_core.errors import DatasetError
 from tests.worker.checking import Checker, codes
 from tests.worker.pictures import picture
+from worker import dataset_report
 from worker.dataset_content import write_content, write_preview
 from worker.image_pool import ImagePool
-from worker.layouts import layout, text_rows
+from worker.layouts import layout
 
 ALPACA = [
     {"instruction": "Name the capital.", "input": "France", "output": "Paris"},
@@ -174,8 +175,21 @@ def test_examples_and_listed_rows_are_limited(check: Checker, monkeypatch: pytes
     with pytest.raises(DatasetError) as raised:
         check(json.dumps(ALPACA).encode())
     assert raised.value.code == "too_many_examples"
-    monkeypatch.setattr(layout, "MAX_BAD_ROWS", 2)
+    monkeypatch.setattr(layout, "MAX_LISTED", 2)
     report = check(lines(ALPACA[0], *["no row"] * 5)).report
     assert (len(report["refused"]), report["warnings"][0]["code"]) == (2, "unlisted_rows")
     assert report["warnings"][0]["message"].startswith("3 more rows")
-    assert text_rows.ROWS == (".json", ".jsonl")
+
+
+def test_listed_duplicates_are_limited(check: Checker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dataset_report, "MAX_LISTED", 2)
+    report = check(lines(*[ALPACA[0]] * 6)).report
+    assert (report["kept"], len(report["duplicates"])) == (1, 2)
+    assert report["warnings"] == [
+        {"code": "unlisted_duplicates", "message": "3 more examples are duplicates than the report lists."}
+    ]
+
+
+def test_a_description_beside_conversations_does_not_hide_them(check: Checker) -> None:
+    checked = check({"about.json": b'{"name": "talks"}', "talks.jsonl": lines(turns(("user", "a"), ("assistant", "b")))})
+    assert (checked.report["layout"], codes(checked)) == ("chat", {"about.json:1": "invalid_row"})
