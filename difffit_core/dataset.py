@@ -117,6 +117,12 @@ def split(items: list[Item], validation_fraction: float) -> tuple[list[Item], li
     return train, held_out
 
 
+def split_name(items: list[Item], validation_fraction: float) -> str:
+    """What tells this split of a dataset from its others: `test` where it is the authors' own, else the share held out."""
+    test = sum(item.split == "test" for item in items)
+    return "test" if 0 < test < len(items) else f"{validation_fraction:g}"
+
+
 def _class_by_class(items: list[Item]) -> list[Item]:
     """The first item of each class, then the second of each, and so on."""
     seen: dict[str, int] = defaultdict(int)
@@ -128,7 +134,12 @@ def _class_by_class(items: list[Item]) -> list[Item]:
 
 
 def load_picture(path: Path, size: int) -> Tensor:
-    """An image as `[3, size, size]` floats in [-1, 1]: as `to_rgb` has it, shorter side fitted, centre cropped."""
+    """The picture in a file as `square_pixels` has it."""
     with Image.open(path) as opened:
-        square = ImageOps.fit(to_rgb(opened), (size, size), Image.Resampling.LANCZOS)
+        return square_pixels(opened, size)
+
+
+def square_pixels(picture: Image.Image, size: int) -> Tensor:
+    """A picture as `[3, size, size]` floats in [-1, 1]: as `to_rgb` has it, shorter side fitted, centre cropped."""
+    square = ImageOps.fit(to_rgb(picture), (size, size), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.array(square)).permute(2, 0, 1).float() / 127.5 - 1.0
