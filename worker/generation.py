@@ -31,7 +31,7 @@ from worker.runtime import objects, sessions, stop_requested
 
 if TYPE_CHECKING:
     from difffit_core.adapter_file import Adapter as LoadedAdapter
-    from difffit_core.generate import Generator
+    from difffit_core.generators.generator import Generator
 
 logger = logging.getLogger(__name__)
 
@@ -152,10 +152,12 @@ def _kept(kept: OrderedDict[str, T], limit: int, key: str, load: Callable[[str],
 
 
 def _load_base(base_model: str) -> "Generator":
-    from difffit_core.generate import Generator  # here, because workers that never generate should not load torch
+    from difffit_core.generators.registry import (
+        load_generator,  # here, because workers that never generate should not load torch
+    )
 
     settings = get_settings()
-    return Generator(get_base_model(load_catalog(settings.models, settings.models_dir), base_model), None, settings.device)
+    return load_generator(get_base_model(load_catalog(settings.models, settings.models_dir), base_model), settings.device)
 
 
 def _load_adapter(adapter_id: str) -> "LoadedAdapter":

@@ -31,7 +31,8 @@ class Clip:
     def features(self, pictures: Tensor) -> Tensor:
         """`[N, D]` on the CPU of uint8 pictures `[N, 3, H, W]`."""
         pixels = self._processor(images=list(pictures.cpu()), return_tensors="pt").pixel_values.to(self._device)
-        features: Tensor = self._model.get_image_features(pixel_values=pixels).pooler_output
+        with torch.autocast(self._device.type, enabled=False):
+            features: Tensor = self._model.get_image_features(pixel_values=pixels).pooler_output
         return features.cpu()
 
     @torch.inference_mode()
@@ -39,5 +40,6 @@ class Clip:
         """`[N, D]` on the CPU; what is longer than CLIP reads is cut off."""
         length = self._model.config.text_config.max_position_embeddings
         tokens = self._tokenizer(captions, padding=True, truncation=True, max_length=length, return_tensors="pt")
-        features: Tensor = self._model.get_text_features(**tokens.to(self._device)).pooler_output
+        with torch.autocast(self._device.type, enabled=False):
+            features: Tensor = self._model.get_text_features(**tokens.to(self._device)).pooler_output
         return features.cpu()

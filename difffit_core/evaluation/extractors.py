@@ -31,7 +31,7 @@ class FeatureExtractor(Protocol):
 
 @dataclass(frozen=True)
 class NetworkExtractor:
-    """A network whose forward takes uint8 pictures, with the hash of its file."""
+    """A network whose forward takes uint8 pictures, with the hash of its file. It computes in fp32 whatever autocast says."""
 
     network: nn.Module
     sha256: str
@@ -39,7 +39,8 @@ class NetworkExtractor:
     @torch.inference_mode()
     def features(self, pictures: Tensor) -> Tensor:
         device = next(self.network.parameters()).device
-        return torch.cat([self.network(part.to(device)).cpu() for part in pictures.split(BATCH)])
+        with torch.autocast(device.type, enabled=False):
+            return torch.cat([self.network(part.to(device)).cpu() for part in pictures.split(BATCH)])
 
 
 def load_extractor(name: ExtractorName, weights: FeatureWeights, device: torch.device) -> FeatureExtractor:

@@ -12,7 +12,7 @@ from difffit_core.evaluation.measure import Evaluation, chosen_items
 from difffit_core.evaluation.metrics import EvaluationPlan, Reference
 from difffit_core.evaluation.spec import EvaluationSpec, StandaloneEvaluation
 from difffit_core.events import EventLog
-from difffit_core.generate import Generator
+from difffit_core.generators.registry import load_generator
 from difffit_core.spec import GenerationSpec
 from difffit_core.tasks.config import FIELDS_OF_TASK
 
@@ -35,11 +35,18 @@ def evaluate(folder: Path, asked: StandaloneEvaluation, events: EventLog, device
     evaluation = Evaluation(plan, asked.feature_weights, pick_device(device))
     evaluation.check(held_out, "validation_fraction")
     chosen = chosen_items(held_out, plan.samples)
-    generator = Generator(asked.base, None, device)
+    generator = load_generator(asked.base, device)
     generator.use(adapter)
 
     def draw(rows: range) -> list[Image.Image]:
-        return generator.images(_generation(spec, [chosen[row] for row in rows], rows.start, generator.class_names))
+        items = [chosen[row] for row in rows]
+        if asked.task != "controlnet":
+            return generator.images(_generation(spec, items, rows.start, generator.class_names))
+        pictures = []
+        for row, item in zip(rows, items, strict=True):  # each is drawn after a condition picture of its own
+            with Image.open(dataset / item.condition) as condition:
+                pictures += generator.images(_generation(spec, [item], row, []), condition)
+        return pictures
 
     def progress(done: int, of: int) -> None:
         events.emit("evaluating", done=done, total=of)
@@ -49,12 +56,13 @@ def evaluate(folder: Path, asked: StandaloneEvaluation, events: EventLog, device
 
 
 def _generation(spec: EvaluationSpec, items: list[Item], start: int, class_names: list[str]) -> GenerationSpec:
-    """The pictures of `items`, the first of which is picture `start` of the evaluation."""
-    unknown = sorted({item.label for item in items} - set(class_names))
+    """The pictures of `items`, of classes where there are `class_names`; the first is picture `start` of the evaluation."""
+    unknown = sorted({item.label for item in items} - set(class_names)) if class_names else []
     if unknown:
         raise SpecError(f"The model has no class {unknown[0]!r}, which the dataset has.", code="unknown_label", param="dataset")
     return GenerationSpec(
-        labels=[class_names.index(item.label) for item in items],
+        labels=[class_names.index(item.label) for item in items] if class_names else [],
+        prompts=[] if class_names else [item.caption for item in items],
         steps=spec.steps,
         guidance_scale=spec.guidance_scale,
         seed=spec.seed + start,

@@ -12,6 +12,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from difffit_core.base_models import BaseModelEntry
 from difffit_core.dataset import Item
 from difffit_core.errors import ModelError
+from difffit_core.networks import load_part
 from difffit_core.sampling import Predict, decode, denoise, grid
 from difffit_core.spec import GenerationSpec, TrainingSpec
 from difffit_core.tasks.diffusion import DiffusionTask
@@ -88,12 +89,3 @@ class TextToImage(DiffusionTask):
             return output
 
         return predict
-
-
-def load_part(kind: Any, base: Path, name: str) -> Any:
-    """The model in the folder `name` of a base, in fp32, frozen; raises ModelError where it cannot be read."""
-    try:
-        model = kind.from_pretrained(base / name, use_safetensors=True).float()
-    except (OSError, ValueError) as error:
-        raise ModelError(f"The {name} of {base.name} cannot be loaded: {error}") from error
-    return model.requires_grad_(False).eval()

@@ -109,6 +109,32 @@ def test_a_stop_while_it_evaluates_loses_and_doubles_nothing(
     assert (straight / ADAPTER).read_bytes() == (stopped / ADAPTER).read_bytes() == (elsewhere / ADAPTER).read_bytes()
 
 
+def test_a_stop_while_the_weights_are_exchanged_waits_for_it(
+    tmp_path: Path, tiny_base: BaseModelEntry, weights: FeatureWeights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trained values and their averages would be mixed otherwise, and the checkpoint be of neither."""
+    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
+    spec = write(straight, tiny_base, weights)
+    shutil.copytree(straight, stopped)
+    run_here(straight, spec)
+    stop = StopRequest()
+    trainer = make_trainer(stopped, spec, stop)
+    exchange, exchanges = trainer.state._swap_with_ema, []
+
+    def signalled() -> None:
+        exchanges.append(trainer.state.step)
+        if exchanges.count(4) == 1 and exchanges[-1] == 4:
+            stop.on_signal()
+        exchange()
+
+    monkeypatch.setattr(trainer.state, "_swap_with_ema", signalled)
+    trainer.run()
+    assert events_of(stopped)[-1] == events_of(stopped)[-1] | {"type": "stopped", "step": 4}
+    assert exchanges.count(4) == 2
+    run_here(stopped, spec)
+    assert (straight / ADAPTER).read_bytes() == (stopped / ADAPTER).read_bytes()
+
+
 def test_what_was_reported_is_not_measured_again(
     tmp_path: Path, tiny_base: BaseModelEntry, weights: FeatureWeights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
