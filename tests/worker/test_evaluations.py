@@ -1,5 +1,7 @@
 """Evaluations from the row to the figures: the real evaluator and base, with MobileNetV2's weights filled in by the test."""
 
+import subprocess
+import sys
 import threading
 from datetime import timedelta
 from pathlib import Path
@@ -60,10 +62,31 @@ def add_evaluation(rows: Rows, **parameters: Any) -> str:
 
 
 @pytest.mark.usefixtures("installed")
-def test_an_evaluation_makes_way_for_requests_and_goes_on_to_its_figures(
-    rows: Rows, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+def test_an_evaluation_makes_way_for_requests_survives_a_kill_and_ends_with_figures(
+    rows: Rows, store: ObjectStore, sessions: sessionmaker[Session], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without a lost attempt, and nothing is measured twice."""
+    """Nothing is measured twice, and making way costs no attempt."""
+    evaluation_id, generation_id = add_evaluation(rows, samples=3 * PORTION), rows.generation()
+    portions = [f"{evaluation_prefix(evaluation_id)}portion-{start:06d}.safetensors" for start in (0, 32, 64)]
+    with sessions.begin() as session:
+        session.execute(update(Generation).values(created_at=func.now() - timedelta(minutes=1)))
+    run_evaluation(evaluation_id)
+    row = rows.get(Evaluation, evaluation_id)
+    assert (row.status, row.samples_done, row.attempt, row.lease_token) == ("queued", PORTION, 0, None)
+
+    with sessions.begin() as session:
+        session.execute(delete(Generation).where(Generation.id == generation_id))
+    command = [sys.executable, "-c", f"from worker.evaluations import run_evaluation; run_evaluation({evaluation_id!r})"]
+    with subprocess.Popen(command) as worker:
+        wait_for(lambda: rows.get(Evaluation, evaluation_id).samples_done == 2 * PORTION)
+        worker.kill()
+    assert sorted(file.key for file in store.list(evaluation_prefix(evaluation_id))) == portions[:2]
+    assert collect(sessions, store, 0) == 0
+    assert store.exists(portions[0])
+    with sessions.begin() as session:
+        session.execute(update(Evaluation).values(lease_expires_at=func.now() - timedelta(seconds=1)))
+        assert leases.expired(session, Evaluation, 3) == [evaluation_id]
+
     stored: list[str] = []
     put_file = ObjectStore.put_file
 
@@ -71,35 +94,22 @@ def test_an_evaluation_makes_way_for_requests_and_goes_on_to_its_figures(
         stored.append(key)
         put_file(store, key, path)
 
-    evaluation_id, generation_id = add_evaluation(rows, samples=PORTION + 4), rows.generation()
     monkeypatch.setattr(ObjectStore, "put_file", noted)
-    with rows.sessions.begin() as session:
-        session.execute(update(Generation).values(created_at=func.now() - timedelta(minutes=1)))
     run_evaluation(evaluation_id)
     row = rows.get(Evaluation, evaluation_id)
-    assert (row.status, row.samples_done, row.attempt, row.lease_token) == ("queued", PORTION, 0, None)
-    assert stored == [f"{evaluation_prefix(evaluation_id)}portion-000000.safetensors"]
-    assert collect(rows.sessions, store, 0) == 0
-    assert store.exists(stored[0])
-    with rows.sessions.begin() as session:
-        session.execute(delete(Generation).where(Generation.id == generation_id))
-    stored.clear()
-    run_evaluation(evaluation_id)
-
-    row = rows.get(Evaluation, evaluation_id)
-    assert (row.status, row.samples_done, row.error) == ("succeeded", PORTION + 4, None)
+    assert (row.status, row.samples_done, row.error) == ("succeeded", 3 * PORTION, None)
     dataset = rows.get(Dataset, row.dataset_id)
-    assert stored[0] == f"{evaluation_prefix(evaluation_id)}portion-{PORTION:06d}.safetensors"
+    assert stored[0] == portions[2]
     assert [key.startswith(references_prefix(str(dataset.sha256))) for key in stored[1:]] == [True]
     assert row.figures is not None
     (figure,) = row.figures
     assert figure["reference"] == {"dataset": dataset.sha256, "split": "0.5"}
-    assert (figure["metric"], figure["samples"], figure["reference_images"]) == ("fd-mobilenet", PORTION + 4, 4)
+    assert (figure["metric"], figure["samples"], figure["reference_images"]) == ("fd-mobilenet", 3 * PORTION, 4)
     assert list(store.list(evaluation_prefix(evaluation_id))) == []
-    assert collect(rows.sessions, store, 0) == 0
-    with rows.sessions.begin() as session:
+    assert collect(sessions, store, 0) == 0
+    with sessions.begin() as session:
         session.execute(update(Dataset).values(status="deleted", upload_key="", content_key=None, preview_key=None))
-    collect(rows.sessions, store, 0)
+    collect(sessions, store, 0)
     assert not store.exists(stored[1])
 
 
@@ -126,8 +136,10 @@ def test_a_deleted_evaluation_is_given_up(rows: Rows, sessions: sessionmaker[Ses
         assert session.scalar(select(Evaluation.id)) is None
 
 
-def test_missing_weights_fail_with_the_way_to_get_them(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+def test_missing_weights_fail_with_the_way_to_get_them(rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / WEIGHTS_MODULE).mkdir()
+    (tmp_path / WEIGHTS_MODULE / "__init__.py").touch()  # hides an installed one
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{tmp_path}")
     evaluation_id = add_evaluation(rows)
     run_evaluation(evaluation_id)
     row = rows.get(Evaluation, evaluation_id)
@@ -146,12 +158,3 @@ def test_a_deleted_dataset_is_an_error_of_its_own(rows: Rows) -> None:
     row = rows.get(Evaluation, evaluation_id)
     assert row.error is not None
     assert (row.error["code"], row.error["param"]) == ("dataset_missing", "dataset")
-
-
-def test_a_lost_worker_is_followed_by_another(rows: Rows, sessions: sessionmaker[Session]) -> None:
-    evaluation_id = add_evaluation(rows)
-    with sessions.begin() as session:
-        assert leases.claim(session, Evaluation, evaluation_id, -1) is not None
-    with sessions.begin() as session:
-        assert leases.expired(session, Evaluation, 3) == [evaluation_id]
-    assert rows.get(Evaluation, evaluation_id).status == "queued"
