@@ -50,7 +50,8 @@ class JobEvaluations:
 
         def draw(rows: range) -> list[Image.Image]:
             items = [self._chosen[row] for row in rows]
-            tensors = task.encode_conditions(items, self._dataset)
+            with torch.autocast(task.device.type, enabled=False):
+                tensors = task.encode_conditions(items, self._dataset)
             examples = Examples(items, {name: tensor.to(task.device) for name, tensor in tensors.items()})
             return task.sample(examples, plan.seed + rows.start)
 
