@@ -80,7 +80,7 @@ def list_datasets(context: typer.Context, limit: Limit = 20, after: After = None
             plain(d["name"]),
             status_text(d["status"]),
             d["examples"],
-            len(d["classes"] or {}) or None,
+            len({*(d["classes"] or ())} - {""}) or None,
             size_text(d["bytes"]),
             when(d["created_at"]),
         )

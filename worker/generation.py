@@ -1,4 +1,4 @@
-"""Makes images: keeps the last used models in memory and works off every request that waits."""
+"""Makes images and texts: keeps the last used models in memory and works off every request that waits."""
 
 import io
 import json
@@ -6,6 +6,7 @@ import logging
 import tempfile
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,12 +17,14 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from difffit_core.base_models import get_base_model, load_catalog
 from difffit_core.errors import DiffFitError
-from difffit_core.spec import GenerationSpec
+from difffit_core.spec import GenerationSpec, TextGenerationSpec
 from jobstore import events, leases
 from jobstore.errors import NotFoundError, StorageError
 from jobstore.ids import new_id
 from jobstore.settings import get_settings
 from jobstore.tables import Adapter, Generation, Image
+from jobstore.text_stream import TextWriter
+from worker.conditions import load_condition
 from worker.lease import Lease, LeaseLost, Stopping
 from worker.outages import persist
 from worker.runtime import objects, sessions, stop_requested
@@ -36,6 +39,14 @@ T = TypeVar("T")
 
 KEPT_BASES, KEPT_ADAPTERS = 4, 32  # an adapter is a few megabytes beside its base's gigabytes
 PNG_KEY = "difffit"  # of the text chunk that says how an image was made
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a request asked for: images with their parameters, or texts."""
+
+    pictures: list[tuple[PillowImage.Image, dict[str, Any]]] = field(default_factory=list)
+    texts: list[dict[str, Any]] | None = None
 
 
 class Engine:
@@ -63,8 +74,7 @@ class Engine:
             return
         with Lease(sessions(), Generation, generation_id, token, settings) as lease:
             try:
-                pictures = self._pictures(generation)
-                self._succeed(generation, lease, pictures)
+                self._succeed(generation, lease, self._make(generation))
             except LeaseLost:
                 logger.warning("Lost the lease of %s; another worker makes its images", generation_id)
             except Stopping:
@@ -78,24 +88,28 @@ class Engine:
                 message = f"The images could not be made ({type(error).__name__}); the worker's log says more."
                 _fail(lease, {"code": "generation_failed", "message": message, "param": None})
 
-    def _pictures(self, generation: Generation) -> list[tuple[PillowImage.Image, dict[str, Any]]]:
-        """Each image with its parameters, which are all it takes to make it again."""
-        spec = GenerationSpec.model_validate(generation.parameters)
+    def _make(self, generation: Generation) -> Results:
+        """Each image with its parameters, which are all it takes to make it again; or the texts."""
+        parameters = generation.parameters
+        kind = TextGenerationSpec if "max_tokens" in parameters else GenerationSpec
+        spec = kind.model_validate(parameters)
         model = _kept(self._bases, KEPT_BASES, generation.base_model, _load_base)
         adapter_id = generation.adapter_id
         adapter = None if adapter_id is None else _kept(self._adapters, KEPT_ADAPTERS, adapter_id, _load_adapter)
         model.use(adapter, spec.adapter_strength)
-        common: dict[str, Any] = {"adapter": generation.adapter_id, "base_model": generation.base_model, "steps": spec.steps}
-        common |= {"guidance_scale": spec.guidance_scale, "scheduler": spec.scheduler}
-        common |= {"adapter_strength": spec.adapter_strength}
-        pictures = []
-        for position, (picture, label) in enumerate(zip(model.images(spec), spec.labels, strict=True)):
-            pictures.append((picture, common | {"label": model.class_names[label], "seed": spec.seed + position}))
-        return pictures
+        if isinstance(spec, TextGenerationSpec):
+            return Results(texts=_texts(model, generation.id, spec))
+        condition = None if generation.condition_key is None else load_condition(generation.condition_key)
+        pictures = model.images(spec, condition)
+        common: dict[str, Any] = {"adapter": adapter_id, "base_model": generation.base_model}
+        common |= spec.model_dump(mode="json", exclude={"labels", "prompts"} | ({"negative_prompt"} if spec.labels else set()))
+        names = [model.class_names[label] for label in spec.labels] or spec.prompts
+        named = [common | {"label": name, "seed": spec.seed + position} for position, name in enumerate(names)]
+        return Results(pictures=list(zip(pictures, named, strict=True)))
 
-    def _succeed(self, generation: Generation, lease: Lease, pictures: list[tuple[PillowImage.Image, dict[str, Any]]]) -> None:
+    def _succeed(self, generation: Generation, lease: Lease, results: Results) -> None:
         rows = []
-        for position, (picture, parameters) in enumerate(pictures):
+        for position, (picture, parameters) in enumerate(results.pictures):
             row = Image(id=new_id("img"), tenant_id=generation.tenant_id, generation_id=generation.id, position=position)
             row.object_key, row.width, row.height = f"images/{row.id}.png", picture.width, picture.height
             row.details = {"label": parameters["label"], "seed": parameters["seed"]}
@@ -104,7 +118,7 @@ class Engine:
 
         def commit() -> None:
             with sessions().begin() as session:
-                lease.finish(session, "succeeded")
+                lease.finish(session, "succeeded", texts=results.texts)
                 session.add_all(rows)
                 events.notify(session, "generation", generation.id)
 
@@ -112,6 +126,17 @@ class Engine:
 
     def _store(self, lease: Lease, key: str, data: bytes) -> None:
         persist(lease, lambda: objects().put_bytes(key, data))
+
+
+def _texts(model: "Generator", generation_id: str, spec: TextGenerationSpec) -> list[dict[str, Any]]:
+    """The answers, which those who watch the generation see grow."""
+    writer = TextWriter(get_settings().redis_url.get_secret_value(), generation_id)
+    texts = []
+    for number, (prompt, answer) in enumerate(zip(spec.prompts, model.texts(spec, writer.write), strict=True)):
+        reason = "stop" if answer.finished else "length"
+        text = {"prompt": prompt, "text": answer.text, "seed": spec.seed + number}
+        texts.append(text | {"tokens": answer.tokens, "finish_reason": reason})
+    return texts
 
 
 def _kept(kept: OrderedDict[str, T], limit: int, key: str, load: Callable[[str], T]) -> T:
@@ -125,9 +150,8 @@ def _kept(kept: OrderedDict[str, T], limit: int, key: str, load: Callable[[str],
 
 
 def _load_base(base_model: str) -> "Generator":
-    from difffit_core.generators.registry import (
-        load_generator,  # here, because workers that never generate should not load torch
-    )
+    # Here, because workers that never generate should not load torch.
+    from difffit_core.generators.registry import load_generator
 
     settings = get_settings()
     return load_generator(get_base_model(load_catalog(settings.models, settings.models_dir), base_model), settings.device)

@@ -49,7 +49,6 @@ def check(path: Path, max_pixels: int, thumbnail: str | None, coloured: str | No
             if width * height > max_pixels:
                 message = f"The image has {width} x {height} pixels; at most {max_pixels} are allowed. Make it smaller."
                 return {"code": "too_many_pixels", "message": message}
-            image.load()
             rgb = to_rgb(image) if coloured is None else colour(image)
             if coloured is not None:
                 rgb.save(coloured, "PNG")

@@ -22,7 +22,7 @@ PALETTE = [value for number in range(256) for value in colour_of(number)]
 
 
 def colour(label_map: Image.Image) -> Image.Image:
-    """An RGB picture of a loaded label map. Raises DatasetError (`not_a_label_map`)."""
+    """An RGB picture of a label map. Raises DatasetError (`not_a_label_map`)."""
     if label_map.mode not in {"L", "P"}:
         raise DatasetError(
             f"A label map is a grey picture of 8 bits; this one is of the kind {label_map.mode}.", code="not_a_label_map"

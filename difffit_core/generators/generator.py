@@ -1,7 +1,7 @@
 """What all generators share: a base, loaded once, and the adapter in use, merged into its weights."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 
@@ -14,6 +14,15 @@ from difffit_core.merging import MERGEABLE, Merge, merge
 from difffit_core.networks import load_network
 from difffit_core.spec import GenerationSpec, TextGenerationSpec
 from difffit_core.subject import network_part
+
+
+class Text(NamedTuple):
+    """An answer, of so many tokens; `finished` unless it was cut off."""
+
+    text: str
+    tokens: int
+    finished: bool
+
 
 OnText = Callable[[int, str], None]  # (which prompt, what was added to its answer)
 
@@ -82,7 +91,7 @@ class Generator:
         """
         raise self.not_made("pictures", "labels" if spec.labels else "prompts")
 
-    def texts(self, spec: TextGenerationSpec, on_text: OnText | None = None) -> list[str]:
+    def texts(self, spec: TextGenerationSpec, on_text: OnText | None = None) -> list[Text]:
         """An answer to each prompt of `spec`; `on_text` hears of it as it grows. Raises as `images` does."""
         raise self.not_made("texts", "prompts")
 

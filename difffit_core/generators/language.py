@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, DynamicCache
 from difffit_core.base_models import BaseModelEntry
 from difffit_core.devices import inference_autocast
 from difffit_core.errors import ModelError, SpecError
-from difffit_core.generators.generator import Generator, OnText
+from difffit_core.generators.generator import Generator, OnText, Text
 from difffit_core.spec import TextGenerationSpec
 
 BYTE = re.compile("<0x[0-9A-F]{2}>")  # a token that stands for one byte
@@ -24,7 +24,7 @@ class LanguageGenerator(Generator):
         super().__init__(base, device)
         self.tokenizer = load_tokenizer(base)
 
-    def texts(self, spec: TextGenerationSpec, on_text: OnText | None = None) -> list[str]:
+    def texts(self, spec: TextGenerationSpec, on_text: OnText | None = None) -> list[Text]:
         """As `Generator.texts`. An answer ends with the model's end token, after `max_tokens`, or where its context is full."""
         self.use(self._adapter, spec.adapter_strength)
         answers = []
@@ -44,7 +44,7 @@ def load_tokenizer(base: BaseModelEntry) -> Any:
 
 def answer(
     model: Any, tokenizer: Any, prompt: str, spec: TextGenerationSpec, number: int, on_text: OnText | None = None
-) -> str:
+) -> Text:
     """The answer to one prompt, number `number` of `spec`; raises SpecError where it fills the model's context alone."""
     tokens = tokenizer(prompt, return_tensors="pt").input_ids.to(model.device)  # [1, L]
     room = min(spec.max_tokens, model.config.max_position_embeddings - tokens.shape[1])
@@ -58,11 +58,12 @@ def answer(
     random = torch.Generator().manual_seed(spec.seed + number)
     ends, cache = end_tokens(model, tokenizer), DynamicCache()
     chosen: list[int] = []
-    told = ""
+    told, finished = "", False
     for _ in range(room):
         logits = model(tokens, cache=cache, use_cache=True).logits[0, -1].float().cpu()  # [V]
         token = choose(logits, spec.temperature, spec.top_p, random)
         if token in ends:
+            finished = True
             break
         chosen.append(token)
         tokens = torch.tensor([[token]], device=model.device)
@@ -71,7 +72,7 @@ def answer(
     text = decoded(tokenizer, chosen)
     if on_text is not None:
         _tell(on_text, number, told, text)
-    return text
+    return Text(text, len(chosen), finished)
 
 
 def is_whole(tokenizer: Any, tokens: list[int]) -> bool:

@@ -1,6 +1,8 @@
 """Requests for images: how they are resolved, how long they wait, and what is refused."""
 
 import base64
+import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,6 +11,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from httpx2 import Response
 from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -19,6 +22,7 @@ from jobstore.ids import new_id
 from jobstore.objects import ObjectStore
 from jobstore.settings import Settings
 from jobstore.tables import Generation, Image, Tenant
+from jobstore.text_stream import TextWriter
 from tests.api.conftest import Rows, bearer
 from tests.api.test_errors import assert_error
 
@@ -225,3 +229,40 @@ def test_a_condition_picture_waits_in_the_store(tiny: TestClient, sessions: sess
         key = session.get_one(Generation, view["id"]).condition_key
     assert key is not None
     assert store.get_bytes(key) == picture
+
+
+def events_of(answer: Response) -> list[tuple[str, Any]]:
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    lines = [line.partition(": ") for line in answer.text.splitlines() if line and not line.startswith(":")]
+    names, data = ([value for field, _, value in lines if field == name] for name in ("event", "data"))
+    return list(zip(names, map(json.loads, data), strict=True))
+
+
+def test_texts_come_word_by_word(tiny: TestClient, sessions: sessionmaker[Session], settings: Settings) -> None:
+    def finish(session: Session, generation: Generation) -> None:
+        lost = TextWriter(settings.redis_url.get_secret_value(), generation.id)
+        lost.write(0, "A word of a worker that dies. ")
+        writer = TextWriter(settings.redis_url.get_secret_value(), generation.id)
+        for word in ("It is ", "two."):
+            writer.write(0, word)
+        text = {"prompt": "1 + 1?", "text": "It is two.", "seed": 5, "tokens": 4, "finish_reason": "stop"}
+        session.get_one(Generation, generation.id).texts = [text]
+
+    request = {"base_model": "tiny-instruction", "prompts": ["1 + 1?"], "seed": 5}
+    with working(sessions, finish):
+        answer = tiny.post("/generate", json=request, headers={"accept": "text/event-stream"})
+    events = events_of(answer)
+    assert [name for name, _ in events] == ["begin", "text", "begin", "text", "text", "succeeded"]
+    assert "".join(data["text"] for _, data in events[3:5]) == events[-1][1]["texts"][0]["text"] == "It is two."
+    again = tiny.get(answer.headers["location"], headers={"accept": "text/event-stream"})
+    assert again.text == answer.text
+    after = re.findall(r"^id: (.+)$", answer.text, re.MULTILINE)[3]
+    rest = tiny.get(answer.headers["location"], headers={"accept": "text/event-stream", "last-event-id": after})
+    assert events_of(rest) == events[4:]
+
+
+def test_only_texts_come_word_by_word(tiny: TestClient) -> None:
+    request = {"base_model": "tiny-text-to-image", "prompts": ["a cat"]}
+    assert_error(tiny.post("/generate", json=request, headers={"accept": "text/event-stream"}), 406, "no_text")
+    location = tiny.post("/generate", json=request).headers["location"]
+    assert_error(tiny.get(location, headers={"accept": "text/event-stream"}), 406, "no_text")

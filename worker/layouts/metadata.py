@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
-from worker.archives import refusal
 from worker.layouts.files import Files
 from worker.layouts.layout import EMPTY_CAPTION, Annotation, Format, Layout
 
@@ -20,25 +19,25 @@ def read(files: Files, layout: Layout) -> None:
     layout.lists = {name for name in files.files if PurePosixPath(name).name in {LINES, TABLE}}
     seen: set[str] = set()
     for source in sorted(layout.lists):
-        for where, file, row in _rows(source, files, layout):
+        for number, file, row in _rows(source, files, layout):
             name = _beside(source, file)
             if name not in files.files or name in layout.lists:
-                layout.bad_rows.append(refusal(where, "missing_file", f"There is no file {file!r} in the archive."))
+                layout.refuse_row(source, number, f"There is no file {file!r:.200} in the archive.", "missing_file")
             elif name in seen:
-                layout.bad_rows.append(refusal(where, "duplicate_row", f"An earlier row names {file!r} already."))
+                layout.refuse_row(source, number, f"An earlier row names {file!r:.200} already.", "duplicate_row")
             else:
                 seen.add(name)
-                _annotate_from_row(layout, files, where, source, name, row)
+                _annotate_from_row(layout, files, f"{source}:{number}", name, row)
     for name in files.files.keys() - seen - layout.lists - layout.conditions:
         layout.refuse(name, "no_metadata_row", "No row of the metadata names this file. Add one, or leave the file out.")
 
 
-def _rows(source: str, files: Files, layout: Layout) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """(place, file, row) of each usable line; the others are reported."""
+def _rows(source: str, files: Files, layout: Layout) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """(number, file, row) of each usable line; the others are reported."""
     for number, row in _table_rows(files, source) if source.endswith(TABLE) else _line_rows(files, source):
         file = _first(row, FILE) if isinstance(row, dict) else None
         if isinstance(file, str):
-            yield f"{source}:{number}", file, row
+            yield number, file, row
         else:
             layout.refuse_row(source, number, f"The line is no row such as {EXAMPLE}.")
 
@@ -65,12 +64,13 @@ def _beside(source: str, file: str) -> str:
     return str(PurePosixPath(source).parent / file.replace("\\", "/"))
 
 
-def _annotate_from_row(layout: Layout, files: Files, where: str, source: str, name: str, row: dict[str, Any]) -> None:
+def _annotate_from_row(layout: Layout, files: Files, where: str, name: str, row: dict[str, Any]) -> None:
+    """`where` is the list and the line of the row."""
     label, text, condition = row.get("label"), row.get("text"), _first(row, CONDITION)
     if isinstance(label, int) and not isinstance(label, bool):
         label = str(label)
     if condition is not None:
-        beside = _beside(source, condition) if isinstance(condition, str) else ""
+        beside = _beside(where, condition) if isinstance(condition, str) else ""
         if beside not in files.files:
             layout.refuse(
                 name, "missing_condition", f"{where}: there is no condition picture {condition!r:.200} in the archive."

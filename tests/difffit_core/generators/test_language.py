@@ -29,7 +29,7 @@ def test_a_greedy_answer_is_that_of_stock_generate(tiny_bases: Bases) -> None:
         tokens = tokenizer(prompt, return_tensors="pt")
         output = model.generate(**tokens, do_sample=False, max_new_tokens=12, pad_token_id=tokenizer.eos_token_id)
         expected.append(tokenizer.decode(output[0, tokens.input_ids.shape[1] :], skip_special_tokens=True))
-    assert load_generator(base, "cpu").texts(spec()) == expected
+    assert [answer.text for answer in load_generator(base, "cpu").texts(spec())] == expected
 
 
 def test_a_drawn_answer_depends_on_its_own_seed_and_prompt_only(tiny_bases: Bases) -> None:
@@ -44,7 +44,7 @@ def test_an_answer_can_be_read_as_it_grows(tiny_bases: Bases) -> None:
     """Bytes of a character that is not whole yet are held back."""
     generator, pieces = load_generator(tiny_bases["instruction"], "cpu"), []
     answers = generator.texts(spec(temperature=1.0), lambda number, text: pieces.append((number, text)))
-    assert ["".join(text for number, text in pieces if number == i) for i in (0, 1)] == answers
+    assert ["".join(text for number, text in pieces if number == i) for i in (0, 1)] == [answer.text for answer in answers]
     assert [number for number, _ in pieces] == sorted(number for number, _ in pieces)
     assert len(pieces) > 4
     assert all(text for _, text in pieces)
@@ -53,9 +53,10 @@ def test_an_answer_can_be_read_as_it_grows(tiny_bases: Bases) -> None:
 def test_an_answer_ends_with_the_end_token_or_the_context(tiny_bases: Bases) -> None:
     generator = load_generator(tiny_bases["instruction"], "cpu")
     first = generator.texts(spec(prompts=["say"], max_tokens=1))
-    end = generator.tokenizer(first[0], add_special_tokens=False).input_ids[-1]  # type: ignore[attr-defined]
+    assert (first[0].tokens, first[0].finished) == (1, False)
+    end = generator.tokenizer(first[0].text, add_special_tokens=False).input_ids[-1]  # type: ignore[attr-defined]
     generator.network.generation_config.eos_token_id = [2, end]
-    assert generator.texts(spec(prompts=["say"])) == [""]
+    assert generator.texts(spec(prompts=["say"])) == [("", 0, True)]
     with pytest.raises(SpecError, match="64") as caught:
         generator.texts(spec(prompts=["x" * 70]))
     assert (caught.value.code, caught.value.param) == ("prompt_too_long", "prompts")
