@@ -271,6 +271,7 @@ class Trainer:
         """While this is open the model makes pictures with its EMA weights."""
         with self._averaged(), inference_autocast(self.device), torch.no_grad():
             yield
+        self.task.release()
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
@@ -278,7 +279,6 @@ class Trainer:
         eager = torch.compiler.set_stance("force_eager")
         with self._stop.deferred(), self.state.averaged(), self._stop.interruptible(), eager:
             yield
-        self.task.release()
 
     def _checkpoint(self) -> None:
         path = self.folder / "checkpoints" / f"step-{self.state.step:06d}"

@@ -44,6 +44,7 @@ class Evaluation:
         self._extractors: dict[ExtractorName, FeatureExtractor] = {
             name: load_extractor(name, weights) for name in extractors_of(plan.metrics)
         }
+        self._seen_by = self._extractors.keys() | ({"captions"} if "clip" in self._extractors else set())
 
     def check(self, held_out: Sequence[Item], param: str) -> None:
         """Raise DatasetError where there are too few held-out pictures to compare with; `param` is what sets their share."""
@@ -90,7 +91,7 @@ class Evaluation:
             rows = range(start, min(start + PORTION, total))
             path = folder / f"portion-{start:06d}.safetensors"
             kept = _read(path)
-            if kept is None:
+            if kept is None or kept.keys() != self._seen_by:
                 kept = self._see(pixels_of(draw(rows)), [chosen[row] for row in rows])
                 write_tensors(path, kept)
             portions.append(kept)
