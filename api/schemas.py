@@ -233,7 +233,14 @@ class Metrics(BaseModel):
 class SampleView(BaseModel):
     id: str
     step: int
+    labels: list[str] = Field(description="The class, caption or prompt of each row")
+    media_type: str = Field(description="image/png, or text/plain of a language model")
     url: str
+
+    @classmethod
+    def of(cls, row: tables.Image) -> "SampleView":
+        media_type = media_type_of(row)
+        return cls(id=row.id, step=row.position, labels=row.details["labels"], media_type=media_type, url=url_of(row))
 
 
 class CheckpointView(BaseModel):
@@ -403,6 +410,10 @@ class NewTenantView(TenantView):
 
 def url_of(image: tables.Image) -> str:
     return f"/images/{image.id}"
+
+
+def media_type_of(image: tables.Image) -> str:
+    return "text/plain; charset=utf-8" if image.object_key.endswith(".txt") else "image/png"
 
 
 def _columns(row: object, names: str) -> dict[str, Any]:

@@ -283,14 +283,34 @@ def _check_sizes(resolved: ResolvedHyperparameters, base: BaseModelEntry) -> Non
 
 
 class GenerationSpec(Strict):
-    """What the sampler runs: class indices of the adapter's (or the base's) label space and every setting resolved.
+    """What the sampler of pictures runs: every setting resolved, and either `labels` or `prompts`.
 
-    Image `i` is of class `labels[i]` and starts from noise of its own seed, `seed + i`.
+    Labels are class indices of the adapter's (or the base's) label space. Image `i` is of `labels[i]` or `prompts[i]` and
+    starts from noise of its own seed, `seed + i`.
     """
 
-    labels: Annotated[list[int], Field(min_length=1)]
+    labels: list[int] = []
+    prompts: list[str] = []
+    negative_prompt: str = ""  # what guidance leads away from, where there are prompts
     steps: Annotated[int, Field(strict=True, ge=1, le=1000)]
     guidance_scale: Annotated[float, Field(strict=True, ge=0, le=30)]
     seed: Seed
     scheduler: Scheduler
+    adapter_strength: AdapterStrength = 1.0
+
+    @model_validator(mode="after")
+    def _labels_or_prompts(self) -> Self:
+        if bool(self.labels) == bool(self.prompts):
+            raise ValueError("give either labels or prompts")
+        return self
+
+
+class TextGenerationSpec(Strict):
+    """What a language model writes: an answer to each of `prompts`, answer `i` with the seed `seed + i`."""
+
+    prompts: Annotated[list[str], Field(min_length=1)]
+    max_tokens: Annotated[int, Field(strict=True, ge=1, le=32768)]  # of each answer
+    temperature: Annotated[float, Field(ge=0, le=5)]  # 0: always the likeliest token
+    top_p: Annotated[float, Field(gt=0, le=1)]  # draw among the likeliest tokens that have so much of the probability
+    seed: Seed
     adapter_strength: AdapterStrength = 1.0

@@ -183,16 +183,22 @@ class Adapter(Base):
 
 
 class Generation(Leased, Base):
-    """A request for images. Status: queued, running, succeeded, failed."""
+    """A request for images or for texts. Status: queued, running, succeeded, failed."""
 
     __tablename__ = "generations"
-    __table_args__ = (Index("ix_generations_tenant_id_id", "tenant_id", "id"), Index("ix_generations_status", "status"))
+    __table_args__ = (
+        Index("ix_generations_tenant_id_id", "tenant_id", "id"),
+        Index("ix_generations_status", "status"),
+        Index("ix_generations_condition_key", "condition_key"),
+    )
     id: Mapped[str] = mapped_column(primary_key=True)
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     adapter_id: Mapped[str | None] = mapped_column(ForeignKey("adapters.id"))
     base_model: Mapped[str]
     status: Mapped[str]
-    parameters: Mapped[Json]  # the GenerationSpec, every default resolved and the real seed in it
+    parameters: Mapped[Json]  # the GenerationSpec or TextGenerationSpec, every default resolved and the real seed in it
+    condition_key: Mapped[str | None]  # the condition picture, as it was sent
+    texts: Mapped[list[Json] | None] = mapped_column(JSONB(none_as_null=True))  # [{text, tokens, finish_reason}]
     error: Mapped[Json | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     finished_at: Mapped[datetime | None]
@@ -269,7 +275,7 @@ class IdempotencyKey(Base):
 
 
 class Image(Base):
-    """A picture of a generation, or a sample grid that a job made while it trained."""
+    """A picture of a generation, or what a job made while it trained: a sample grid, or the texts of a language model."""
 
     __tablename__ = "images"
     __table_args__ = (
@@ -283,7 +289,7 @@ class Image(Base):
     job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
     position: Mapped[int]  # index in the generation, or the job's step
     object_key: Mapped[str]
-    width: Mapped[int]
-    height: Mapped[int]
-    details: Mapped[Json]  # {label, seed} of a generated image; {labels} of a sample grid
+    width: Mapped[int | None]  # null for texts
+    height: Mapped[int | None]
+    details: Mapped[Json]  # {label, seed} of a generated image; {labels} of a sample
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from jobstore.objects import ObjectStore
 from jobstore.settings import Settings
-from jobstore.tables import Adapter, Checkpoint, Dataset, Export, Image, Job, Upload
+from jobstore.tables import Adapter, Checkpoint, Dataset, Export, Generation, Image, Job, Upload
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +27,7 @@ PREFIXES = (
     "jobs/",
     "adapters/",
     "images/",
+    "conditions/",
     "uploads/",
 )  # of the keys that rows name; others are not ours to judge
 BATCH = 1000  # keys in one query
@@ -72,6 +73,7 @@ def unnamed(sessions: sessionmaker[Session], keys: Iterable[str]) -> list[str]:
             named |= set(session.scalars(select(model.object_key).where(model.object_key == wanted)))
         kept = select(Adapter.object_key).where(Adapter.object_key == wanted, Adapter.deleted_at.is_(None))
         named |= set(session.scalars(kept))
+        named |= set(session.scalars(select(Generation.condition_key).where(Generation.condition_key == wanted)))
         columns = (Dataset.upload_key, Dataset.content_key, Dataset.preview_key)
         datasets = select(*columns).where(Dataset.status != "deleted", or_(*(column == wanted for column in columns)))
         named |= {key for row in session.execute(datasets) for key in row}

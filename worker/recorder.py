@@ -105,9 +105,10 @@ class Recorder:
         step, path = event["step"], self._spec_dir / event["path"]
         found = self._find(select(Image).where(Image.job_id == self._job.id, Image.position == step))
         row = found or Image(id=new_id("img"), tenant_id=self._job.tenant_id, job_id=self._job.id, position=step)
-        row.object_key, row.details = f"{self._prefix}samples/step-{step:06d}.png", {"labels": event["labels"]}
-        with PillowImage.open(path) as picture:
-            row.width, row.height = picture.size
+        row.object_key, row.details = f"{self._prefix}samples/{path.name}", {"labels": event["labels"]}
+        if path.suffix == ".png":
+            with PillowImage.open(path) as picture:
+                row.width, row.height = picture.size
         persist(self._lease, lambda: self._objects.put_file(row.object_key, path))
         self._commit(event | {"image": row.id}, row)
 

@@ -1,11 +1,11 @@
-"""Pictures by their id: those of generations and the sample grids of jobs."""
+"""Pictures by their id: those of generations, and the samples of jobs, which are texts for language models."""
 
 from fastapi import APIRouter, Response
 
 from api.auth import TenantId
 from api.dependencies import ResourcesDep, Transaction, owned
 from api.downloads import redirect
-from api.schemas import REDIRECTED, errors, file_answer
+from api.schemas import REDIRECTED, errors, file_answer, media_type_of
 from jobstore.tables import Image
 
 router = APIRouter(prefix="/images", tags=["images"])
@@ -14,7 +14,7 @@ router = APIRouter(prefix="/images", tags=["images"])
 @router.get(
     "/{image_id}",
     response_class=Response,
-    responses=file_answer("image/png", "The picture") | REDIRECTED | errors(404),
+    responses=file_answer("image/png", "The picture, or the texts of a language model") | REDIRECTED | errors(404),
 )
 def get_image(image_id: str, tenant: TenantId, session: Transaction, resources: ResourcesDep) -> Response:
     """The PNG, with the parameters that made it in the text chunk `difffit`."""
@@ -22,4 +22,4 @@ def get_image(image_id: str, tenant: TenantId, session: Transaction, resources: 
     if (elsewhere := redirect(resources.store, image.object_key)) is not None:
         return elsewhere
     headers = {"cache-control": "private, max-age=31536000, immutable"}
-    return Response(resources.store.get_bytes(image.object_key), media_type="image/png", headers=headers)
+    return Response(resources.store.get_bytes(image.object_key), media_type=media_type_of(image), headers=headers)

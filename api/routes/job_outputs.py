@@ -13,7 +13,7 @@ from api.dependencies import ResourcesDep, Transaction, owned_rows
 from api.pagination import Limit, PageQuery, cut, page_of
 from api.routes.adapters import DOWNLOADS, Format, adapter_answer
 from api.routes.jobs import FoundJob
-from api.schemas import CheckpointView, EventView, Listing, Metric, Metrics, SampleView, errors, file_answer, url_of
+from api.schemas import CheckpointView, EventView, Listing, Metric, Metrics, SampleView, errors, file_answer
 from api.streams import events_after, stream_events
 from jobstore.errors import ConflictError, NotFoundError
 from jobstore.lifecycle import TERMINAL
@@ -91,9 +91,9 @@ def list_metrics(job: FoundJob, session: Transaction) -> Metrics:
 
 @router.get("/samples", responses=errors(404))
 def list_samples(job: FoundJob, page: PageQuery, tenant: TenantId, session: Transaction) -> Listing[SampleView]:
-    """The sample grids, newest first."""
+    """What the job made while it trained, newest first: sample grids, or the texts of a language model."""
     rows, more = page_of(session, owned_rows(Image, tenant).where(Image.job_id == job.id), Image, page)
-    return Listing(data=[SampleView(id=row.id, step=row.position, url=url_of(row)) for row in rows], has_more=more)
+    return Listing(data=[SampleView.of(row) for row in rows], has_more=more)
 
 
 @router.get("/checkpoints", responses=errors(404))

@@ -94,12 +94,27 @@ def test_samples_and_checkpoints_are_listed(
         session.add(picture)
         session.add(Checkpoint(id=new_id("ck"), job_id=job_id, step=100, object_key="checkpoint", bytes=7))
     sample = client.get(f"/jobs/{job_id}/samples").json()["data"][0]
-    assert (sample["id"], sample["step"]) == (picture.id, 100)
+    assert (sample["id"], sample["step"], sample["labels"]) == (picture.id, 100, ["cat"])
     shown = client.get(sample["url"])
     assert (shown.content, shown.headers["content-type"]) == (b"a grid", "image/png")
     assert_error(client.get(sample["url"], headers=stranger), 404, "image_not_found")
     checkpoint = client.get(f"/jobs/{job_id}/checkpoints").json()["data"][0]
     assert (checkpoint["step"], checkpoint["bytes"]) == (100, 7)
+
+
+def test_samples_of_a_language_model_are_texts(
+    client: TestClient, rows: Rows, sessions: sessionmaker[Session], store: ObjectStore
+) -> None:
+    job_id = rows.job(client)
+    store.put_bytes("step-000100.txt", "Wie geht's?\nGut, für wahr.\n".encode())
+    texts = Image(id=new_id("img"), tenant_id=rows.tenant.id, job_id=job_id, position=100, object_key="step-000100.txt")
+    texts.details = {"labels": ["Wie geht's?"]}
+    with sessions.begin() as session:
+        session.add(texts)
+    sample = client.get(f"/jobs/{job_id}/samples").json()["data"][0]
+    shown = client.get(sample["url"])
+    assert shown.headers["content-type"] == sample["media_type"] == "text/plain; charset=utf-8"
+    assert shown.text == "Wie geht's?\nGut, für wahr.\n"
 
 
 def test_the_log_is_shown_once_there_is_one(

@@ -21,7 +21,7 @@ from worker.garbage import collect
 def keys(store: ObjectStore) -> set[str]:
     return {
         file.key
-        for prefix in ("datasets/", "jobs/", "adapters/", "images/", "uploads/", "elsewhere/")
+        for prefix in ("datasets/", "jobs/", "adapters/", "images/", "conditions/", "uploads/", "elsewhere/")
         for file in store.list(prefix)
     }
 
@@ -39,9 +39,11 @@ def add_everything(rows: Rows, store: ObjectStore) -> tuple[str, set[str]]:
     picture = Image(id=new_id("img"), tenant_id=rows.tenant.id, position=0, object_key="images/1.png", width=1, height=1)
     sample.details = picture.details = {}
     picture.generation_id = rows.generation()
+    condition = f"conditions/{picture.generation_id}"
     with rows.sessions.begin() as session:
         session.add_all([adapter, checkpoint, sample, picture])
-    made = {row.object_key for row in (adapter, checkpoint, sample, picture)} | {f"{job_logs_prefix(job_id)}1.txt"}
+        session.execute(update(Generation).values(condition_key=condition))
+    made = {row.object_key for row in (adapter, checkpoint, sample, picture)} | {f"{job_logs_prefix(job_id)}1.txt", condition}
     for key in made:
         store.put_bytes(key, b"x")
     return job_id, made | {str(key) for key in (dataset.upload_key, dataset.content_key, dataset.preview_key)}
@@ -57,6 +59,7 @@ def test_only_files_that_no_row_names_are_deleted_and_only_after_the_grace_perio
         "jobs/job_x/logs/1.txt",
         "adapters/ad_x/a",
         "images/x.png",
+        "conditions/gen_x",
         "uploads/upl_x/0",
     }
     for key in orphans | {"elsewhere/of_others"}:
