@@ -196,9 +196,8 @@ def _queue(session: Session, rows: list[dict[str, Any]]) -> dict[str, JobView]:
     jobs = NEW_JOBS.run(session, rows=json.dumps(rows)).all()
     ids = [job.id for job in jobs]
     events.begin(session, ids, "queued")
-    for job_id in ids:
-        after_commit(session, partial(wake, "train", job_id))
-    places = queue.positions(session, ids)
+    after_commit(session, partial(wake, "train", *ids))
+    places = queue.positions(session, ids, newest=True)
     return {job.id: JobView.of(job, places[job.id], adapter=None) for job in jobs}
 
 
