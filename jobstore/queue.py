@@ -99,19 +99,16 @@ def positions(session: Session, job_ids: list[str], newest: bool = False) -> dic
 
 def _lines(asked: Select[str, str, int]) -> Select[str, int, int, datetime | None, str, str | None, int | None]:
     """The line of each tenant, once for each of its jobs that is asked for and waits, with the number of jobs behind it."""
-    queued = func.count().filter(Job.status == JobStatus.QUEUED)
-    at_work = func.count().filter(Job.status.in_(WITH_WORKER))
-    counts = (
-        select(Job.tenant_id, queued.label("waiting"), at_work.label("at_work"))
-        .where(Job.status.in_([JobStatus.QUEUED, *WITH_WORKER]))
-        .group_by(Job.tenant_id)
-        .subquery()
-    )
-    first, ranks = _head(), asked.subquery()
+    # Counted apart, each by an index of its own: the waiting jobs are many, and their rows large.
+    queued = select(func.count().label("jobs")).where(Job.tenant_id == Tenant.id, Job.status == JobStatus.QUEUED)
+    at_work = select(Job.tenant_id, func.count().label("jobs")).where(Job.status.in_(WITH_WORKER)).group_by(Job.tenant_id)
+    line, busy, first, ranks = queued.lateral(), at_work.subquery(), _head(), asked.subquery()
     return (
-        select(Tenant.id, counts.c.waiting, counts.c.at_work, Tenant.served_at, first.c.id, ranks.c.id, ranks.c.behind)
-        .join(counts, counts.c.tenant_id == Tenant.id)
+        select(Tenant.id, line.c.jobs, func.coalesce(busy.c.jobs, 0), Tenant.served_at, first.c.id, ranks.c.id, ranks.c.behind)
+        .select_from(Tenant)
         .join(first, true())
+        .join(line, true())
+        .outerjoin(busy, busy.c.tenant_id == Tenant.id)
         .outerjoin(ranks, ranks.c.tenant_id == Tenant.id)
     )
 
