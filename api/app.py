@@ -23,6 +23,7 @@ from difffit_core.base_models import load_catalog
 from jobstore.database import make_engine, session_factory
 from jobstore.objects import ObjectStore
 from jobstore.settings import Settings, get_settings
+from jobstore.text_stream import TextReader
 
 DESCRIPTION = "Fine-tune generative models with DiffFit: upload a dataset, post a job, download an adapter, ask for images."
 
@@ -70,6 +71,7 @@ async def _resources(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
         notifications=notifications,
         keyring=keyring,
         rates=Rates(settings.redis_url.get_secret_value()),
+        texts=TextReader(settings.redis_url.get_secret_value()),
     )
     listening = asyncio.create_task(notifications.run())
     try:
@@ -78,5 +80,6 @@ async def _resources(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
         listening.cancel()
         with suppress(asyncio.CancelledError):
             await listening
+        await app.state.resources.texts.close()
         engine.dispose()
         looking.dispose()

@@ -25,6 +25,7 @@ from jobstore.errors import NotFoundError, StorageError
 from jobstore.objects import ObjectStore
 from jobstore.settings import Settings
 from jobstore.tables import Adapter, ApiKey, Dataset, Delivery, Generation, Image, Job, Upload, Webhook
+from jobstore.text_stream import TextReader
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class Resources:
     notifications: Notifications
     keyring: KeyRing
     rates: Rates
+    texts: TextReader
     # A request keeps its connection while it waits for a thread. Were there as many such requests as connections, all
     # threads could wait for a connection, and those that have one for a thread.
     turns: Semaphore = field(default_factory=lambda: Semaphore(CONNECTIONS // 2))

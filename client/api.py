@@ -1,5 +1,6 @@
 """The service's HTTP interface as Python methods: one small method a route, one exception for every refusal."""
 
+import base64
 import os
 import secrets
 import time
@@ -183,21 +184,20 @@ class Client:
 
     def generate(
         self,
-        labels: Sequence[str | int],
+        labels: Sequence[str | int] | None = None,
         *,
-        adapter: str | None = None,
-        base_model: str | None = None,
-        n: int = 1,
-        steps: int | None = None,
-        guidance_scale: float | None = None,
-        seed: int | None = None,
-        scheduler: str | None = None,
-        adapter_strength: float | None = None,
+        prompts: Sequence[str] | None = None,
+        condition_image: Path | None = None,
+        **settings: Any,
     ) -> Generation:
-        """`n` images of each label from an adapter or a base model; waits until they are made or have failed."""
-        asked: dict[str, Any] = {"adapter": adapter, "base_model": base_model, "labels": list(labels), "n": n, "steps": steps}
-        asked |= {"guidance_scale": guidance_scale, "seed": seed, "scheduler": scheduler}
-        asked |= {"adapter_strength": adapter_strength}
+        """`n` images of each label or prompt, or texts, from an `adapter` or a `base_model`; waits for them or the failure.
+
+        `settings` are the other fields of `POST /generate`; those that are None are left out. A ControlNet's pictures follow
+        the file `condition_image`.
+        """
+        asked = settings | {"labels": labels and list(labels), "prompts": prompts and list(prompts)}
+        if condition_image is not None:
+            asked["condition_image"] = base64.b64encode(condition_image.read_bytes()).decode()
         generation: Generation = self._create(
             "/generate",
             json={key: value for key, value in asked.items() if value is not None},

@@ -95,8 +95,8 @@ def number_text(value: float | None, digits: int = 4) -> str:
 
 
 def file_part(text: str) -> str:
-    """Any text as a part of a file name."""
-    return "".join(c if c.isalnum() or c in "-_" else "-" for c in text) or "unnamed"
+    """Any text as a part of a file name, of which a long one gives its beginning."""
+    return "".join(c if c.isalnum() or c in "-_" else "-" for c in text[:60]) or "unnamed"
 
 
 def existing_folder(folder: Path) -> Path:

@@ -28,31 +28,46 @@ adapters_app = typer.Typer(no_args_is_help=True, help="The results of jobs.")
 
 def generate(
     context: typer.Context,
-    label: Annotated[list[str], typer.Option(help="A class, by name or index; repeatable.")],
-    adapter: Annotated[str | None, typer.Option(help="The adapter to draw with, ad_….")] = None,
+    label: Annotated[list[str] | None, typer.Option(help="A class, by name or index; repeatable.")] = None,
+    prompt: Annotated[list[str] | None, typer.Option(help="What to draw or to answer; repeatable.")] = None,
+    adapter: Annotated[str | None, typer.Option(help="The adapter to use, ad_….")] = None,
     base: Annotated[str | None, typer.Option(help="Or a base model as it is.")] = None,
-    n: Annotated[int, typer.Option("--n", "-n", min=1, help="Images of each label.")] = 1,
+    n: Annotated[int, typer.Option("--n", "-n", min=1, help="Results of each label or prompt.")] = 1,
     output: Annotated[Path, typer.Option("--out", "-o", help="The folder to write PNG files to.")] = Path("generated"),
     steps: Annotated[int | None, typer.Option(help="Denoising steps; absent: the base's default.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Guidance scale; absent: the base's default.")] = None,
-    seed: Annotated[int | None, typer.Option(help="The same request and seed give the same images; absent: random.")] = None,
+    negative: Annotated[str | None, typer.Option(help="What pictures of prompts should not be like.")] = None,
+    condition: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="The picture that a ControlNet's pictures follow.")
+    ] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Of each text; absent: 256.")] = None,
+    temperature: Annotated[float | None, typer.Option(min=0, help="Of a text; 0 takes the likeliest word each time.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Of a text: draw among the likeliest words only.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The same request and seed give the same result; absent: random.")] = None,
     scheduler: Annotated[str | None, typer.Option(help="ddpm, ddim or dpmsolver++.")] = None,
     strength: Annotated[float | None, typer.Option(min=0, max=2, help="Of the adapter: 0 is the base; absent: 1.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make images with an adapter or a base model."""
+    """Make images of labels or prompts, or let a language model answer prompts, with an adapter or a base model."""
     if (adapter is None) == (base is None):
         raise typer.BadParameter("Give exactly one of --adapter and --base.")
-    labels = [int(text) if text.isdecimal() else text for text in label]
+    if bool(label) == bool(prompt):
+        raise typer.BadParameter("Give --label or --prompt.")
     with connect(context) as client:
         with err.status("drawing"):
             generation = client.generate(
-                labels,
+                [int(text) if text.isdecimal() else text for text in label or []] or None,
+                prompts=prompt or None,
+                condition_image=condition,
                 adapter=adapter,
                 base_model=base,
                 n=n,
                 steps=steps,
                 guidance_scale=guidance,
+                negative_prompt=negative,
+                max_tokens=max_tokens,
+                temperature=temperature,
+                top_p=top_p,
                 seed=seed,
                 scheduler=scheduler,
                 adapter_strength=strength,
@@ -65,6 +80,8 @@ def generate(
     if as_json:
         print_json({**generation, "files": files})
     else:
+        for text in generation["texts"]:
+            out.print(f"[dim]{plain(text['prompt'])}[/]{plain(text['text'])}", soft_wrap=True)
         for file in files:
             out.print(plain(file), soft_wrap=True)
     if generation["error"] is not None:

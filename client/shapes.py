@@ -140,6 +140,16 @@ class GeneratedImage(TypedDict):
     height: int
 
 
+class GeneratedText(TypedDict):
+    """One text of a generation."""
+
+    prompt: str
+    text: str
+    seed: int
+    tokens: int
+    finish_reason: str
+
+
 class Generation(TypedDict):
     """`GET /generate/{id}`."""
 
@@ -149,6 +159,7 @@ class Generation(TypedDict):
     base_model: str
     parameters: dict[str, Any]
     images: list[GeneratedImage]
+    texts: list[GeneratedText]
     error: Problem | None
     created_at: str
     finished_at: str | None

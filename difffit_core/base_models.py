@@ -7,7 +7,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from difffit_core.errors import ModelError
 from difffit_core.tasks.config import TaskName
@@ -72,7 +72,7 @@ class BaseModelEntry(BaseModel):
     description: str
     license: str
     path: Path
-    sources: list[Source] = []
+    sources: list[Source] = Field(default_factory=list)
     defaults: TrainingDefaults
 
     @classmethod

@@ -292,8 +292,8 @@ class GenerationSpec(Strict):
     starts from noise of its own seed, `seed + i`.
     """
 
-    labels: list[int] = []
-    prompts: list[str] = []
+    labels: list[int] = Field(default_factory=list)
+    prompts: list[str] = Field(default_factory=list)
     negative_prompt: str = ""  # what guidance leads away from, where there are prompts
     steps: Annotated[int, Field(strict=True, ge=1, le=1000)]
     guidance_scale: Annotated[float, Field(strict=True, ge=0, le=30)]

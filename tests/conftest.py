@@ -101,6 +101,14 @@ def settings(database_url: str, redis_url: str, tmp_path: Path, monkeypatch: pyt
     get_settings.cache_clear()
 
 
+@pytest.fixture(scope="session")
+def tiny_catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A catalog of one tiny base for each task, whose id is `tiny-` and the task."""
+    from tests.tiny_catalog import write_catalog  # here, because tests of the client and the job store need no torch
+
+    return write_catalog(tmp_path_factory.mktemp("catalog"))
+
+
 @pytest.fixture
 def engine(settings: Settings) -> Iterator[Engine]:
     engine = make_engine(settings.database_url.get_secret_value())

@@ -1,4 +1,4 @@
-"""Makes images: keeps the last used models in memory and works off every request that waits."""
+"""Makes images and texts: keeps the last used models in memory and works off every request that waits."""
 
 import io
 import json
@@ -6,6 +6,7 @@ import logging
 import tempfile
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,12 +17,14 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from difffit_core.base_models import get_base_model, load_catalog
 from difffit_core.errors import DiffFitError
-from difffit_core.spec import GenerationSpec
+from difffit_core.spec import GenerationSpec, TextGenerationSpec
 from jobstore import events, leases
 from jobstore.errors import NotFoundError, StorageError
 from jobstore.ids import new_id
 from jobstore.settings import get_settings
+from jobstore.text_stream import TextWriter
 from jobstore.tables import Adapter, Generation, Image
+from worker.conditions import load_condition
 from worker.lease import Lease, LeaseLost, Stopping
 from worker.outages import persist
 from worker.runtime import objects, sessions, stop_requested
@@ -36,6 +39,14 @@ T = TypeVar("T")
 
 KEPT_BASES, KEPT_ADAPTERS = 4, 32  # an adapter is a few megabytes beside its base's gigabytes
 PNG_KEY = "difffit"  # of the text chunk that says how an image was made
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a request asked for: images with their parameters, or texts."""
+
+    pictures: list[tuple[PillowImage.Image, dict[str, Any]]] = field(default_factory=list)
+    texts: list[dict[str, Any]] | None = None
 
 
 class Engine:
@@ -63,8 +74,7 @@ class Engine:
             return
         with Lease(sessions(), Generation, generation_id, token, settings) as lease:
             try:
-                pictures = self._pictures(generation)
-                self._succeed(generation, lease, pictures)
+                self._succeed(generation, lease, self._make(generation))
             except LeaseLost:
                 logger.warning("Lost the lease of %s; another worker makes its images", generation_id)
             except Stopping:
@@ -78,24 +88,35 @@ class Engine:
                 message = f"The images could not be made ({type(error).__name__}); the worker's log says more."
                 _fail(lease, {"code": "generation_failed", "message": message, "param": None})
 
-    def _pictures(self, generation: Generation) -> list[tuple[PillowImage.Image, dict[str, Any]]]:
-        """Each image with its parameters, which are all it takes to make it again."""
-        spec = GenerationSpec.model_validate(generation.parameters)
+    def _make(self, generation: Generation) -> Results:
+        """Each image with its parameters, which are all it takes to make it again; or the texts."""
         model = _kept(self._bases, KEPT_BASES, generation.base_model, _load_base)
         adapter_id = generation.adapter_id
         adapter = None if adapter_id is None else _kept(self._adapters, KEPT_ADAPTERS, adapter_id, _load_adapter)
-        model.use(adapter, spec.adapter_strength)
-        common: dict[str, Any] = {"adapter": generation.adapter_id, "base_model": generation.base_model, "steps": spec.steps}
-        common |= {"guidance_scale": spec.guidance_scale, "scheduler": spec.scheduler}
-        common |= {"adapter_strength": spec.adapter_strength}
-        pictures = []
-        for position, (picture, label) in enumerate(zip(model.images(spec), spec.labels, strict=True)):
-            pictures.append((picture, common | {"label": model.class_names[label], "seed": spec.seed + position}))
-        return pictures
+        parameters = generation.parameters
+        model.use(adapter, parameters["adapter_strength"])
+        common = {"adapter": adapter_id, "base_model": generation.base_model} | parameters
+        if "max_tokens" in parameters:
+            return self._texts(model, generation)
+        spec = GenerationSpec.model_validate(parameters)
+        names = [model.class_names[label] for label in spec.labels] or spec.prompts
+        del common["labels"], common["prompts"]
+        pictures = model.images(spec, generation.condition_key and load_condition(generation.condition_key))
+        named = [common | {"label": name, "seed": spec.seed + position} for position, name in enumerate(names)]
+        return Results(pictures=list(zip(pictures, named, strict=True)))
 
-    def _succeed(self, generation: Generation, lease: Lease, pictures: list[tuple[PillowImage.Image, dict[str, Any]]]) -> None:
+    def _texts(self, model: Any, generation: Generation) -> Results:
+        spec = TextGenerationSpec.model_validate(generation.parameters)
+        writer = TextWriter(get_settings().redis_url.get_secret_value(), generation.id)
+        texts = [
+            {"prompt": prompt, "text": text.text, "seed": spec.seed + i, "tokens": text.tokens, "finish_reason": text.finish_reason}
+            for i, (prompt, text) in enumerate(zip(spec.prompts, model.texts(spec, writer.write), strict=True))
+        ]
+        return Results(texts=texts)
+
+    def _succeed(self, generation: Generation, lease: Lease, results: Results) -> None:
         rows = []
-        for position, (picture, parameters) in enumerate(pictures):
+        for position, (picture, parameters) in enumerate(results.pictures):
             row = Image(id=new_id("img"), tenant_id=generation.tenant_id, generation_id=generation.id, position=position)
             row.object_key, row.width, row.height = f"images/{row.id}.png", picture.width, picture.height
             row.details = {"label": parameters["label"], "seed": parameters["seed"]}
@@ -104,7 +125,7 @@ class Engine:
 
         def commit() -> None:
             with sessions().begin() as session:
-                lease.finish(session, "succeeded")
+                lease.finish(session, "succeeded", texts=results.texts)
                 session.add_all(rows)
                 events.notify(session, "generation", generation.id)
 

@@ -1,27 +1,30 @@
-"""Images on request: the row is written and a worker woken; the request waits for it as long as it says."""
+"""Images and texts on request: the row is written and a worker woken; the request waits for it as long as it says."""
 
 import re
 import time
+from collections.abc import AsyncIterator
 from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Response
+from fastapi.responses import StreamingResponse
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from api.auth import TenantId
 from api.dependencies import Resources, ResourcesDep, Transaction, after_commit, owned, owned_rows
 from api.errors import GenerationFailedError, NotAcceptableError
+from api.generation import Drawer, condition_picture, generation_spec
 from api.idempotency import Idempotent, created
-from api.labels import generation_spec, label_space
 from api.notifications import wait
-from api.schemas import Answers, GenerateRequest, GenerationView, errors
-from difffit_core.base_models import BaseModelEntry, get_base_model
+from api.schemas import Answers, GenerateRequest, GenerationView, errors, file_answer
+from api.texts import stream_texts
+from difffit_core.base_models import get_base_model
 from difffit_core.errors import SpecError
 from jobstore.dispatch import wake
 from jobstore.ids import new_id
 from jobstore.quotas import limits_of
-from jobstore.tables import Adapter, Generation, Image, Tenant
+from jobstore.tables import Adapter, Generation, Image, Job, Tenant
 
 router = APIRouter(prefix="/generate", tags=["images"])
 
@@ -29,9 +32,15 @@ MAX_WAIT = 60  # seconds
 RECHECK_SECONDS = 5.0  # a notification is lost where the listening connection breaks; then this finds the change
 WAIT = re.compile(r"(?:^|[,;\s])wait=(\d{1,9})(?:$|[,;\s])")
 PNG = "image/png"
+EVENT_STREAM = "text/event-stream"
+NOTHING_YET = "0"  # before the first event of a stream
 ENDED = {"succeeded", "failed"}
 ANSWERED: Answers = {
-    201: {"model": GenerationView, "content": {PNG: {}}, "description": "The images are made, or have failed"},
+    201: {
+        "model": GenerationView,
+        "content": {PNG: {}, EVENT_STREAM: {}},
+        "description": "It is done, or has failed",
+    },
     202: {"model": GenerationView, "description": "Not made yet: look at `Location`"},
 }
 
@@ -49,17 +58,21 @@ async def generate(
     resources: ResourcesDep,
     response: Response,
     prefer: Annotated[str, Header(description="`wait=N`: answer when the images are made, after N seconds at most")] = "",
-    accept: Annotated[str, Header(description="`image/png` answers the one image itself")] = "",
+    accept: Annotated[
+        str, Header(description="`image/png` answers the one image, `text/event-stream` a text word by word")
+    ] = "",
 ) -> GenerationView | Response:
-    """Images from an adapter or from a base model, `n` of each label. The same request and seed give the same bytes."""
+    """Images or texts from an adapter or a base model, `n` of each label or prompt. The same request gives the same bytes."""
     as_png = PNG in accept
-    if as_png and len(request.labels) * request.n > 1:
+    if as_png and len(request.labels or request.prompts or []) * request.n > 1:
         raise NotAcceptableError(
-            "`Accept: image/png` answers one image: ask for one label and n=1, or accept JSON.", code="one_image_only"
+            "`Accept: image/png` answers one image: ask for one label or prompt and n=1, or accept JSON.", code="one_image_only"
         )
     asked = WAIT.search(prefer)
     seconds = min(int(asked[1]), MAX_WAIT) if asked else MAX_WAIT if as_png else 0
-    generation_id = await run_in_threadpool(_queue, resources, request, tenant)
+    generation_id = await run_in_threadpool(_queue, resources, request, tenant, accept)
+    if EVENT_STREAM in accept:
+        return _stream(resources, generation_id, tenant, NOTHING_YET, 201)
     view = await _wait_for(resources, generation_id, tenant, seconds)
     if as_png and view.status in ENDED:
         return await run_in_threadpool(_only_image, resources, view, tenant)
@@ -68,35 +81,42 @@ async def generate(
     return view
 
 
-def _queue(resources: Resources, request: GenerateRequest, tenant: str) -> str:
+def _queue(resources: Resources, request: GenerateRequest, tenant: str, accept: str) -> str:
     with resources.transaction() as session:
-        base, adapter = _model(session, resources, request, tenant)
-        spec = generation_spec(request, base, label_space(base, adapter))
+        model = _model(session, resources, request, tenant)
+        if PNG in accept and model.task == "instruction":
+            raise NotAcceptableError("A language model makes no image: accept JSON.", code="no_image")
+        if EVENT_STREAM in accept and model.task != "instruction":
+            raise NotAcceptableError("Only texts come word by word: accept JSON.", code="no_text")
+        spec, condition = generation_spec(request, model), condition_picture(request)
         limits = limits_of(session.get_one(Tenant, tenant), resources.settings)
         resources.rates.check("generate_per_minute", tenant, limits.generate_per_minute)
         generation = Generation(
             id=new_id("gen"),
             tenant_id=tenant,
-            adapter_id=adapter and adapter.id,
-            base_model=base.id,
+            adapter_id=model.adapter and model.adapter.id,
+            base_model=model.base.id,
             status="queued",
             parameters=spec.model_dump(mode="json"),
         )
+        if condition is not None:
+            generation.condition_key = f"conditions/{generation.id}"
+            resources.store.put_bytes(generation.condition_key, condition)
         session.add(generation)
         created(session, f"/generate/{generation.id}")
         after_commit(session, partial(wake, "generate", generation.id))
         return generation.id
 
 
-def _model(
-    session: Session, resources: Resources, request: GenerateRequest, tenant: str
-) -> tuple[BaseModelEntry, Adapter | None]:
+def _model(session: Session, resources: Resources, request: GenerateRequest, tenant: str) -> Drawer:
     if (request.adapter is None) == (request.base_model is None):
         raise SpecError("Name either an `adapter` or a `base_model`.", code="one_model_only", param="adapter")
     if request.adapter is None:
-        return get_base_model(resources.catalog, str(request.base_model)), None
+        base = get_base_model(resources.catalog, str(request.base_model))
+        return Drawer(base, None, base.tasks[0])
     adapter = owned(session, Adapter, request.adapter, tenant, param="adapter", keep=True)
-    return get_base_model(resources.catalog, adapter.base_model), adapter
+    task = session.get_one(Job, adapter.job_id).training_spec["task"]["type"]
+    return Drawer(get_base_model(resources.catalog, adapter.base_model), adapter, task)
 
 
 async def _wait_for(resources: Resources, generation_id: str, tenant: str, seconds: float) -> GenerationView:
@@ -118,7 +138,8 @@ def _read(resources: Resources, generation_id: str, tenant: str) -> GenerationVi
 
 def _view(session: Session, resources: Resources, row: Generation, tenant: str) -> GenerationView:
     adapter = session.get(Adapter, row.adapter_id) if row.adapter_id else None  # it may have been deleted since
-    names = label_space(get_base_model(resources.catalog, row.base_model), adapter)
+    base = resources.catalog.get(row.base_model)  # the operator may have taken it away
+    names = adapter.class_names if adapter else base.class_names() if base and base.installed else []
     images = owned_rows(Image, tenant).where(Image.generation_id == row.id).order_by(Image.position)
     return GenerationView.of(row, names, list(session.scalars(images)))
 
@@ -131,7 +152,34 @@ def _only_image(resources: Resources, view: GenerationView, tenant: str) -> Resp
     return Response(resources.store.get_bytes(image.object_key), 201, {"location": f"/generate/{view.id}"}, media_type=PNG)
 
 
-@router.get("/{generation_id}", responses=errors(404))
-def get_generation(generation_id: str, tenant: TenantId, session: Transaction, resources: ResourcesDep) -> GenerationView:
-    """One generation: its resolved parameters, and its images when they are made."""
-    return _view(session, resources, owned(session, Generation, generation_id, tenant), tenant)
+def _stream(resources: Resources, generation_id: str, tenant: str, after: str, status: int = 200) -> Response:
+    async def look() -> GenerationView:
+        return await run_in_threadpool(_read, resources, generation_id, tenant)
+
+    async def stream() -> AsyncIterator[bytes]:
+        with resources.notifications.subscribe("generation", generation_id) as changed:
+            async for event in stream_texts(resources.texts, changed, look, after):
+                yield event
+
+    headers = {"location": f"/generate/{generation_id}", "cache-control": "no-cache", "x-accel-buffering": "no"}
+    return StreamingResponse(stream(), status, headers, media_type=EVENT_STREAM)
+
+
+@router.get(
+    "/{generation_id}", response_model=GenerationView, responses=file_answer(EVENT_STREAM, "Word by word") | errors(404, 406)
+)
+def get_generation(
+    generation_id: str,
+    tenant: TenantId,
+    session: Transaction,
+    resources: ResourcesDep,
+    accept: Annotated[str, Header(description="`text/event-stream`: the words of a language model while they come")] = "",
+    last_event_id: Annotated[str, Header(pattern=r"^[0-9]{1,19}(-[0-9]{1,19})?$")] = NOTHING_YET,
+) -> GenerationView | Response:
+    """One generation: its resolved parameters, and its images or texts when they are made."""
+    row = owned(session, Generation, generation_id, tenant)
+    if EVENT_STREAM not in accept:
+        return _view(session, resources, row, tenant)
+    if "max_tokens" not in row.parameters:
+        raise NotAcceptableError("Only texts come word by word: accept JSON.", code="no_text")
+    return _stream(resources, generation_id, tenant, last_event_id)

@@ -1,20 +1,29 @@
 """Requests for images: how they are resolved, how long they wait, and what is refused."""
 
+import base64
+import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import pytest
 from fastapi.testclient import TestClient
+from httpx2 import Response
 from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
+from api.app import create_app
 from difffit_core.base_models import load_catalog
 from jobstore import events, leases
 from jobstore.ids import new_id
 from jobstore.objects import ObjectStore
-from jobstore.tables import Generation, Image
-from tests.api.conftest import Rows
+from jobstore.settings import Settings
+from jobstore.tables import Generation, Image, Tenant
+from jobstore.text_stream import TextWriter
+from tests.api.conftest import Rows, bearer
 from tests.api.test_errors import assert_error
 
 BASE = "emoji-dit"
@@ -39,12 +48,17 @@ def test_a_request_is_resolved_and_queued(client: TestClient, sessions: sessionm
 def test_an_adapter_has_its_own_classes(client: TestClient, rows: Rows, stranger: dict[str, str]) -> None:
     adapter = rows.adapter(rows.job(client, "succeeded"))
     answer = client.post("/generate", json={"adapter": adapter.id, "labels": ["dog"], "seed": 0})
-    assert answer.json()["parameters"] | {"guidance_scale": 0} == {
+    assert answer.json()["parameters"] == {
         "labels": ["dog"],
+        "prompts": None,
+        "negative_prompt": "",
         "steps": 30,
-        "guidance_scale": 0,
+        "guidance_scale": 3.0,
         "seed": 0,
         "scheduler": "dpmsolver++",
+        "max_tokens": None,
+        "temperature": None,
+        "top_p": None,
         "adapter_strength": 1.0,
     }
     assert_error(client.get(f"/generate/{answer.json()['id']}", headers=stranger), 404, "generation_not_found")
@@ -61,8 +75,10 @@ def test_wrong_requests_name_their_field(client: TestClient, rows: Rows) -> None
         ({"labels": [True]}, "invalid_value", "labels.0"),
         ({"labels": []}, "invalid_value", "labels"),
         ({"labels": "dog"}, "invalid_value", "labels"),
-        ({"labels": None}, "invalid_value", "labels"),
-        ({"n": 65}, "too_many_images", "n"),
+        ({"labels": None}, "missing_field", "labels"),
+        ({"prompts": ["a dog"]}, "not_for_this_model", "prompts"),
+        ({"condition_image": ""}, "not_for_this_model", "condition_image"),
+        ({"n": 65}, "too_many_results", "n"),
         ({"n": 0}, "invalid_value", "n"),
         ({"steps": 0}, "invalid_value", "steps"),
         ({"guidance_scale": "big"}, "invalid_value", "guidance_scale"),
@@ -152,3 +168,101 @@ def test_a_failed_generation_says_why(client: TestClient, sessions: sessionmaker
 def test_a_direct_picture_is_one_picture(client: TestClient) -> None:
     answer = client.post("/generate", json={"base_model": BASE, "labels": [1, 2]}, headers={"accept": "image/png"})
     assert_error(answer, 406, "one_image_only")
+
+
+@pytest.fixture
+def tiny(settings: Settings, api_key: str, tenant: Tenant, tiny_catalog: Path) -> Iterator[TestClient]:
+    """The app with a tiny base for each task."""
+    with TestClient(create_app(settings.model_copy(update={"models": tiny_catalog})), headers=bearer(api_key)) as client:
+        yield client
+
+
+def test_models_take_what_their_task_takes(tiny: TestClient) -> None:
+    texts = tiny.post("/generate", json={"base_model": "tiny-instruction", "prompts": ["1 + 1 = ", "hi"], "n": 2, "seed": 5})
+    assert texts.status_code == 202
+    assert texts.json()["parameters"] | {"max_tokens": 0} == {
+        "labels": None,
+        "prompts": ["1 + 1 = ", "1 + 1 = ", "hi", "hi"],
+        "negative_prompt": None,
+        "steps": None,
+        "guidance_scale": None,
+        "seed": 5,
+        "scheduler": None,
+        "max_tokens": 0,
+        "temperature": 0.7,
+        "top_p": 0.9,
+        "adapter_strength": 1.0,
+    }
+    pictures = {"base_model": "tiny-text-to-image", "prompts": ["a cat, a dog\nand more"], "negative_prompt": "rain"}
+    view = tiny.post("/generate", json=pictures).json()
+    assert (view["parameters"]["prompts"], view["parameters"]["negative_prompt"]) == (["a cat, a dog\nand more"], "rain")
+
+
+def test_what_a_task_does_not_take_is_refused(tiny: TestClient) -> None:
+    picture = base64.b64encode(b"\x89PNG\r\n\x1a\nand so on").decode()
+    wrong: list[tuple[str, dict[str, Any], str, str | None]] = [
+        ("text-to-image", {"labels": ["cat"]}, "not_for_this_model", "labels"),
+        ("text-to-image", {}, "missing_field", "prompts"),
+        ("text-to-image", {"prompts": ["x"], "condition_image": picture}, "not_for_this_model", "condition_image"),
+        ("text-to-image", {"prompts": [""]}, "invalid_value", "prompts.0"),
+        ("text-to-image", {"prompts": ["\0"]}, "invalid_value", None),
+        ("controlnet", {"prompts": ["x"]}, "missing_field", "condition_image"),
+        ("controlnet", {"prompts": ["x"], "condition_image": "?"}, "not_an_image", "condition_image"),
+        ("controlnet", {"prompts": ["x"], "condition_image": "aGk="}, "not_an_image", "condition_image"),
+        ("instruction", {"prompts": ["x"], "steps": 5}, "not_for_this_model", "steps"),
+        ("instruction", {"prompts": ["x"], "temperature": -1}, "invalid_value", "temperature"),
+        ("instruction", {"prompts": ["x"], "top_p": 0}, "invalid_value", "top_p"),
+        ("instruction", {"prompts": ["x"] * 64, "n": 2}, "too_many_results", "n"),
+    ]
+    for task, body, code, param in wrong:
+        answer = tiny.post("/generate", json={"base_model": f"tiny-{task}"} | body)
+        assert assert_error(answer, 422, code)["param"] == param
+    as_png = tiny.post("/generate", json={"base_model": "tiny-instruction", "prompts": ["x"]}, headers={"accept": "image/png"})
+    assert_error(as_png, 406, "no_image")
+
+
+def test_a_condition_picture_waits_in_the_store(tiny: TestClient, sessions: sessionmaker[Session], store: ObjectStore) -> None:
+    picture = b"\x89PNG\r\n\x1a\nand so on"
+    body = {"base_model": "tiny-controlnet", "prompts": ["a cat"], "condition_image": base64.b64encode(picture).decode()}
+    view = tiny.post("/generate", json=body).json()
+    with sessions() as session:
+        key = session.get_one(Generation, view["id"]).condition_key
+    assert key is not None
+    assert store.get_bytes(key) == picture
+
+
+def events_of(answer: Response) -> list[tuple[str, Any]]:
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    lines = [line.partition(": ") for line in answer.text.splitlines() if line and not line.startswith(":")]
+    names, data = ([value for field, _, value in lines if field == name] for name in ("event", "data"))
+    return list(zip(names, map(json.loads, data), strict=True))
+
+
+def test_texts_come_word_by_word(tiny: TestClient, sessions: sessionmaker[Session], settings: Settings) -> None:
+    def finish(session: Session, generation: Generation) -> None:
+        lost = TextWriter(settings.redis_url.get_secret_value(), generation.id)
+        lost.write(0, "A word of a worker that dies. ")
+        writer = TextWriter(settings.redis_url.get_secret_value(), generation.id)
+        for word in ("It is ", "two."):
+            writer.write(0, word)
+        text = {"prompt": "1 + 1?", "text": "It is two.", "seed": 5, "tokens": 4, "finish_reason": "stop"}
+        session.get_one(Generation, generation.id).texts = [text]
+
+    request = {"base_model": "tiny-instruction", "prompts": ["1 + 1?"], "seed": 5}
+    with working(sessions, finish):
+        answer = tiny.post("/generate", json=request, headers={"accept": "text/event-stream"})
+    events = events_of(answer)
+    assert [name for name, _ in events] == ["begin", "text", "begin", "text", "text", "succeeded"]
+    assert "".join(data["text"] for _, data in events[3:5]) == events[-1][1]["texts"][0]["text"] == "It is two."
+    again = tiny.get(answer.headers["location"], headers={"accept": "text/event-stream"})
+    assert again.text == answer.text
+    after = re.findall(r"^id: (.+)$", answer.text, re.MULTILINE)[3]
+    rest = tiny.get(answer.headers["location"], headers={"accept": "text/event-stream", "last-event-id": after})
+    assert events_of(rest) == events[4:]
+
+
+def test_only_texts_come_word_by_word(tiny: TestClient) -> None:
+    request = {"base_model": "tiny-text-to-image", "prompts": ["a cat"]}
+    assert_error(tiny.post("/generate", json=request, headers={"accept": "text/event-stream"}), 406, "no_text")
+    location = tiny.post("/generate", json=request).headers["location"]
+    assert_error(tiny.get(location, headers={"accept": "text/event-stream"}), 406, "no_text")

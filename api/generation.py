@@ -1,0 +1,124 @@
+"""A generate request resolved: what the model takes is there, what it does not take is not, and every setting has a value."""
+
+import base64
+import binascii
+import difflib
+import secrets
+from dataclasses import dataclass
+
+from api.schemas import GenerateRequest
+from difffit_core.base_models import BaseModelEntry
+from difffit_core.errors import SpecError
+from difffit_core.spec import GenerationSpec, TextGenerationSpec
+from difffit_core.tasks.config import TaskName
+from jobstore.tables import Adapter
+
+MAX_RESULTS = 64  # images or texts, in one request
+MAX_TOKENS, TEMPERATURE, TOP_P = 256, 0.7, 0.9  # where a request does not say
+RANDOM_SEEDS = 2**31  # short enough to be copied by hand
+SHOWN_LABELS = 20
+PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF")  # how PNG, JPEG and WebP begin
+
+OF_PICTURES = {"steps", "guidance_scale", "scheduler"}
+FIELDS: dict[TaskName, set[str]] = {
+    "class-conditional": OF_PICTURES | {"labels"},
+    "text-to-image": OF_PICTURES | {"prompts", "negative_prompt"},
+    "controlnet": OF_PICTURES | {"prompts", "negative_prompt", "condition_image"},
+    "instruction": {"prompts", "max_tokens", "temperature", "top_p"},
+}  # of a request, that models of a task take; all others are every model's
+
+
+@dataclass(frozen=True)
+class Drawer:
+    """The model that a request is for: a base and perhaps an adapter on it, which was made for a task."""
+
+    base: BaseModelEntry
+    adapter: Adapter | None
+    task: TaskName
+
+    @property
+    def class_names(self) -> list[str]:
+        """By index; empty unless it draws classes."""
+        return self.base.class_names() if self.adapter is None else self.adapter.class_names
+
+
+def generation_spec(request: GenerateRequest, model: Drawer) -> GenerationSpec | TextGenerationSpec:
+    """Raises SpecError (`not_for_this_model`, `missing_field`, `unknown_label`, `too_many_results`, `no_adapter`)."""
+    _check_fields(request, model)
+    given: list[str] | list[str | int] = request.labels or request.prompts or []
+    if len(given) * request.n > MAX_RESULTS:
+        raise SpecError(
+            f"{len(given)} with {request.n} each are more than {MAX_RESULTS}. Send several requests.",
+            code="too_many_results",
+            param="n",
+        )
+    seed = secrets.randbelow(RANDOM_SEEDS) if request.seed is None else request.seed
+    strength = 1.0 if request.adapter_strength is None else request.adapter_strength
+    prompts = [prompt for prompt in request.prompts or [] for _ in range(request.n)]
+    if model.task == "instruction":
+        return TextGenerationSpec(
+            prompts=prompts,
+            max_tokens=request.max_tokens or MAX_TOKENS,
+            temperature=TEMPERATURE if request.temperature is None else request.temperature,
+            top_p=request.top_p or TOP_P,
+            seed=seed,
+            adapter_strength=strength,
+        )
+    defaults = model.base.defaults
+    return GenerationSpec(
+        labels=[index for label in request.labels or [] for index in [class_index(label, model.class_names)] * request.n],
+        prompts=prompts,
+        negative_prompt=request.negative_prompt or "",
+        steps=defaults.sample_steps if request.steps is None else request.steps,
+        guidance_scale=defaults.guidance_scale if request.guidance_scale is None else request.guidance_scale,
+        seed=seed,
+        scheduler=request.scheduler or defaults.scheduler,
+        adapter_strength=strength,
+    )
+
+
+def _check_fields(request: GenerateRequest, model: Drawer) -> None:
+    """Raise SpecError unless the request has what models of this task need, and nothing that they do not take."""
+    takes = FIELDS[model.task]
+    for field in sorted(set().union(*FIELDS.values()) - takes):
+        if getattr(request, field) is not None:
+            raise SpecError(
+                f"A {model.task} model takes no {field}; it takes {', '.join(sorted(takes))}.",
+                code="not_for_this_model",
+                param=field,
+            )
+    for field in sorted(takes & {"labels", "prompts", "condition_image"}):
+        if getattr(request, field) is None:
+            raise SpecError(f"A {model.task} model needs {field}.", code="missing_field", param=field)
+    if model.adapter is None and request.adapter_strength is not None:
+        raise SpecError(
+            "adapter_strength is of an `adapter`; a base model has none.", code="no_adapter", param="adapter_strength"
+        )
+
+
+def class_index(label: str | int, names: list[str]) -> int:
+    if isinstance(label, int) and 0 <= label < len(names):
+        return label
+    if isinstance(label, str) and label in names:
+        return names.index(label)
+    near = difflib.get_close_matches(label, names, n=1) if isinstance(label, str) else []
+    hint = f"Did you mean {near[0]!r}? " if near else ""
+    shown = ", ".join(names[:SHOWN_LABELS]) + (", …" if len(names) > SHOWN_LABELS else "")
+    raise SpecError(
+        f"This model has no class {label!r}. {hint}It has {len(names)}, by index from 0: {shown}.",
+        code="unknown_label",
+        param="labels",
+    )
+
+
+def condition_picture(request: GenerateRequest) -> bytes | None:
+    """The condition picture's file; raises SpecError (`not_an_image`). A worker decodes it."""
+    if request.condition_image is None:
+        return None
+    try:
+        data = base64.b64decode(request.condition_image, validate=True)
+    except binascii.Error:
+        data = b""
+    if not data.startswith(PICTURES):
+        raise SpecError("condition_image is no PNG, JPEG or WebP file in base64.", code="not_an_image", param="condition_image")
+    return data

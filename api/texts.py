@@ -1,0 +1,51 @@
+"""A generation's words as Server-Sent Events while they are written; the last event is the generation as it ended."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from redis import RedisError
+
+from api.notifications import wait
+from api.schemas import GenerationView
+from jobstore.text_stream import TextReader
+
+logger = logging.getLogger(__name__)
+
+WAIT_SECONDS = 1.0  # for a word
+PING_SECONDS = 15.0  # proxies close a connection that is silent for a minute; the row is looked at as well
+PING = b": ping\n\n"
+
+
+async def stream_texts(
+    reader: TextReader, changed: asyncio.Event, look: Callable[[], Awaitable[GenerationView]], after: str
+) -> AsyncIterator[bytes]:
+    """What was written after the id `after`, then each word as it comes.
+
+    `look` reads the generation; that is done again when it has `changed`. Where Valkey is away the words come with the end.
+    """
+    quiet = 0.0
+    view = await look()
+    while True:
+        ended = view.finished_at is not None  # known before the words are read: so the last ones are never missed
+        try:
+            entries = await reader.read(view.id, after, 1 if ended else int(WAIT_SECONDS * 1000))
+        except RedisError as error:
+            logger.warning("The words of %s cannot be read while they come: %s", view.id, error)
+            entries = []
+            await wait(changed, 0 if ended else WAIT_SECONDS)
+        for entry, event, data in entries:
+            after, quiet = entry, 0.0
+            yield f"id: {entry}\nevent: {event}\ndata: {data}\n\n".encode()
+        if entries:
+            continue
+        if ended:
+            yield f"event: {view.status}\ndata: {view.model_dump_json()}\n\n".encode()
+            return
+        quiet += WAIT_SECONDS
+        if quiet >= PING_SECONDS:
+            yield PING
+        if changed.is_set() or quiet >= PING_SECONDS:
+            changed.clear()
+            quiet = 0.0
+            view = await look()
