@@ -48,7 +48,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         ],
     )
     install_error_handlers(app)
-    for module in (datasets, uploads, models, jobs, job_outputs, adapters, generate, images, keys, tenants, webhooks, health):
+    # Routes are tried in this order: first those that are asked for most.
+    for module in (jobs, datasets, uploads, models, job_outputs, adapters, generate, images, keys, tenants, webhooks, health):
         app.include_router(module.router)
     app.include_router(tenants.usage_router)
     app.include_router(uploads.abilities)

@@ -88,7 +88,7 @@ def discard(session: Session, store: ObjectStore, keys: Iterable[str]) -> None:
     after_commit(session, delete)
 
 
-def get_resources(request: Request) -> Resources:
+async def get_resources(request: Request) -> Resources:  # otherwise it would be run in a thread
     resources: Resources = request.app.state.resources
     return resources
 
