@@ -109,7 +109,13 @@ class Engine:
         spec = TextGenerationSpec.model_validate(generation.parameters)
         writer = TextWriter(get_settings().redis_url.get_secret_value(), generation.id)
         texts = [
-            {"prompt": prompt, "text": text.text, "seed": spec.seed + i, "tokens": text.tokens, "finish_reason": text.finish_reason}
+            {
+                "prompt": prompt,
+                "text": text.text,
+                "seed": spec.seed + i,
+                "tokens": text.tokens,
+                "finish_reason": text.finish_reason,
+            }
             for i, (prompt, text) in enumerate(zip(spec.prompts, model.texts(spec, writer.write), strict=True))
         ]
         return Results(texts=texts)

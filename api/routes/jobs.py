@@ -19,6 +19,7 @@ from api.dependencies import (
     Transaction,
     after_commit,
     asked_rows,
+    each_asked,
     find_asked,
     not_found,
     owned,
@@ -44,12 +45,12 @@ router = APIRouter(prefix="/jobs", tags=["jobs"])
 
 PLANNED: Answers = {200: {"model": Plan, "description": "The plan"}}
 # What jobs ask for: their datasets, which nobody deletes until the commit, their rows, and those with what they trained.
-DATASETS = Prepared(
+DATASETS = each_asked(
     asked_rows(Dataset)
     .with_only_columns(
         *(Dataset.id, Dataset.tenant_id, Dataset.status, Dataset.error, Dataset.sha256, Dataset.classes, Dataset.holds)
     )
-    .with_for_update(read=True, of=Dataset)
+    .with_for_update(read=True)
 )
 NEW_JOBS = Prepared(
     insert_rows(
@@ -59,7 +60,7 @@ NEW_JOBS = Prepared(
     ).returning(*Job.__table__.columns)
 )
 ADAPTER = select(Adapter.id).where(Adapter.job_id == Job.id, Adapter.deleted_at.is_(None)).scalar_subquery()
-JOBS = Prepared(asked_rows(Job).add_columns(ADAPTER.label("adapter")))
+JOBS = each_asked(asked_rows(Job).add_columns(ADAPTER.label("adapter")))
 DryRun = Annotated[bool, Query(description="Answer the plan with status 200 and start nothing")]
 
 
