@@ -150,7 +150,7 @@ def respond(scope: Scope, error: DiffFitError) -> JSONResponse:
 
 
 def status_of(error: DiffFitError) -> tuple[int, ErrorType]:
-    if isinstance(error, ModelError) and error.code == "unknown_base_model":
+    if isinstance(error, ModelError) and error.code in {"unknown_base_model", "base_model_missing"}:
         return 422, "invalid_request"  # the user's mistake; every other ModelError is the operator's
     return next(STATUS[cls] for cls in type(error).__mro__ if cls in STATUS)
 

@@ -1,4 +1,4 @@
-"""A dataset upload as one stream of bytes: an archive as it was sent, or loose images packed into a tar on the way."""
+"""A dataset upload as one stream of bytes: an archive or JSON as it was sent, or loose files packed into a tar on the way."""
 
 import re
 import tarfile
@@ -14,8 +14,9 @@ from api.multipart import PartBegins, PartEnds, read_multipart
 from difffit_core.errors import DatasetError
 from jobstore.formats import FORMATS
 from jobstore.quotas import storage_full
+from jobstore.uploads import WHOLE_DATASETS
 
-ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
+LISTS = {"metadata.jsonl"}  # what ends as texts do, but lies beside loose images
 KNOWN_FIELDS = ("file", "format", "label", "name")
 MAX_FIELD_BYTES = 1024  # of a name or a label; both are at most 200 characters
 MAX_TEXT = 200  # characters
@@ -48,7 +49,7 @@ class DatasetUpload:
     def name(self) -> str:
         if self._name or not self._archive:
             return self._name or "images"
-        suffix = next(suffix for suffix in ARCHIVES if self._archive.lower().endswith(suffix))
+        suffix = next(suffix for suffix in WHOLE_DATASETS if self._archive.lower().endswith(suffix))
         return self._archive[: -len(suffix)][:MAX_TEXT] or "dataset"
 
     async def content(self) -> AsyncIterator[bytes]:
@@ -91,30 +92,25 @@ class DatasetUpload:
         filename = CONTROL.sub("", part.filename.replace("\\", "/").rpartition("/")[2])
         if not filename or filename in {".", ".."}:
             raise DatasetError("The part `file` has no file name. Choose a file.", code="missing_file", param="file")
-        if self._archive or (self._loose and filename.lower().endswith(ARCHIVES)):
-            raise _invalid("Send one archive, or loose images with labels, but not both.", "file")
-        if filename.lower().endswith(ARCHIVES):
+        whole = filename.lower().endswith(WHOLE_DATASETS) and filename not in LISTS
+        if self._archive or (self._loose and whole):
+            raise _invalid("Send one archive, or one file of texts, or loose images, and nothing beside it.", "file")
+        if whole:
             if self._labels:
                 raise _invalid("An archive takes no `label`: its folders or its metadata.jsonl name the classes.", "label")
             self._archive = filename
             return ""
         if len(self._loose) == self._max_files:
             raise TooLargeError(f"More than {self._max_files} files.", code="too_many_files", param="file")
-        member = self._free_name(f"{self._label_of(filename)}/{filename}")
+        label = self._next_label()
+        member = self._free_name(f"{label}/{filename}" if label else filename)
         self._loose.add(member)
         return member
 
-    def _label_of(self, filename: str) -> str:
+    def _next_label(self) -> str | None:
         """The next label; where there is none, the last one goes on, so that one label may serve several files."""
         if self._labels:
             self._label = self._labels.popleft()
-        elif self._label is None:
-            raise DatasetError(
-                f"{filename!r} is not an archive ({', '.join(ARCHIVES)}), so it needs its class: "
-                "send the field `label` before the file.",
-                code="missing_label",
-                param="label",
-            )
         elif self._labels_in_advance:
             raise _invalid("There are fewer labels than files. Send one label for all files, or one for each.", "label")
         return self._label
@@ -124,7 +120,7 @@ class DatasetUpload:
         path, count, free = PurePosixPath(member), 1, member
         while free in self._loose:
             count += 1
-            free = f"{path.parent}/{path.stem}-{count}{path.suffix}"
+            free = str(path.with_stem(f"{path.stem}-{count}"))
         return free
 
     def _count(self, size: int) -> None:
@@ -153,14 +149,16 @@ class DatasetUpload:
             return
         if "/" in text or "\\" in text or text in {".", ".."}:
             raise _invalid(f"The label {text!r} cannot name a class: it must have no slash and not be only dots.", "label")
+        if self._loose and self._label is None:
+            raise _invalid("There are files before the first label. Send `label` before them, or none at all.", "label")
         self._labels.append(text)
         self._labels_in_advance |= len(self._labels) > 1
 
     def _check_end(self) -> None:
         if not self._archive and not self._loose:
             raise DatasetError("No file was sent. Put it into the form field `file`.", code="missing_file", param="file")
-        if self.format and self._loose:
-            raise _invalid("Loose images have no `format`: their labels name the classes. Send an archive.", "format")
+        if self.format and self._label is not None:
+            raise _invalid("Images with labels have no `format`: their labels name the classes. Send an archive.", "format")
         if self._labels:
             raise _invalid("There are more labels than files. Send each label before its file.", "label")
 

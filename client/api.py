@@ -17,7 +17,7 @@ from httpx_sse import EventSource, SSEError, connect_sse
 from client.errors import ApiError, ConfigError, UnreachableError, error_of
 from client.shapes import Dataset, Event, Generation, Job, Key, Model, NewKey, NewTenant, Page, Plan, Tenant, Usage
 from client.tus import ResumableUpload
-from client.upload import ARCHIVES, CHUNK, MultipartBody, ProgressCallback
+from client.upload import CHUNK, MultipartBody, ProgressCallback, is_whole_dataset
 
 TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 UPLOAD_TIMEOUT = httpx.Timeout(300.0, connect=10.0)  # after the last byte the server still moves the file into its store
@@ -60,11 +60,12 @@ class Client:
         format: str | None = None,
         progress: ProgressCallback | None = None,
     ) -> Dataset:
-        """Send one archive, of the layout `format` if it is named, or loose images of the class `label`, in constant memory.
+        """Send one archive or file of texts, of the layout `format` if named, or loose images of the class `label` or of none.
 
-        A large archive goes in parts: what cuts the connection costs one part, and another call of this goes on within a day.
+        Memory use is constant. A large archive goes in parts: what cuts the connection costs one part, and another call
+        of this goes on within a day.
         """
-        if len(files) == 1 and files[0].name.lower().endswith(ARCHIVES) and files[0].stat().st_size > ONE_REQUEST_BYTES:
+        if len(files) == 1 and is_whole_dataset(files[0]) and files[0].stat().st_size > ONE_REQUEST_BYTES:
             return self._upload_in_parts(files[0], name, format, progress or (lambda sent, total: None))
         fields = {key: value for key, value in (("name", name), ("label", label), ("format", format)) if value is not None}
         body = MultipartBody(fields, files, progress)

@@ -28,20 +28,16 @@ from client.upload import prepare_upload
 
 SHOWN_FILES = 20  # lines of refused files and of duplicates; --json gives all
 
-app = typer.Typer(no_args_is_help=True, help="Upload images, and see what the server made of them.")
+app = typer.Typer(no_args_is_help=True, help="Upload images or texts, and see what the server made of them.")
 
 
 @app.command("upload")
 def send(
     context: typer.Context,
-    paths: Annotated[
-        list[Path], typer.Argument(metavar="PATH...", help="A folder with one folder a class, an archive, or images.")
-    ],
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="A folder, an archive, a .json or .jsonl, or images.")],
     name: Annotated[str | None, typer.Option(help="A name for people.")] = None,
     label: Annotated[str | None, typer.Option(help="The class of loose images.")] = None,
-    format: Annotated[
-        str | None, typer.Option(help="The layout of a published dataset, such as food-101; recognised if left out.")
-    ] = None,
+    format: Annotated[str | None, typer.Option(help="The layout, such as folders or food-101; recognised if left out.")] = None,
     wait: Annotated[bool, typer.Option(help="Wait for the server's check and show its report.")] = True,
     as_json: AsJson = False,
 ) -> None:
@@ -54,13 +50,14 @@ def send(
                 upload.files, name=name or default_name(paths), label=label, format=format, progress=moved
             )
         if wait:
-            with err.status("the server checks every image"):
+            with err.status("the server checks every example"):
                 dataset = client.wait_dataset(dataset["id"])
     present(dataset, as_json)
     if dataset["status"] == "failed":
         raise typer.Exit(1)
     if dataset["status"] == "ready":
-        note(f"Train on it:  difffit jobs create --base emoji-dit --dataset {dataset['id']}")
+        base = "emoji-dit" if "label" in (dataset["holds"] or ()) else "…"
+        note(f"Train on it:  difffit jobs create --base {base} --dataset {dataset['id']}")
 
 
 def default_name(paths: list[Path]) -> str:
@@ -83,7 +80,7 @@ def list_datasets(context: typer.Context, limit: Limit = 20, after: After = None
             plain(d["name"]),
             status_text(d["status"]),
             d["examples"],
-            len(d["classes"] or {}) or None,
+            len({*(d["classes"] or ())} - {""}) or None,
             size_text(d["bytes"]),
             when(d["created_at"]),
         )
@@ -118,6 +115,7 @@ def present(dataset: Dataset, as_json: bool) -> None:
                 ("status", status_text(dataset["status"])),
                 ("error", error),
                 ("examples", dataset["examples"]),
+                ("each has", ", ".join(dataset["holds"] or ()) or None),
                 ("size", size_text(dataset["bytes"])),
             ]
         )
@@ -128,10 +126,16 @@ def present(dataset: Dataset, as_json: bool) -> None:
 
 def present_report(report: DatasetReport) -> None:
     """Counts per class and part of the split, then every kind of file that a person should look at."""
-    if report.get("classes"):
+    if any(report.get("classes", ())):  # not of the class without a name alone
         out.print(table(["class", "#examples"], [(plain(name), count) for name, count in sorted(report["classes"].items())]))
     if report.get("splits"):
         out.print(table(["split", "#examples"], [(plain(name), count) for name, count in sorted(report["splits"].items())]))
+    texts = report.get("texts", {})
+    if texts:
+        lengths = [(name, found["count"], found["shortest"], found["longest"]) for name, found in texts.items()]
+        out.print(table(["text", "#count", "#shortest", "#longest"], lengths, title="characters"))
+    if report.get("conditions"):
+        note(f"{report['conditions']} pictures have a condition")
     for warning in report.get("warnings", []):
         note(f"{report['layout']}: {plain(warning['message'])}")
     refused, duplicates = report.get("refused", []), report.get("duplicates", [])

@@ -41,6 +41,8 @@ class DatasetReport(TypedDict):
     classes: dict[str, int]
     splits: dict[str, int]
     sizes: dict[str, list[int]]
+    texts: dict[str, dict[str, int]]
+    conditions: int
 
 
 class Dataset(TypedDict):

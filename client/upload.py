@@ -11,7 +11,8 @@ from pathlib import Path
 from client.errors import ConfigError
 
 CHUNK = 1 << 18  # bytes read and sent at once; memory use does not depend on the size of the upload
-ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
+WHOLE_DATASETS = (".zip", ".tar", ".tar.gz", ".tgz", ".json", ".jsonl")  # of which one is sent, and nothing beside it
+LISTS = {"metadata.jsonl"}  # but for those beside loose images
 
 ProgressCallback = Callable[[int, int], None]  # (bytes so far, bytes in all)
 
@@ -26,20 +27,24 @@ class Upload:
 
 @contextmanager
 def prepare_upload(paths: Sequence[Path]) -> Iterator[Upload]:
-    """One archive or loose images as they are, or one folder as an archive that is there for as long as it is needed."""
+    """One archive, one file of texts or loose images as they are, or one folder as an archive for as long as it is needed."""
     for path in paths:
         if not path.exists():
             raise ConfigError(f"There is no file or folder {path}.", param="path")
     folders = [path for path in paths if path.is_dir()]
-    archives = [path for path in paths if path.name.lower().endswith(ARCHIVES)]
-    if len(paths) > 1 and (folders or archives):
-        raise ConfigError("Give one folder, or one archive, or any number of images.", param="path")
+    whole = [path for path in paths if is_whole_dataset(path)]
+    if len(paths) > 1 and (folders or whole):
+        raise ConfigError("Give one folder, or one archive, or one file of texts, or any number of images.", param="path")
     if not folders:
         yield Upload(list(paths))
         return
     with tempfile.TemporaryDirectory(prefix="difffit-") as scratch:
         archive = Path(scratch) / f"{folders[0].resolve().name}.zip"
         yield Upload([archive], left_out=pack_folder(folders[0], archive))
+
+
+def is_whole_dataset(path: Path) -> bool:
+    return path.name.lower().endswith(WHOLE_DATASETS) and path.name not in LISTS
 
 
 def pack_folder(folder: Path, archive: Path) -> int:

@@ -15,6 +15,7 @@ from difffit_core.errors import AdapterError
 from difffit_core.families import Family
 from difffit_core.methods.config import MethodConfig
 from difffit_core.spec import TrainingSpec
+from difffit_core.tasks.config import TaskConfig
 
 FORMAT = "difffit-adapter"
 FORMAT_VERSION = "1"
@@ -33,6 +34,7 @@ class AdapterHeader:
     family: Family
     method: MethodConfig
     class_names: list[str]
+    task: TaskConfig
     resolution: int | None = None
 
 
@@ -64,6 +66,7 @@ def save_adapter(
         "base_sha256": base_sha256,
         "dataset_sha256": spec.dataset.sha256,
         "family": family,
+        "task": spec.task.model_dump_json(),
         "method": spec.method.model_dump_json(),
         "class_names": json.dumps(class_names),
         "config": json.dumps(config, sort_keys=True),
@@ -115,6 +118,7 @@ def read_adapter(path: Path) -> Adapter:
             family=TypeAdapter[Family](Family).validate_python(metadata["family"]),
             method=TypeAdapter[MethodConfig](MethodConfig).validate_json(metadata["method"]),
             class_names=TypeAdapter(list[str]).validate_json(metadata["class_names"]),
+            task=TypeAdapter[TaskConfig](TaskConfig).validate_json(metadata["task"]),
             resolution=int(resolution.partition("x")[0]) if resolution else None,
         )
     except (KeyError, ValueError) as error:  # ValidationError is a ValueError

@@ -6,16 +6,16 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from difffit_core.contents import example_sha256, fields_of_all
 from difffit_core.errors import DatasetError
+from difffit_core.pictures import to_rgb
 from difffit_core.spec import DatasetSummary, content_sha256
-from difffit_core.tasks.config import Holding
 
 INDEX = "index.jsonl"
 
@@ -68,7 +68,7 @@ def summarize(items: Iterable[Item]) -> DatasetSummary:
     return DatasetSummary(
         sha256=content_sha256((i.label, i.sha256, i.split) for i in items),
         classes=dict(sorted(counts.items())),
-        holds=[name for name in get_args(Holding) if items and all(getattr(item, name) for item in items)],
+        holds=fields_of_all(vars(item) for item in items),
     )
 
 
@@ -82,16 +82,17 @@ def write_index(folder: Path, rows: Iterable[dict[str, str]]) -> DatasetSummary:
     """Write the index of examples given by the fields of `Item`; the files that they name lie in `folder`."""
     items = []
     for row in rows:
-        digest = hashlib.sha256()
-        for name in ("file", "condition"):
-            if name in row:
-                digest.update((folder / row[name]).read_bytes())
-        for name in ("caption", "prompt", "answer"):
-            digest.update(row.get(name, "").encode())
-        items.append(Item(sha256=digest.hexdigest(), **row))
+        pictures = {name: _file_sha256(folder / row[name]) for name in ("file", "condition") if row.get(name)}
+        texts = {name: row[name] for name in ("caption", "prompt", "answer") if name in row}
+        items.append(Item(sha256=example_sha256(**pictures, **texts), **row))
     lines = (json.dumps({name: value for name, value in vars(item).items() if value}) for item in items)
     (folder / INDEX).write_text("".join(f"{line}\n" for line in lines))
     return summarize(items)
+
+
+def _file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def split(items: list[Item], validation_fraction: float) -> tuple[list[Item], list[Item]]:
@@ -116,6 +117,12 @@ def split(items: list[Item], validation_fraction: float) -> tuple[list[Item], li
     return train, held_out
 
 
+def split_name(items: list[Item], validation_fraction: float) -> str:
+    """What tells this split of a dataset from its others: `test` where it is the authors' own, else the share held out."""
+    test = sum(item.split == "test" for item in items)
+    return "test" if 0 < test < len(items) else f"{validation_fraction:g}"
+
+
 def _class_by_class(items: list[Item]) -> list[Item]:
     """The first item of each class, then the second of each, and so on."""
     seen: dict[str, int] = defaultdict(int)
@@ -127,11 +134,12 @@ def _class_by_class(items: list[Item]) -> list[Item]:
 
 
 def load_picture(path: Path, size: int) -> Tensor:
-    """An image as `[3, size, size]` floats in [-1, 1]: transparency on white, shorter side fitted, centre cropped."""
+    """The picture in a file as `square_pixels` has it."""
     with Image.open(path) as opened:
-        upright = ImageOps.exif_transpose(opened)
-        if upright.has_transparency_data:
-            rgba = upright.convert("RGBA")
-            upright = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-        square = ImageOps.fit(upright.convert("RGB"), (size, size), Image.Resampling.LANCZOS)
+        return square_pixels(opened, size)
+
+
+def square_pixels(picture: Image.Image, size: int) -> Tensor:
+    """A picture as `[3, size, size]` floats in [-1, 1]: as `to_rgb` has it, shorter side fitted, centre cropped."""
+    square = ImageOps.fit(to_rgb(picture), (size, size), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.array(square)).permute(2, 0, 1).float() / 127.5 - 1.0

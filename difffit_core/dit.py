@@ -163,8 +163,3 @@ def set_class_table(model: DiTTransformer2DModel, table: Tensor) -> None:
     embedder.embedding_table = nn.Embedding(len(table), table.shape[1], _weight=table)
     embedder.num_classes = len(table) - 1
     model.register_to_config(num_embeds_ada_norm=len(table) - 1)
-
-
-def learns_variance(model: DiTTransformer2DModel) -> bool:
-    """Whether the model predicts a variance beside each channel, as the published DiT does."""
-    return bool(model.config.out_channels == 2 * model.config.in_channels)

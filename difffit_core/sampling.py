@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, DiTTransforme
 from PIL import Image
 from torch import Tensor
 
-from difffit_core.dit import learns_variance, null_label
+from difffit_core.dit import null_label
 from difffit_core.spec import GenerationSpec, Scheduler
 
 # Below this log signal-to-noise ratio DPM-Solver++ overflows on cosine schedules, whose last step is almost pure noise.
@@ -34,6 +34,11 @@ def make_scheduler(base: Path, name: Scheduler, learned_variance: bool) -> Any:
     return DPMSolverMultistepScheduler.from_config(
         config, algorithm_type="dpmsolver++", lambda_min_clipped=LAMBDA_MIN if cosine else -float("inf")
     )
+
+
+def learns_variance(model: Any) -> bool:
+    """Whether a network predicts a variance beside each channel, as the published DiT and PixArt do."""
+    return bool(model.config.out_channels == 2 * model.config.in_channels)
 
 
 def sample_latents(model: DiTTransformer2DModel, base: Path, spec: GenerationSpec) -> Tensor:

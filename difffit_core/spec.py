@@ -2,16 +2,17 @@
 
 import hashlib
 from collections.abc import Iterable
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, TypeAdapter, model_validator
 
 from difffit_core.base_models import BaseModelEntry, Family, TrainingDefaults
 from difffit_core.errors import SpecError
+from difffit_core.evaluation.metrics import DEFAULT_SAMPLES, FeatureWeights, MetricName, Metrics, Samples, check_metrics
 from difffit_core.methods.config import MethodConfig
 from difffit_core.methods.difffit.config import DiffFitConfig
 from difffit_core.strict import Auto, PositiveInt, Strict
-from difffit_core.tasks.config import Holding, TaskConfig, fields_of
+from difffit_core.tasks.config import FIELDS_OF_TASK, Holding, TaskConfig, fields_of
 
 MAX_TOKENS = 256  # of a prompt with its answer
 
@@ -81,6 +82,16 @@ class Hyperparameters(Strict):
     checkpoint_every: PositiveInt | Auto = "auto"
     guidance_scale: Annotated[float, Field(strict=True, ge=0, le=30)] | Auto = "auto"
     sample_steps: Annotated[int, Field(strict=True, ge=1, le=1000)] | Auto = "auto"
+    evaluate_every: (
+        Annotated[
+            int,
+            Field(strict=True, ge=1, description="Steps between evaluations, the last of which is at the end; auto is never."),
+        ]
+        | Auto
+        | None
+    ) = "auto"
+    evaluation_samples: Samples | Auto = "auto"
+    evaluation_metrics: Annotated[Metrics, Field(min_length=1)] | Auto = "auto"
 
 
 class JobSpec(Strict):
@@ -147,6 +158,9 @@ class ResolvedHyperparameters(Strict):
     checkpoint_every: int
     guidance_scale: float
     sample_steps: int
+    evaluate_every: int | None = None
+    evaluation_samples: int = DEFAULT_SAMPLES
+    evaluation_metrics: list[MetricName] = Field(default_factory=list)
 
 
 class TrainingSpec(Strict):
@@ -162,6 +176,7 @@ class TrainingSpec(Strict):
     dataset: DatasetSummary
     seed: int
     defaults: TrainingDefaults  # of the base: its loss weighting, and its scheduler for sample grids
+    feature_weights: FeatureWeights = FeatureWeights()  # what evaluations measure with, on the machine that trains
     compile: bool = False  # compile the blocks: half a minute that pays from some thousand steps on; wants a C++ compiler
 
     @model_validator(mode="after")
@@ -209,6 +224,9 @@ def resolve(spec: JobSpec, base: BaseModelEntry, dataset: DatasetSummary) -> Tra
         "checkpoint_every": max(1, steps // 6),
         "guidance_scale": base.defaults.guidance_scale,
         "sample_steps": base.defaults.sample_steps,
+        "evaluate_every": None,
+        "evaluation_samples": DEFAULT_SAMPLES,
+        "evaluation_metrics": [],
     }
     resolved = ResolvedHyperparameters.model_validate(automatic | asked)
     if resolved.warmup_steps >= resolved.steps:
@@ -223,6 +241,7 @@ def resolve(spec: JobSpec, base: BaseModelEntry, dataset: DatasetSummary) -> Tra
             param="hyperparameters.base_precision",
         )
     _check_sizes(resolved, base)
+    _check_evaluation(resolved, task)
     return TrainingSpec(
         task=task,
         base_model=spec.base_model,
@@ -283,6 +302,20 @@ def _check_sizes(resolved: ResolvedHyperparameters, base: BaseModelEntry) -> Non
             f"{base.id} makes pictures of a multiple of {base.pixels_per_token()} pixels, and {resolved.resolution} is none.",
             param="hyperparameters.resolution",
         )
+
+
+def _check_evaluation(resolved: ResolvedHyperparameters, task: TaskConfig) -> None:
+    """Raise SpecError where evaluations are asked for that measure nothing, or nothing that this task makes."""
+    param = "hyperparameters.evaluation_metrics"
+    if resolved.evaluate_every is not None and not resolved.evaluation_metrics:
+        names = ", ".join(get_args(MetricName))
+        raise SpecError(f"evaluate_every needs evaluation_metrics that say what to measure: {names}.", param=param)
+    check_metrics(
+        resolved.evaluation_metrics,
+        has_pictures=resolved.resolution is not None,
+        has_captions="caption" in FIELDS_OF_TASK[task.type],
+        param=param,
+    )
 
 
 class GenerationSpec(Strict):

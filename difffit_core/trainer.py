@@ -3,6 +3,8 @@
 import hashlib
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -15,6 +17,7 @@ from difffit_core.base_models import BaseModelEntry
 from difffit_core.dataset import Item, read_index, split
 from difffit_core.devices import inference_autocast
 from difffit_core.errors import DatasetError, SpecError, TrainingDiverged
+from difffit_core.evaluation.training import JobEvaluations
 from difffit_core.events import EventLog
 from difffit_core.families import family_of
 from difffit_core.frozen_base import store_base
@@ -48,6 +51,9 @@ class Trainer:
                 f"A batch of {self.h.batch_size} cannot be shared by {processes.count} processes.",
                 param="hyperparameters.batch_size",
             )
+        self._evaluations: JobEvaluations | None = None
+        if self.h.evaluate_every is not None and processes.is_first:
+            self._evaluations = JobEvaluations(spec, folder, self.device, events)
         self.base = BaseModelEntry.in_folder(spec.base_model, Path(spec.base_model_path), spec.defaults, spec.family)
         self.task = load_task(spec, self.base, self.device)
         self.model = self.task.model
@@ -106,6 +112,7 @@ class Trainer:
         self._others_wait = False
         self._validate(held_out)
         self._sample(held_out or train)
+        self._evaluate()
         with self._stop.deferred():
             self._write_adapter()
             self.events.emit("succeeded", seconds=round(time.monotonic() - began, 2))
@@ -142,6 +149,7 @@ class Trainer:
     def _train(self, train: Examples, held_out: Examples | None) -> None:
         """All steps that are left. What belongs after the last one is `_run`'s, so that a resumed run does it too."""
         seconds_a_step, reported = 0.0, 0.0
+        self._evaluate_when_due()  # this run may go on where the one before was stopped while it evaluated
         while self.state.step < self.h.steps:
             started = time.monotonic()
             with self._stop.deferred():
@@ -169,6 +177,7 @@ class Trainer:
                 self._validate(held_out)
             if step % self.h.sample_every == 0:
                 self._sample(held_out or train)
+            self._evaluate_when_due()
 
     def _step(self, train: Examples) -> float:
         """One optimiser step on one batch, of which this process computes its share in portions; returns the batch's loss."""
@@ -240,9 +249,25 @@ class Trainer:
         """Write what the EMA weights make."""
         stem = self.folder / "samples" / f"step-{self.state.step:06d}"
         stem.parent.mkdir(exist_ok=True)
-        with self.state.averaged(), inference_autocast(self.device), torch.compiler.set_stance("force_eager"), torch.no_grad():
+        with self._drawing():
             path, labels = self.task.preview(examples, stem)
         self.events.emit("sample", step=self.state.step, path=str(path.relative_to(self.folder)), labels=labels)
+
+    def _evaluate_when_due(self) -> None:
+        if self.h.evaluate_every is not None and self.state.step and self.state.step % self.h.evaluate_every == 0:
+            self._evaluate()
+
+    def _evaluate(self) -> None:
+        """Measure what the EMA weights make, unless this step's figures are reported already."""
+        if self._evaluations is not None:
+            with self._drawing():
+                self._evaluations.run(self.state.step, self.task)
+
+    @contextmanager
+    def _drawing(self) -> Iterator[None]:
+        """While this is open the model makes pictures with its EMA weights."""
+        with self.state.averaged(), inference_autocast(self.device), torch.compiler.set_stance("force_eager"), torch.no_grad():
+            yield
 
     def _checkpoint(self) -> None:
         path = self.folder / "checkpoints" / f"step-{self.state.step:06d}"

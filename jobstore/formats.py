@@ -3,8 +3,8 @@
 from typing import Literal, get_args
 
 Format = Literal[
-    "folders",
-    "metadata",
+    "folders",  # class folders
+    "metadata",  # metadata.jsonl or metadata.csv: labels, texts, condition pictures
     "food-101",
     "sun397",
     "df20m",
@@ -13,5 +13,10 @@ Format = Literal[
     "artbench-10",
     "flowers-102",
     "stanford-cars",
+    "coco-stuff",  # photographs with label maps and captions
+    "captions",  # a .txt beside each picture
+    "pictures",  # and nothing else
+    "alpaca",  # instructions with answers
+    "chat",  # conversations
 ]
 FORMATS: tuple[str, ...] = get_args(Format)

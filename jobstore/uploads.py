@@ -19,7 +19,7 @@ from jobstore.tables import Dataset, Upload
 EXPIRES_AFTER = timedelta(hours=24)  # without anything that arrives
 WHOLE = "whole"
 SIGNED_BYTES = 5 * 1024**3  # the most that S3 takes in one request
-ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
+WHOLE_DATASETS = (".zip", ".tar", ".tar.gz", ".tgz", ".json", ".jsonl")  # of which one is a dataset
 
 
 def upload_prefix(upload_id: str) -> str:

@@ -1,5 +1,6 @@
 """Unpacking what users send: every byte and entry is counted, nothing is written under a name that the archive chose."""
 
+import codecs
 import gzip
 import hashlib
 import io
@@ -90,6 +91,7 @@ def unpack(
 ) -> tuple[list[UnpackedFile], list[Refusal]]:
     """Unpack a zip, tar or tar.gz, told apart by content, to numbered files in `into`; refused entries come with a reason.
 
+    JSON is taken as an archive of itself, with a name of ours.
     Raises DatasetError: `empty_archive`, `corrupt_archive`, `archive_bomb`, `dataset_too_large`, `too_many_files`.
     `keep_alive` is called often and may raise to stop the work.
     """
@@ -131,13 +133,15 @@ class _DamagedEntry(Exception):
 
 def _empty() -> DatasetError:
     return DatasetError(
-        "The archive is empty. Put images into it, in one folder for each class.", code="empty_archive", param="file"
+        "The upload is empty. Send an archive of images, in one folder for each class, or JSON with texts.",
+        code="empty_archive",
+        param="file",
     )
 
 
 def _corrupt(reason: object) -> DatasetError:
     return DatasetError(
-        f"The file is not a readable zip, tar or tar.gz archive ({reason}). Pack the images again and upload the new archive.",
+        f"The file is neither a readable zip, tar or tar.gz archive nor JSON ({reason}). Pack it again and upload the new one.",
         code="corrupt_archive",
         param="file",
     )
@@ -160,8 +164,16 @@ def _entries(archive: Path, budget: Budget) -> Iterator[Entry]:
         elif head.startswith(b"\x1f\x8b"):
             with gzip.GzipFile(fileobj=file) as unzipped:
                 yield from _tar_entries(io.BufferedReader(_Counted(unzipped, budget), CHUNK))
+        elif name := _json_name(head):
+            yield Entry(name, "file", lambda: archive.open("rb"))
         else:
             yield from _tar_entries(file)
+
+
+def _json_name(head: bytes) -> str | None:
+    """What to call a file that begins as JSON does; a tar's first block has bytes of zero, and JSON none."""
+    begin = head.removeprefix(codecs.BOM_UTF8).lstrip()[:1]
+    return None if b"\0" in head else {b"[": "upload.json", b"{": "upload.jsonl"}.get(begin)
 
 
 class _Counted(io.RawIOBase):

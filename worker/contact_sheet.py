@@ -1,5 +1,6 @@
-"""The preview of a dataset: one row a class, its name and a few of its pictures."""
+"""The preview of a dataset: one row a class, its name and a few of its pictures; or rows of pictures without a class."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -13,13 +14,13 @@ NAME_WIDTH = 128  # pixels
 LONGEST_NAME = 20  # characters that fit into NAME_WIDTH
 
 
-def contact_sheet(rows: dict[str, list[Path]], target: Path) -> None:
-    """Draw thumbnails of THUMBNAIL pixels, by class name, into a PNG."""
-    columns = max(len(thumbnails) for thumbnails in rows.values())
+def contact_sheet(rows: Sequence[tuple[str, list[Path]]], target: Path) -> None:
+    """Draw rows of a name and thumbnails of THUMBNAIL pixels into a PNG."""
+    columns = max(len(thumbnails) for _, thumbnails in rows)
     cell = THUMBNAIL + GAP
     sheet = Image.new("RGB", (NAME_WIDTH + columns * cell + GAP, len(rows) * cell + GAP), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
-    for row, (name, thumbnails) in enumerate(rows.items()):
+    for row, (name, thumbnails) in enumerate(rows):
         top = GAP + row * cell
         shown = name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
         draw.text((GAP, top + THUMBNAIL // 2), shown, fill="black", font=font, anchor="lm")

@@ -22,8 +22,8 @@ from jobstore import events, leases
 from jobstore.errors import NotFoundError, StorageError
 from jobstore.ids import new_id
 from jobstore.settings import get_settings
-from jobstore.text_stream import TextWriter
 from jobstore.tables import Adapter, Generation, Image
+from jobstore.text_stream import TextWriter
 from worker.conditions import load_condition
 from worker.lease import Lease, LeaseLost, Stopping
 from worker.outages import persist
@@ -31,7 +31,7 @@ from worker.runtime import objects, sessions, stop_requested
 
 if TYPE_CHECKING:
     from difffit_core.adapter_file import Adapter as LoadedAdapter
-    from difffit_core.generate import Generator
+    from difffit_core.generators.generator import Generator
 
 logger = logging.getLogger(__name__)
 
@@ -90,35 +90,22 @@ class Engine:
 
     def _make(self, generation: Generation) -> Results:
         """Each image with its parameters, which are all it takes to make it again; or the texts."""
+        parameters = generation.parameters
+        kind = TextGenerationSpec if "max_tokens" in parameters else GenerationSpec
+        spec = kind.model_validate(parameters)
         model = _kept(self._bases, KEPT_BASES, generation.base_model, _load_base)
         adapter_id = generation.adapter_id
         adapter = None if adapter_id is None else _kept(self._adapters, KEPT_ADAPTERS, adapter_id, _load_adapter)
-        parameters = generation.parameters
-        model.use(adapter, parameters["adapter_strength"])
-        common = {"adapter": adapter_id, "base_model": generation.base_model} | parameters
-        if "max_tokens" in parameters:
-            return self._texts(model, generation)
-        spec = GenerationSpec.model_validate(parameters)
+        model.use(adapter, spec.adapter_strength)
+        if isinstance(spec, TextGenerationSpec):
+            return Results(texts=_texts(model, generation.id, spec))
+        condition = None if generation.condition_key is None else load_condition(generation.condition_key)
+        pictures = model.images(spec, condition)
+        common: dict[str, Any] = {"adapter": adapter_id, "base_model": generation.base_model}
+        common |= spec.model_dump(mode="json", exclude={"labels", "prompts"} | ({"negative_prompt"} if spec.labels else set()))
         names = [model.class_names[label] for label in spec.labels] or spec.prompts
-        del common["labels"], common["prompts"]
-        pictures = model.images(spec, generation.condition_key and load_condition(generation.condition_key))
         named = [common | {"label": name, "seed": spec.seed + position} for position, name in enumerate(names)]
         return Results(pictures=list(zip(pictures, named, strict=True)))
-
-    def _texts(self, model: Any, generation: Generation) -> Results:
-        spec = TextGenerationSpec.model_validate(generation.parameters)
-        writer = TextWriter(get_settings().redis_url.get_secret_value(), generation.id)
-        texts = [
-            {
-                "prompt": prompt,
-                "text": text.text,
-                "seed": spec.seed + i,
-                "tokens": text.tokens,
-                "finish_reason": text.finish_reason,
-            }
-            for i, (prompt, text) in enumerate(zip(spec.prompts, model.texts(spec, writer.write), strict=True))
-        ]
-        return Results(texts=texts)
 
     def _succeed(self, generation: Generation, lease: Lease, results: Results) -> None:
         rows = []
@@ -141,6 +128,17 @@ class Engine:
         persist(lease, lambda: objects().put_bytes(key, data))
 
 
+def _texts(model: "Generator", generation_id: str, spec: TextGenerationSpec) -> list[dict[str, Any]]:
+    """The answers, which those who watch the generation see grow."""
+    writer = TextWriter(get_settings().redis_url.get_secret_value(), generation_id)
+    texts = []
+    for number, (prompt, answer) in enumerate(zip(spec.prompts, model.texts(spec, writer.write), strict=True)):
+        reason = "stop" if answer.finished else "length"
+        text = {"prompt": prompt, "text": answer.text, "seed": spec.seed + number}
+        texts.append(text | {"tokens": answer.tokens, "finish_reason": reason})
+    return texts
+
+
 def _kept(kept: OrderedDict[str, T], limit: int, key: str, load: Callable[[str], T]) -> T:
     """The value of `key`, loaded where it is not kept; the one unused for longest makes room for it."""
     if key not in kept:
@@ -152,10 +150,11 @@ def _kept(kept: OrderedDict[str, T], limit: int, key: str, load: Callable[[str],
 
 
 def _load_base(base_model: str) -> "Generator":
-    from difffit_core.generate import Generator  # here, because workers that never generate should not load torch
+    # Here, because workers that never generate should not load torch.
+    from difffit_core.generators.registry import load_generator
 
     settings = get_settings()
-    return Generator(get_base_model(load_catalog(settings.models, settings.models_dir), base_model), None, settings.device)
+    return load_generator(get_base_model(load_catalog(settings.models, settings.models_dir), base_model), settings.device)
 
 
 def _load_adapter(adapter_id: str) -> "LoadedAdapter":

@@ -1,6 +1,7 @@
 """A process that decodes untrusted images: one JSON request a line on stdin, one JSON answer a line on stdout.
 
-Request: {"path", "thumbnail": path or null}. Answer: {"width", "height", "format"} or {"code", "message"}.
+Request: {"path", "thumbnail": path or null, "coloured": path or null}; the last is where a label map's colours are written.
+Answer: {"width", "height", "format", "animated"} with the size of the upright image, or {"code", "message"}.
 It runs as `python -m worker.image_check MAX_PIXELS SECONDS`. Memory is limited for its whole life and time for each image; the
 kernel ends it where an image needs more time, and the parent starts the next one.
 """
@@ -12,12 +13,17 @@ import sys
 import warnings
 from pathlib import Path
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
+
+from difffit_core.errors import DatasetError
+from difffit_core.pictures import to_rgb
+from worker.label_colours import colour
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 THUMBNAIL = 64  # pixels
 BASE_MEMORY = 768 * 1024**2  # bytes of address space for the interpreter and its libraries
-BYTES_PER_PIXEL = 16  # the decoded image in RGBA and three copies of it
+BYTES_PER_PIXEL = 24  # the decoded image in RGBA and five copies of it
+PHOTOGRAPHS = {"JPEG", "MPO"}  # of which cameras append more, for depth and previews: nothing moves
 
 
 def main(max_pixels: int, seconds: int) -> None:
@@ -29,24 +35,29 @@ def main(max_pixels: int, seconds: int) -> None:
     for line in sys.stdin:
         request = json.loads(line)
         signal.alarm(seconds)
-        answer = check(Path(request["path"]), max_pixels, request["thumbnail"])
+        answer = check(Path(request["path"]), max_pixels, request["thumbnail"], request["coloured"])
         signal.alarm(0)
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
 
 
-def check(path: Path, max_pixels: int, thumbnail: str | None) -> dict[str, object]:
-    """Decode the whole image; its size and format, or why it cannot be used."""
+def check(path: Path, max_pixels: int, thumbnail: str | None, coloured: str | None) -> dict[str, object]:
+    """Decode the whole image as training will; its size and format, or why it cannot be used."""
     try:
         with Image.open(path, formats=FORMATS) as image:
             width, height = image.size
             if width * height > max_pixels:
                 message = f"The image has {width} x {height} pixels; at most {max_pixels} are allowed. Make it smaller."
                 return {"code": "too_many_pixels", "message": message}
-            image.load()
+            rgb = to_rgb(image) if coloured is None else colour(image)
+            if coloured is not None:
+                rgb.save(coloured, "PNG")
             if thumbnail is not None:
-                shrink(image).save(thumbnail, "PNG")
-            return {"width": width, "height": height, "format": image.format}
+                shrink(rgb).save(thumbnail, "PNG")
+            animated = image.format not in PHOTOGRAPHS and getattr(image, "is_animated", False)
+            return {"width": rgb.width, "height": rgb.height, "format": image.format, "animated": animated}
+    except DatasetError as error:
+        return {"code": error.code, "message": error.message}
     except UnidentifiedImageError:
         return {"code": "not_an_image", "message": f"The file is no image of a known format ({', '.join(FORMATS)})."}
     except MemoryError:
@@ -56,12 +67,12 @@ def check(path: Path, max_pixels: int, thumbnail: str | None) -> dict[str, objec
 
 
 def shrink(image: Image.Image) -> Image.Image:
-    """The image upright on a white square of THUMBNAIL pixels."""
-    small = ImageOps.exif_transpose(image).convert("RGBA")
+    """The image on a white square of THUMBNAIL pixels."""
+    small = image.copy()
     small.thumbnail((THUMBNAIL, THUMBNAIL))
-    square = Image.new("RGBA", (THUMBNAIL, THUMBNAIL), "white")
-    square.alpha_composite(small, ((THUMBNAIL - small.width) // 2, (THUMBNAIL - small.height) // 2))
-    return square.convert("RGB")
+    square = Image.new("RGB", (THUMBNAIL, THUMBNAIL), "white")
+    square.paste(small, ((THUMBNAIL - small.width) // 2, (THUMBNAIL - small.height) // 2))
+    return square
 
 
 if __name__ == "__main__":

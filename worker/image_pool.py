@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -21,12 +21,22 @@ WINDOW = 256  # images handed out at a time, so that a caller can stop between t
 
 
 @dataclass(frozen=True)
+class Request:
+    """An image to decode, and the pictures to write of it: a thumbnail, and the colours of a label map."""
+
+    path: Path
+    thumbnail: Path | None = None
+    coloured: Path | None = None
+
+
+@dataclass(frozen=True)
 class CheckedImage:
-    """An image that was decoded: its size in pixels and its format."""
+    """An image that was decoded: its upright size in pixels, its format, and whether more frames follow the first."""
 
     width: int
     height: int
     format: str
+    animated: bool
 
 
 @dataclass(frozen=True)
@@ -53,16 +63,16 @@ class ImagePool:
         for decoder in self._decoders:
             decoder.stop()
 
-    def check(self, paths: Iterable[tuple[Path, Path | None]]) -> Iterator[CheckedImage | RefusedImage]:
-        """Decode (image, thumbnail to write) pairs; answers come in the same order."""
-        waiting = list(paths)
+    def check(self, requests: Iterable[Request]) -> Iterator[CheckedImage | RefusedImage]:
+        """Decode images; answers come in the same order."""
+        waiting = list(requests)
         for start in range(0, len(waiting), WINDOW):
             yield from self._threads.map(self._check_one, waiting[start : start + WINDOW])
 
-    def _check_one(self, paths: tuple[Path, Path | None]) -> CheckedImage | RefusedImage:
+    def _check_one(self, request: Request) -> CheckedImage | RefusedImage:
         decoder = self._idle.get()
         try:
-            return decoder.check(*paths)
+            return decoder.check(request)
         finally:
             self._idle.put(decoder)
 
@@ -75,7 +85,7 @@ class _Decoder:
         self._command = [sys.executable, "-m", "worker.image_check", str(max_pixels), str(seconds)]
         self._process: subprocess.Popen[str] | None = None
 
-    def check(self, path: Path, thumbnail: Path | None) -> CheckedImage | RefusedImage:
+    def check(self, request: Request) -> CheckedImage | RefusedImage:
         if self._process is None:
             self._process = subprocess.Popen(
                 self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=child_environment()
@@ -83,7 +93,7 @@ class _Decoder:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
-            self._process.stdin.write(json.dumps({"path": str(path), "thumbnail": thumbnail and str(thumbnail)}) + "\n")
+            self._process.stdin.write(json.dumps(asdict(request), default=str) + "\n")
             self._process.stdin.flush()
             line = self._process.stdout.readline()
         except BrokenPipeError:

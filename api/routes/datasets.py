@@ -43,12 +43,12 @@ UPLOAD_FORM = {
                         "label": {
                             "type": "array",
                             "items": {"type": "string"},
-                            "description": "The class of the loose images that follow it: one for all, or one for each",
+                            "description": "The class of the loose images that follow: one for all, or one for each, or none",
                         },
                         "file": {
                             "type": "array",
                             "items": {"type": "string", "format": "binary"},
-                            "description": "One .zip, .tar, .tar.gz or .tgz; or several loose images",
+                            "description": "One .zip, .tar, .tar.gz, .tgz, .json or .jsonl; or several loose images",
                         },
                     },
                 }
@@ -62,9 +62,9 @@ UPLOAD_FORM = {
     "", status_code=202, dependencies=[Idempotent], responses=errors(400, 409, 413, 415, 429), openapi_extra=UPLOAD_FORM
 )
 async def upload_dataset(request: Request, response: Response, tenant: TenantId, resources: ResourcesDep) -> DatasetView:
-    """Upload an archive of class folders, with a metadata.jsonl or of a known `format`, or loose images with their `label`.
+    """Upload an archive of a known `format`, or JSON with texts, or loose images, with or without their `label`.
 
-    The answer comes when the upload is stored; the images are checked in the background, see `status` and `report`.
+    The answer comes when the upload is stored; what it holds is checked in the background, see `status` and `report`.
     """
     settings, dataset_id = resources.settings, new_id("ds")
     key = f"datasets/{dataset_id}/upload"
@@ -123,13 +123,14 @@ def get_dataset(dataset: FoundDataset) -> DatasetView:
     responses=file_answer("image/png", "A grid of images") | errors(404, 409),
 )
 def get_preview(dataset: FoundDataset, resources: ResourcesDep) -> Response:
-    """A contact sheet of the kept images."""
+    """A contact sheet of the kept images; a dataset of texts has none."""
     if dataset.status == "checking":
         raise ConflictError(
             "The dataset is still being checked. Try again when its status is `ready`.", code="dataset_not_ready"
         )
     if dataset.preview_key is None or dataset.status != "ready":
-        raise NotFoundError(f"A dataset that is {dataset.status} has no preview.", code="no_preview")
+        reason = "of texts" if dataset.status == "ready" else f"that is {dataset.status}"
+        raise NotFoundError(f"A dataset {reason} has no preview.", code="no_preview")
     return Response(resources.store.get_bytes(dataset.preview_key), media_type="image/png")
 
 

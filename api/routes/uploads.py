@@ -67,7 +67,7 @@ def begin_upload(
 def _dataset_name(metadata: dict[str, str]) -> str:
     """`name`, else the file's name without its suffix."""
     name = metadata.get("name") or metadata.get("filename", "").rpartition("/")[2]
-    for suffix in uploads.ARCHIVES:
+    for suffix in uploads.WHOLE_DATASETS:
         name = name.removesuffix(suffix)
     if len(name) > tus.MAX_NAME or CONTROL.search(name):
         raise SpecError(

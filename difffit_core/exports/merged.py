@@ -10,9 +10,10 @@ from diffusers import DiTTransformer2DModel
 from difffit_core.adapter_file import Adapter, check_base
 from difffit_core.base_models import WEIGHTS_FOLDER, BaseModelEntry
 from difffit_core.dit import class_embedder, set_class_table, untie_conditioning
-from difffit_core.exports.networks import allow_biases, check_stock, load_network
+from difffit_core.exports.networks import allow_biases, check_stock
 from difffit_core.exports.readme import merged_readme
 from difffit_core.merging import merge
+from difffit_core.networks import load_network
 
 STOCK_CLASSES = 1000  # diffusers' DiTPipeline takes the row behind them for "no class"
 
@@ -24,7 +25,7 @@ def export_merged(base: BaseModelEntry, adapter: Adapter, folder: Path, strength
     describes; SpecError for a strength outside [0, 2]; ModelError where the base cannot be read.
     """
     check_base(adapter.header, base.sha256())
-    model = load_network(base)
+    model = load_network(base, adapter.header.task.type)
     merge(model, adapter, strength, base_names=base.class_names())
     if isinstance(model, DiTTransformer2DModel):
         pad_class_table(model)

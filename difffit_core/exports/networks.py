@@ -1,34 +1,14 @@
-"""The network of a base that adapters belong to: loading it, and keeping it one that a stock config describes."""
+"""Keeping the network that an adapter is put into one that a stock config describes."""
 
 from typing import Any
 
 import torch
-from diffusers import ControlNetModel, UNet2DConditionModel
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
-from difffit_core.base_models import BaseModelEntry
-from difffit_core.dit import load_transformer
-from difffit_core.errors import AdapterError, ModelError
-from difffit_core.tasks.text_to_image import load_part
+from difffit_core.errors import AdapterError
 
 PROJECTIONS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")  # of a Llama
-
-
-def load_network(base: BaseModelEntry) -> Any:
-    """The network on the CPU, a diffusion model in fp32, a Llama as it is stored; raises ModelError if it cannot be read."""
-    match base.family:
-        case "dit":
-            return load_transformer(base.path)
-        case "stable-diffusion":
-            return load_part(UNet2DConditionModel, base.path, "unet")
-        case "controlnet":
-            return load_part(ControlNetModel, base.path, "controlnet")
-        case "llama":
-            try:
-                return AutoModelForCausalLM.from_pretrained(base.path, dtype="auto", use_safetensors=True).eval()
-            except (OSError, ValueError) as error:
-                raise ModelError(f"The language model of {base.path.name} cannot be loaded: {error}") from error
 
 
 def allow_biases(model: nn.Module) -> dict[str, bool]:

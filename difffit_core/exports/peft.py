@@ -19,11 +19,12 @@ from difffit_core.adapter_file import Adapter, check_base
 from difffit_core.base_models import BaseModelEntry
 from difffit_core.dit import class_embedder, set_class_table, untie_conditioning
 from difffit_core.errors import AdapterError
-from difffit_core.exports.networks import allow_biases, check_stock, load_network
+from difffit_core.exports.networks import allow_biases, check_stock
 from difffit_core.exports.readme import peft_readme
 from difffit_core.fitting import fit, give_label_space
 from difffit_core.merging import at_strength, by_module, lora_layers, rows_scaled
 from difffit_core.methods.lora.config import LoRAConfig
+from difffit_core.networks import load_network
 
 EXPORTABLE = frozenset({"difffit", "bitfit", "lora"})
 CLASS_TABLE = "class_embedder.embedding_table"  # the end of its path in every block of the stock model
@@ -45,7 +46,7 @@ def export_peft(base: BaseModelEntry, adapter: Adapter, folder: Path) -> None:
             code="not_exportable",
             param=next(iter(adapter.tensors)),
         )
-    model = load_network(base)
+    model = load_network(base, adapter.header.task.type)
     skeleton = fit(model, adapter, base.class_names())
     # PEFT saves biases, modules and rows as it finds them in the model: so the trained ones are put there first.
     base_rows = class_embedder(model).embedding_table.weight if isinstance(model, DiTTransformer2DModel) else None

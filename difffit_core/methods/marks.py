@@ -4,7 +4,7 @@ from typing import Literal
 
 from torch import nn
 
-from difffit_core.families import ZERO_CONVOLUTIONS, family_of
+from difffit_core.families import COPIED_CONTROLNET, ZERO_CONVOLUTIONS, family_of
 from difffit_core.methods.structure import class_tables, has_own_bias, is_norm
 
 Kind = Literal["bias", "scale", "norm", "class_table", "weight", "added"]
@@ -27,11 +27,17 @@ def class_table(model: nn.Module) -> Marks:
 
 def never_trained(model: nn.Module) -> Marks:
     """What any method has to train since its base does not know it: the class table, and a ControlNet's zero convolutions."""
-    marks = class_table(model)
+    marks = class_table(model) | new_in_copy(model)
     if family_of(model) == "controlnet":
         for name in ZERO_CONVOLUTIONS:
             marks |= whole(model.get_submodule(name), "weight")
     return marks
+
+
+def new_in_copy(model: nn.Module) -> Marks:
+    """What a ControlNet that starts as a copy of its UNet has beside the copy and the zero convolutions."""
+    names: tuple[str, ...] = getattr(model, COPIED_CONTROLNET, ())
+    return {parameter: "weight" for name in names for parameter in model.get_submodule(name).parameters()}
 
 
 def whole(module: nn.Module, kind: Kind) -> Marks:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from difffit_core.base_models import BaseModelEntry
@@ -42,17 +43,20 @@ class ClassConditional(DiffusionTask):
         output: Tensor = self.model(noisy, timestep=drawn["timesteps"], class_labels=labels).sample
         return output
 
+    def sample(self, examples: Examples, seed: int) -> list[Image.Image]:
+        spec = GenerationSpec(
+            labels=examples.tensors["label"].tolist(),
+            steps=self.h.sample_steps,
+            guidance_scale=self.h.guidance_scale,
+            seed=seed,
+            scheduler=self.spec.defaults.scheduler,
+        )
+        return decode(self.vae, sample_latents(self.model, self.base.path, spec))
+
     def preview(self, examples: Examples, stem: Path) -> tuple[Path, list[str]]:
         """A grid of pictures of up to eight classes, from the same seeds at every step."""
         chosen = list(range(len(self.class_names)))[:: max(1, len(self.class_names) // SAMPLE_CLASSES)][:SAMPLE_CLASSES]
-        spec = GenerationSpec(
-            labels=[label for label in chosen for _ in range(SAMPLES_PER_CLASS)],
-            steps=self.h.sample_steps,
-            guidance_scale=self.h.guidance_scale,
-            seed=self.spec.seed,
-            scheduler=self.spec.defaults.scheduler,
-        )
-        latents = sample_latents(self.model, self.base.path, spec)
+        labels = torch.tensor(chosen).repeat_interleave(SAMPLES_PER_CLASS)
         path = stem.with_suffix(".png")
-        grid(decode(self.vae, latents), SAMPLES_PER_CLASS).save(path)
+        grid(self.sample(Examples([], {"label": labels}), self.spec.seed), SAMPLES_PER_CLASS).save(path)
         return path, [self.class_names[label] for label in chosen]

@@ -8,9 +8,10 @@ from diffusers import ControlNetModel, UNet2DConditionModel
 from torch import Tensor
 
 from difffit_core.dataset import Item, load_picture
+from difffit_core.networks import load_part
 from difffit_core.sampling import Predict
 from difffit_core.tasks.task import Examples, Tensors
-from difffit_core.tasks.text_to_image import TextToImage, load_part
+from difffit_core.tasks.text_to_image import TextToImage
 
 
 class ControlNet(TextToImage):

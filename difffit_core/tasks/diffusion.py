@@ -4,6 +4,7 @@ from abc import abstractmethod
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from difffit_core.base_models import BaseModelEntry
@@ -68,6 +69,10 @@ class DiffusionTask(Task):
         with training_autocast(self.device):
             output = self.predict(examples, indices, drawn, noisy)
         return per_sample_loss(self.diffusion, output.float(), latents, noise, timesteps)
+
+    @abstractmethod
+    def sample(self, examples: Examples, seed: int) -> list[Image.Image]:
+        """A picture for each example, of which only its conditions are read; picture i is from noise `seed + i`."""
 
     @abstractmethod
     def predict(self, examples: Examples, indices: Tensor, drawn: Tensors, noisy: Tensor) -> Tensor:

@@ -5,12 +5,14 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
+from PIL import Image
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from difffit_core.base_models import BaseModelEntry
 from difffit_core.dataset import Item
 from difffit_core.errors import ModelError
+from difffit_core.networks import load_part
 from difffit_core.sampling import Predict, decode, denoise, grid
 from difffit_core.spec import GenerationSpec, TrainingSpec
 from difffit_core.tasks.diffusion import DiffusionTask
@@ -57,21 +59,26 @@ class TextToImage(DiffusionTask):
         output: Tensor = self.model(noisy, drawn["timesteps"], examples.tensors["text"][captions]).sample
         return output
 
-    def preview(self, examples: Examples, stem: Path) -> tuple[Path, list[str]]:
-        """A picture for each of a few captions, one below the other, from the same seeds at every step."""
-        rows = torch.arange(min(PREVIEW_CAPTIONS, len(examples)), device=self.device)
+    def sample(self, examples: Examples, seed: int) -> list[Image.Image]:
+        assert self.h.resolution is not None
+        rows = torch.arange(len(examples), device=self.device)
         spec = GenerationSpec(
-            labels=rows.tolist(),
+            prompts=[item.caption for item in examples.items],
             steps=self.h.sample_steps,
             guidance_scale=self.h.guidance_scale,
-            seed=self.spec.seed,
+            seed=seed,
             scheduler=self.spec.defaults.scheduler,
         )
-        channels, height, width = examples.tensors["mean"].shape[2:]
-        latents = denoise(self.sampler(examples), rows, -1 - rows, (channels, height, width), self.base.path, spec)
+        side = self.h.resolution // self.base.pixels_per_latent()
+        shape = (int(self.vae.config.latent_channels), side, side)
+        return decode(self.vae, denoise(self.sampler(examples), rows, -1 - rows, shape, self.base.path, spec))
+
+    def preview(self, examples: Examples, stem: Path) -> tuple[Path, list[str]]:
+        """A picture for each of a few captions, one below the other, from the same seeds at every step."""
+        shown = Examples(examples.items[:PREVIEW_CAPTIONS], examples.tensors)
         path = stem.with_suffix(".png")
-        grid(decode(self.vae, latents), 1).save(path)
-        return path, [examples.items[row].caption for row in rows.tolist()]
+        grid(self.sample(shown, self.spec.seed), 1).save(path)
+        return path, [item.caption for item in shown.items]
 
     def sampler(self, examples: Examples) -> Predict:
         """The network for `denoise`, where condition i is example i, and -1 - i is that without its caption."""
@@ -82,12 +89,3 @@ class TextToImage(DiffusionTask):
             return output
 
         return predict
-
-
-def load_part(kind: Any, base: Path, name: str) -> Any:
-    """The model in the folder `name` of a base, in fp32, frozen; raises ModelError where it cannot be read."""
-    try:
-        model = kind.from_pretrained(base / name, use_safetensors=True).float()
-    except (OSError, ValueError) as error:
-        raise ModelError(f"The {name} of {base.name} cannot be loaded: {error}") from error
-    return model.requires_grad_(False).eval()

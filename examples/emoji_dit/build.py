@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from difffit_core.base_models import PACKAGED_CATALOG, load_catalog
-from difffit_core.generate import Generator
+from difffit_core.generators.registry import load_generator
 from examples.emoji_dit.autoencoder import load_pictures, train_autoencoder
 from examples.emoji_dit.model_card import Figures, fetch_feature_weights, write_model_card
 from examples.emoji_dit.sources import (
@@ -102,7 +102,7 @@ def main() -> None:
     write_trained_base(arguments.output, work / "untrained", adapter)
     base = load_catalog()[MODEL_ID].model_copy(update={"path": arguments.output})
     figures = read_figures(work, arguments.machine)
-    write_model_card(base, work / "noto", spec, figures, Generator(base).images, fetch_feature_weights(work / "features"))
+    write_model_card(base, work / "noto", spec, figures, load_generator(base).images, fetch_feature_weights(work / "features"))
 
 
 if __name__ == "__main__":

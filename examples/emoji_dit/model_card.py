@@ -15,16 +15,10 @@ from torch import Tensor
 from difffit_core.base_models import BaseModelEntry
 from difffit_core.dit import load_autoencoder
 from difffit_core.errors import ModelError
-from difffit_core.evaluation import (
-    WEIGHTS_FILE,
-    WEIGHTS_MODULE,
-    WEIGHTS_PACKAGE,
-    features,
-    find_weights,
-    frechet_distance,
-    load_feature_extractor,
-    same_set_floor,
-)
+from difffit_core.evaluation.extractors import load_network
+from difffit_core.evaluation.mobilenet import MobileNetV2
+from difffit_core.evaluation.statistics import frechet_distance, same_set_floor
+from difffit_core.evaluation.weights import WEIGHTS_FILE, WEIGHTS_MODULE, WEIGHTS_PACKAGE, find_weights
 from difffit_core.sampling import decode
 from difffit_core.spec import GenerationSpec, TrainingSpec
 from examples.emoji_dit.autoencoder import load_pictures
@@ -92,15 +86,15 @@ def write_model_card(
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
     half = len(labels) // 2
     first, second = order[:half], order[half : 2 * half]
-    extractor = load_feature_extractor(weights)
-    real = features(extractor, pictures)
+    extractor = load_network(MobileNetV2(), weights, torch.device("cpu"))
+    real = extractor.features(pictures)
     others = {
         "Noto, the second half: **the floor**": real[second],
-        "Noto, the second half through the autoencoder": features(extractor, reconstruct(base, pictures[second])),
+        "Noto, the second half through the autoencoder": extractor.features(reconstruct(base, pictures[second])),
     }
     guidance = base.defaults.guidance_scale
     samples = load_pictures(generate(base, [labels[i] for i in second.tolist()], guidance, sample))
-    others[f"samples, guidance {guidance:g}"] = features(extractor, samples)
+    others[f"samples, guidance {guidance:g}"] = extractor.features(samples)
     distances = {name: frechet_distance(real[first], other) for name, other in others.items()}
     (base.path / "README.md").write_text(card_text(base, spec, figures, distances, same_set_floor(real), half))
 

@@ -23,8 +23,10 @@ WRONG_FORMS: list[tuple[list[Part], str, str | None]] = [
     ([("name", "pets")], "missing_file", "file"),
     ([("file", ("", b"PK"))], "missing_file", "file"),
     ([("file", "text")], "unknown_field", "file"),
-    ([("file", ("cat.png", b"x"))], "missing_label", "label"),
-    ([("file", ("cat.png", b"x")), ("label", "cat")], "missing_label", "label"),
+    ([("file", ("cat.png", b"x")), ("label", "cat")], "invalid_value", "label"),
+    ([("label", "a"), ("file", ("a.json", b"[]"))], "invalid_value", "label"),
+    ([("file", ("a.jsonl", b"{}")), ("file", ("b.jsonl", b"{}"))], "invalid_value", "file"),
+    ([("file", ("a.png", b"x")), ("file", ("b.json", b"[]"))], "invalid_value", "file"),
     ([("data", ("a.zip", b"PK"))], "unknown_field", "data"),
     ([("label", "cat"), ("file", ("a.zip", b"PK"))], "invalid_value", "label"),
     ([("label", "a/b"), ("file", ("a.png", b"x"))], "invalid_value", "label"),
@@ -88,6 +90,29 @@ def test_loose_images_become_a_tar_of_class_folders(client: TestClient, store: O
         found = {member.name: archive.extractfile(member) for member in archive}
         contents = {name: file.read() for name, file in found.items() if file is not None}
     assert contents == {"cat/a.png": b"one", "cat/a-2.png": b"two", "größe/b.png": big}
+
+
+def test_loose_files_without_labels_stay_beside_each_other(client: TestClient, store: ObjectStore) -> None:
+    parts: list[Part] = [("file", (name, name.encode())) for name in ("a.png", "a.txt", "a.png", "metadata.jsonl")]
+    answer = upload(client, [*parts, ("format", "captions")])
+    assert answer.status_code == 202, answer.text
+    assert answer.json()["format"] == "captions"
+    with tarfile.open(fileobj=io.BytesIO(store.get_bytes(f"datasets/{answer.json()['id']}/upload"))) as archive:
+        assert archive.getnames() == ["a.png", "a.txt", "a-2.png", "metadata.jsonl"]
+
+
+def test_texts_are_stored_as_they_were_sent(client: TestClient, store: ObjectStore) -> None:
+    for name, data in (("alpaca.json", b"[1]"), ("My chat.JSONL", b"{}\n{}")):
+        answer = client.post("/datasets", files={"file": (name, data)})
+        assert answer.status_code == 202, answer.text
+        assert answer.json()["name"] == name.rpartition(".")[0]
+        assert store.get_bytes(f"datasets/{answer.json()['id']}/upload") == data
+
+
+def test_a_dataset_of_texts_has_no_preview(client: TestClient, rows: Rows) -> None:
+    dataset = rows.dataset(preview_key=None)
+    error = assert_error(client.get(f"/datasets/{dataset.id}/preview"), 404, "no_preview")
+    assert "of texts" in error["message"]
 
 
 def test_labels_may_all_come_before_the_files(client: TestClient, store: ObjectStore) -> None:

@@ -52,7 +52,7 @@ id = "some-llama"
 family = "llama"
 description = ""
 license = ""
-path = "nowhere"
+path = "."
 defaults = {pretraining_learning_rate = 1, steps = 1, batch_size = 1, guidance_scale = 1, sample_steps = 1, scheduler = "ddim"}
 """
 

@@ -93,3 +93,16 @@ def test_a_folder_and_an_image_together_are_refused(tmp_path: Path) -> None:
     picture.touch()
     with pytest.raises(ConfigError, match="one folder, or one archive"), prepare_upload([tmp_path, picture]):
         pass
+
+
+def test_one_file_of_texts_is_sent_alone_and_a_list_beside_its_images(tmp_path: Path) -> None:
+    names = ("chat.jsonl", "metadata.jsonl", "tom.png")
+    chat, metadata, picture = (tmp_path / name for name in names)
+    for path in (chat, metadata, picture):
+        path.touch()
+    with prepare_upload([chat]) as upload:
+        assert upload.files == [chat]
+    with prepare_upload([picture, metadata]) as upload:
+        assert upload.files == [picture, metadata]
+    with pytest.raises(ConfigError, match="one file of texts"), prepare_upload([chat, picture]):
+        pass

@@ -13,6 +13,13 @@ from difffit_core.dit import replace_class_table, tie_conditioning
 from difffit_core.families import family_of
 from difffit_core.methods.config import MethodConfig
 from difffit_core.methods.injection import prepare, trained_parameters
+from difffit_core.tasks.config import (
+    ClassConditionalConfig,
+    ControlNetConfig,
+    InstructionConfig,
+    TaskConfig,
+    TextToImageConfig,
+)
 from tests.tiny_models import (
     BASE_CLASSES,
     tiny_controlnet,
@@ -23,6 +30,13 @@ from tests.tiny_models import (
 )
 
 BATCH = 5
+TASK_OF_FAMILY: dict[str, TaskConfig] = {
+    "dit": ClassConditionalConfig(),
+    "unet": TextToImageConfig(type="text-to-image"),
+    "controlnet": ControlNetConfig(type="controlnet"),
+    "llama": InstructionConfig(type="instruction"),
+    "generic": TextToImageConfig(type="text-to-image"),
+}
 BASE_SHA256 = "b" * 64
 
 
@@ -44,7 +58,8 @@ class Case:
         """What a training of `method` might have made: the trained parameters, each moved at random."""
         config: MethodConfig = TypeAdapter[MethodConfig](MethodConfig).validate_python({"type": "difffit"} | method)
         names = self.names if class_names is None else list(class_names)
-        header = AdapterHeader("tiny", BASE_SHA256, "d" * 64, family_of(self.model), config, names)
+        family = family_of(self.model)
+        header = AdapterHeader("tiny", BASE_SHA256, "d" * 64, family, config, names, TASK_OF_FAMILY[family])
         model = copy.deepcopy(self.model)
         if names != self.names:
             replace_class_table(model, self.names, names)

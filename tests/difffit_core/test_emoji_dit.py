@@ -9,7 +9,7 @@ from PIL import ImageStat
 from safetensors.torch import load_file
 
 from difffit_core.base_models import BaseModelEntry, load_catalog
-from difffit_core.generate import Generator
+from difffit_core.generators.registry import load_generator
 from difffit_core.spec import GenerationSpec
 
 LARGEST = 28e6  # bytes, so that it may come with the package
@@ -55,7 +55,7 @@ def test_guided_samples_are_drawings_on_white(base: BaseModelEntry) -> None:
     names = base.class_names()
     labels = [names.index(name) for name in ("face-smiling", "food-fruit", "heart", "animal-bird")]
     spec = GenerationSpec(labels=labels, steps=12, guidance_scale=3.0, seed=0, scheduler="dpmsolver++")
-    for picture in Generator(base, device="cpu").images(spec):
+    for picture in load_generator(base, device="cpu").images(spec):
         corners = [picture.getpixel(at) for at in ((0, 0), (63, 0), (0, 63), (63, 63))]
         assert sum(min(corner) > 225 for corner in corners if isinstance(corner, tuple)) >= 3
         assert max(ImageStat.Stat(picture).stddev) > 30

@@ -10,7 +10,7 @@ from difffit_core.adapter_file import read_adapter
 from difffit_core.base_models import BaseModelEntry
 from difffit_core.dit import load_transformer
 from difffit_core.errors import SpecError
-from difffit_core.generate import Generator
+from difffit_core.generators.registry import load_generator
 from difffit_core.positions import resize
 from difffit_core.spec import GenerationSpec
 from tests.difffit_core.spec_dirs import ADAPTER, run_here, write_spec_dir
@@ -65,11 +65,12 @@ def test_an_adapter_trained_at_twice_the_size_generates_at_it(tmp_path: Path, ti
     run_here(tmp_path, spec)
     adapter = read_adapter(tmp_path / ADAPTER)
     assert adapter.header.resolution == 32
-    generator = Generator(tiny_base, tmp_path / ADAPTER, "cpu")
+    generator = load_generator(tiny_base, "cpu")
+    generator.use(read_adapter(tmp_path / ADAPTER))
     wanted = GenerationSpec(labels=[0], steps=2, guidance_scale=1.0, seed=3, scheduler="ddim")
     assert generator.images(wanted)[0].size == (32, 32)
     generator.use(None)
-    assert generator.images(wanted)[0].tobytes() == Generator(tiny_base, device="cpu").images(wanted)[0].tobytes()
+    assert generator.images(wanted)[0].tobytes() == load_generator(tiny_base, device="cpu").images(wanted)[0].tobytes()
 
 
 def test_the_resolution_must_be_whole_patches(tmp_path: Path, tiny_base: BaseModelEntry) -> None:

@@ -8,7 +8,7 @@ import torch
 from difffit_core.base_models import BaseModelEntry
 from difffit_core.dit import load_transformer
 from difffit_core.errors import SpecError
-from difffit_core.generate import Generator
+from difffit_core.generators.registry import load_generator
 from difffit_core.sampling import grid, sample_latents
 from difffit_core.spec import GenerationSpec, Scheduler
 
@@ -20,10 +20,10 @@ def spec(scheduler: Scheduler = "dpmsolver++", **changes: object) -> GenerationS
 
 @pytest.mark.parametrize("scheduler", get_args(Scheduler))
 def test_the_same_request_gives_the_same_bytes(tiny_base: BaseModelEntry, scheduler: Scheduler) -> None:
-    one = Generator(tiny_base, device="cpu").images(spec(scheduler))
-    two = Generator(tiny_base, device="cpu").images(spec(scheduler))
+    one = load_generator(tiny_base, device="cpu").images(spec(scheduler))
+    two = load_generator(tiny_base, device="cpu").images(spec(scheduler))
     assert [picture.tobytes() for picture in one] == [picture.tobytes() for picture in two]
-    other = Generator(tiny_base, device="cpu").images(spec(scheduler, seed=8))
+    other = load_generator(tiny_base, device="cpu").images(spec(scheduler, seed=8))
     assert one[0].tobytes() != other[0].tobytes()
 
 
@@ -46,7 +46,7 @@ def test_an_image_depends_on_its_own_seed_and_label_only(tiny_base: BaseModelEnt
 
 def test_a_label_the_model_does_not_have_is_refused(tiny_base: BaseModelEntry) -> None:
     with pytest.raises(SpecError, match="0 to 2"):
-        Generator(tiny_base, device="cpu").images(spec(labels=[3]))
+        load_generator(tiny_base, device="cpu").images(spec(labels=[3]))
 
 
 def test_guidance_moves_from_unconditional_through_conditional(tiny_base: BaseModelEntry) -> None:
@@ -57,5 +57,5 @@ def test_guidance_moves_from_unconditional_through_conditional(tiny_base: BaseMo
 
 
 def test_grid_lays_pictures_out_in_rows(tiny_base: BaseModelEntry) -> None:
-    sheet = grid(Generator(tiny_base, device="cpu").images(spec()), columns=2)
+    sheet = grid(load_generator(tiny_base, device="cpu").images(spec()), columns=2)
     assert sheet.size == (2 * 18 + 2, 2 * 18 + 2)

@@ -20,7 +20,7 @@ from difffit_core.adapter_file import read_adapter
 from difffit_core.base_models import BaseModelEntry
 from difffit_core.dataset import Item
 from difffit_core.errors import AdapterError
-from difffit_core.generate import Generator
+from difffit_core.generators.registry import load_generator
 from difffit_core.spec import GenerationSpec
 from difffit_core.stopping import StopRequest
 from difffit_core.tasks.task import Examples
@@ -124,7 +124,8 @@ def test_every_trained_tensor_moves_and_is_in_the_adapter(tmp_path: Path, tiny_b
 
 def test_adapter_generates_its_own_classes(tmp_path: Path, tiny_base: BaseModelEntry) -> None:
     run_here(tmp_path, write_spec_dir(tmp_path, tiny_base, steps=2))
-    generator = Generator(tiny_base, tmp_path / ADAPTER, "cpu")
+    generator = load_generator(tiny_base, "cpu")
+    generator.use(read_adapter(tmp_path / ADAPTER))
     assert generator.class_names == ["star", "tree"]
     spec = GenerationSpec(labels=[0, 1], steps=2, guidance_scale=2.0, seed=3, scheduler="ddim")
     assert [picture.size for picture in generator.images(spec)] == [(16, 16), (16, 16)]

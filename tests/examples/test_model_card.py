@@ -7,8 +7,9 @@ import torch
 from PIL import Image
 
 from difffit_core.base_models import BaseModelEntry
-from difffit_core.evaluation import WEIGHTS_FILE, WEIGHTS_MODULE, MobileNetV2
-from difffit_core.generate import Generator
+from difffit_core.evaluation.mobilenet import MobileNetV2
+from difffit_core.evaluation.weights import WEIGHTS_FILE, WEIGHTS_MODULE
+from difffit_core.generators.registry import load_generator
 from difffit_core.methods.full.config import FullConfig
 from difffit_core.spec import DatasetSummary, JobSpec, resolve
 from examples.emoji_dit.model_card import SHEET, Figures, fetch_feature_weights, write_model_card
@@ -56,7 +57,7 @@ def test_the_card_states_the_distances_counts_and_figures(base: BaseModelEntry, 
     job = JobSpec(base_model=base.id, dataset="noto", method=FullConfig(type="full"), seed=7)
     spec = resolve(job, base, DatasetSummary(sha256="0" * 64, classes=dict.fromkeys(NAMES, 1), holds=["file", "label"]))
 
-    write_model_card(base, noto, spec, FIGURES, Generator(base, device="cpu").images, weights)
+    write_model_card(base, noto, spec, FIGURES, load_generator(base, device="cpu").images, weights)
 
     card = (base.path / "README.md").read_text()
     assert "| 12 pictures | FD-MobileNetV2" in card

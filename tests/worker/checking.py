@@ -12,11 +12,16 @@ class Checker:
     def __init__(self, folder: Path, settings: Settings, pool: ImagePool) -> None:
         self.folder, self.settings, self.pool = folder, settings, pool
 
-    def __call__(self, files: dict[str, bytes], format: str | None = None) -> CheckedDataset:
+    def __call__(self, upload: dict[str, bytes] | bytes, format: str | None = None) -> CheckedDataset:
+        """An archive of files, or an upload as it is."""
         folder = self.folder / f"check-{len(list(self.folder.iterdir()))}"
         folder.mkdir()
-        upload = zip_of(folder / "upload", files)
-        return examine(upload, folder, self.settings, lambda: None, self.pool, format)
+        path = folder / "upload"
+        if isinstance(upload, bytes):
+            path.write_bytes(upload)
+        else:
+            zip_of(path, upload)
+        return examine(path, folder, self.settings, lambda: None, self.pool, format)
 
 
 def codes(checked: CheckedDataset) -> dict[str, str]:

@@ -202,3 +202,24 @@ def test_entries_and_bytes_are_limited(tmp_path: Path, settings: Settings) -> No
         with pytest.raises(DatasetError) as caught:
             unpack(archive, tmp_path, settings.model_copy(update=change), lambda: None)
         assert caught.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [(b"[]", "upload.json"), (b'\xef\xbb\xbf [{"a": 1}]', "upload.json"), (b'{"a": 1}\n{"a": 2}\n', "upload.jsonl")],
+)
+def test_json_is_an_archive_of_itself(tmp_path: Path, settings: Settings, data: bytes, name: str) -> None:
+    archive = tmp_path / "upload"
+    archive.write_bytes(data)
+    assert unpacked(archive, settings) == ({name: data}, {})
+    with pytest.raises(DatasetError, match="bytes, the most that is allowed"):
+        unpack(archive, tmp_path, settings.model_copy(update={"max_unpacked_bytes": 1}), lambda: None)
+
+
+def test_a_tar_may_begin_as_json_does(tmp_path: Path, settings: Settings) -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        tar.addfile(tar_member("[old] {pictures}/a.png", size=4), io.BytesIO(b"good"))
+    archive = tmp_path / "upload"
+    archive.write_bytes(buffer.getvalue())
+    assert unpacked(archive, settings) == ({"[old] {pictures}/a.png": b"good"}, {})

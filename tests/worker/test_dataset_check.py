@@ -9,8 +9,8 @@ from PIL import Image
 
 from tests.worker.checking import Checker, codes
 from tests.worker.pictures import huge_picture, picture, two_classes
-from worker.dataset_check import write_content, write_preview
-from worker.image_pool import ImagePool
+from worker.dataset_content import write_content, write_preview
+from worker.image_pool import ImagePool, Request
 
 
 def test_class_folders(check: Checker) -> None:
@@ -24,10 +24,12 @@ def test_class_folders(check: Checker) -> None:
         "refused": [{"file": "animals/d.png", "code": "no_label", "message": checked.report["refused"][0]["message"]}],
         "duplicates": [],
         "label_conflicts": [],
-        "warnings": [],
+        "warnings": [{"code": "single_image", "message": checked.report["warnings"][0]["message"]}],
         "classes": {"cats": 2, "dogs": 1},
         "splits": {},
         "sizes": {"smallest": (10, 20), "median": (30, 30), "largest": (90, 40)},
+        "texts": {},
+        "conditions": 0,
     }
 
 
@@ -66,14 +68,14 @@ def test_files_that_cannot_be_used_are_refused_one_by_one(check: Checker) -> Non
 
 def test_without_an_image_nothing_is_kept(check: Checker) -> None:
     checked = check({"cats/a.txt": b"a"})
-    assert checked.pictures == []
+    assert checked.examples == []
     assert checked.report["sizes"] is None
 
 
 def test_exact_duplicates_are_kept_once_and_conflicts_twice(check: Checker) -> None:
     same = picture("red")
     checked = check({"cats/a.png": same, "cats/b.png": same, "dogs/c.png": same, "dogs/d.png": picture("blue")})
-    assert [p.file.name for p in checked.pictures] == ["cats/a.png", "dogs/c.png", "dogs/d.png"]
+    assert [e.source for e in checked.examples] == ["cats/a.png", "dogs/c.png", "dogs/d.png"]
     assert checked.report["duplicates"] == [{"file": "cats/b.png", "same_as": "cats/a.png"}]
     assert checked.report["label_conflicts"] == [{"files": ["cats/a.png", "dogs/c.png"], "labels": ["cats", "dogs"]}]
 
@@ -95,10 +97,9 @@ def test_metadata_rows(check: Checker) -> None:
     files = {f"set/{name}": picture(f"rgb({i}, 0, 0)") for i, name in enumerate(names)}
     checked = check({"set/metadata.jsonl": lines} | files)
     assert checked.report["layout"] == "metadata"
-    assert checked.report["classes"] == {"7": 1, "cat": 1}
-    assert [p.caption.text for p in checked.pictures] == ["a red cat", None]
+    assert checked.report["classes"] == {"": 1, "7": 1, "cat": 1}
+    assert [e.annotation.caption for e in checked.examples] == ["a red cat", "only a text", ""]
     assert codes(checked) == {
-        "set/c.png": "text_only",
         "set/d.png": "no_label",
         "set/e.png": "invalid_label",
         "set/no-row.png": "no_metadata_row",
@@ -111,10 +112,18 @@ def test_metadata_rows(check: Checker) -> None:
     }
 
 
+def test_metadata_may_be_a_table(check: Checker) -> None:
+    table = 'file_name,label,text\na.png,,"a red cat,\nasleep"\nb.png,dog,\n,cat,nothing\nc.png,,\n'
+    pictures = {f"{name}.png": picture(color) for name, color in (("a", "red"), ("b", "blue"), ("c", "green"))}
+    checked = check(pictures | {"metadata.csv": table.encode()})
+    assert [(e.annotation.label, e.annotation.caption) for e in checked.examples] == [("", "a red cat,\nasleep"), ("dog", "")]
+    assert codes(checked) == {"metadata.csv:5": "invalid_metadata_row", "c.png": "no_label"}
+
+
 def test_content_holds_the_users_bytes_and_an_index(check: Checker, tmp_path: Path) -> None:
     files = two_classes(2) | {"red/odd name.jpe g": picture("pink", kind="JPEG")}
     checked = check(files)
-    write_content(checked.pictures, tmp_path / "content.tar")
+    write_content(checked.examples, tmp_path / "content.tar")
     with tarfile.open(tmp_path / "content.tar") as tar:
         tar.extractall(tmp_path / "content")
     rows = [json.loads(line) for line in (tmp_path / "content" / "index.jsonl").read_text().splitlines()]
@@ -132,7 +141,7 @@ def test_the_hash_depends_on_labels_and_contents_alone(check: Checker) -> None:
 
 def test_the_preview_shows_a_row_for_each_class(check: Checker, tmp_path: Path, pool: ImagePool) -> None:
     checked = check(two_classes(3))
-    write_preview(checked.pictures, tmp_path, tmp_path / "preview.png", pool)
+    write_preview(checked.examples, tmp_path, tmp_path / "preview.png", pool)
     with Image.open(tmp_path / "preview.png") as preview:
         blue, red = preview.getpixel((128 + 32, 36)), preview.getpixel((128 + 32, 68 + 36))
     assert (blue, red) == ((0, 0, 255), (255, 0, 0))
@@ -144,5 +153,5 @@ def test_an_image_that_takes_too_long_costs_its_decoder_only(tmp_path: Path) -> 
     os.mkfifo(tmp_path / "endless.png")
     with ImagePool(max_pixels=10_000, seconds_per_image=1) as pool:
         names = ["good.png", "endless.png", "good.png", "good.png"]
-        answers = list(pool.check((tmp_path / name, None) for name in names))
+        answers = list(pool.check(Request(tmp_path / name) for name in names))
     assert [getattr(answer, "code", "good") for answer in answers] == ["good", "too_slow", "good", "good"]

@@ -36,7 +36,7 @@ def test_the_default_queue_checks_datasets_and_sweeps(rows: Rows, workers: Worke
     assert dataset.sha256 == rows.get(Dataset, unwoken).sha256
     assert PillowImage.open(io.BytesIO(store.get_bytes(str(dataset.preview_key)))).format == "PNG"
     assert failed.error is not None
-    assert (failed.error["code"], failed.error["param"]) == ("no_usable_images", "file")
+    assert (failed.error["code"], failed.error["param"]) == ("no_usable_examples", "file")
     assert failed.report is not None
     assert {r["file"]: r["code"] for r in failed.report["refused"]} == {
         "a/huge.png": "too_many_pixels",

@@ -30,7 +30,7 @@ def _folder(files: Files, layout: Layout, root: str, splits: dict[str, str], spl
     for name in files.inside(root):
         path = PurePosixPath(name.removeprefix(root))
         if len(path.parts) == 2:
-            layout.add(name, path.parent.name, split=splits.get(path.name, split))
+            layout.add(name, path.parent.name, splits.get(path.name, split))
 
 
 FORMAT = Format(

@@ -1,5 +1,6 @@
 """The files of an upload, found by the ends of their names, for archives wrap them in folders of any name."""
 
+import codecs
 import csv
 import json
 from collections import defaultdict
@@ -9,10 +10,13 @@ from typing import Any
 
 from difffit_core.errors import DatasetError
 from worker.archives import UnpackedFile
+from worker.layouts.json_stream import elements
 from worker.layouts.matlab import read_matlab
 
 MAX_METADATA_BYTES = 256 * 1024**2  # read line by line; rows of the most files allowed are far smaller
 MAX_JSON_BYTES = 16 * 1024**2  # read whole, which takes many times its size; the largest in use has 3 MB
+HEAD = 1000  # bytes that show what a file is
+MAX_LINE = 4 * 1024**2  # characters
 
 
 class Files:
@@ -41,22 +45,33 @@ class Files:
         return [name for name in self.files if name.startswith(folder)]
 
     def lines(self, name: str) -> Iterator[tuple[int, str]]:
-        """(number, line) of each line that is not empty; raises DatasetError (`metadata_too_large`)."""
-        with self._limited(name, MAX_METADATA_BYTES).path.open(encoding="utf-8-sig", errors="replace") as lines:
-            for number, line in enumerate(lines, start=1):
+        """(number, line) of each line that is not empty; bytes that are no UTF-8 become halves of surrogate pairs.
+
+        Raises DatasetError.
+        """
+        with self._limited(name, MAX_METADATA_BYTES).path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
+            for number, line in enumerate(iter(lambda: file.readline(MAX_LINE + 1), ""), start=1):
+                if len(line) > MAX_LINE:
+                    raise unreadable(name, f"line {number} is longer than {MAX_LINE} characters")
                 if line.strip():
                     yield number, line.strip()
 
     def rows(self, name: str, columns: tuple[str, ...]) -> Iterator[tuple[int, list[str]]]:
         """(line, values) of `columns` in each row of a CSV file with a header. Raises DatasetError."""
-        with self._limited(name, MAX_METADATA_BYTES).path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        for number, row in self.records(name):
+            absent = [column for column in columns if column not in row]
+            if absent:
+                raise unreadable(name, f"it has no column {absent[0]!r}")
+            yield number, [row[column] or "" for column in columns]
+
+    def records(self, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+        """(line, values by column) of each row of a CSV file with a header, decoded as in `lines`. Raises DatasetError."""
+        path = self._limited(name, MAX_METADATA_BYTES).path
+        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             reader = csv.DictReader(file)
             try:
-                absent = [column for column in columns if column not in (reader.fieldnames or ())]
-                if absent:
-                    raise unreadable(name, f"it has no column {absent[0]!r}")
                 for row in reader:
-                    yield reader.line_num, [row[column] or "" for column in columns]
+                    yield reader.line_num, row
             except csv.Error as error:
                 raise unreadable(name, str(error)) from error
 
@@ -66,6 +81,27 @@ class Files:
             return json.loads(self._limited(name, MAX_JSON_BYTES).path.read_bytes())
         except (ValueError, RecursionError) as error:
             raise unreadable(name, "it is no JSON") from error
+
+    def elements(self, name: str, key: str | None = None) -> Iterator[tuple[int, Any]]:
+        """(number, element) of a long JSON array, counted from 1; see `json_stream`. Raises DatasetError."""
+        with self._limited(name, MAX_METADATA_BYTES).path.open(encoding="utf-8-sig") as file:
+            try:
+                yield from enumerate(elements(file, key), start=1)
+            except (ValueError, RecursionError) as error:
+                raise unreadable(name, f"it is no JSON that can be read ({error!s:.200})") from error
+
+    def text(self, name: str, most: int) -> str | None:
+        """A whole small file, of which no more than `most` characters and one are read; None where it is no UTF-8."""
+        with self.files[name].path.open(encoding="utf-8-sig", newline="") as file:
+            try:
+                return file.read(most + 1)
+            except UnicodeDecodeError:
+                return None
+
+    def first_byte(self, name: str) -> bytes:
+        """The first that is no space; nothing where a file does not begin with one soon."""
+        with self.files[name].path.open("rb") as file:
+            return file.read(HEAD).removeprefix(codecs.BOM_UTF8).lstrip()[:1]
 
     def matlab(self, name: str, *variables: str) -> list[list[Any]]:
         """Variables of a MATLAB file as lists; see `read_matlab`. Raises DatasetError."""
@@ -93,7 +129,7 @@ def _last_part(name: str) -> str:
 def unreadable(name: str, reason: str) -> DatasetError:
     """One of a dataset's lists is damaged, or is another file of that name."""
     return DatasetError(
-        f"{name} cannot be read as this dataset's list: {reason}. Take it from the authors' archive once more.",
+        f"{name} cannot be read as this dataset's list: {reason}. Repair it, or take it from its authors once more.",
         code="invalid_metadata_file",
         param="file",
     )

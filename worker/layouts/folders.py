@@ -4,7 +4,7 @@ from pathlib import PurePosixPath
 
 from worker.layouts.files import Files
 from worker.layouts.layout import Format, Layout
-from worker.layouts.metadata import METADATA
+from worker.layouts.metadata import LINES
 
 
 def read(files: Files, layout: Layout) -> None:
@@ -12,7 +12,7 @@ def read(files: Files, layout: Layout) -> None:
     for name in files.files:
         folder = str(PurePosixPath(name).parent)
         if folder in {".", wrapper}:
-            message = f"The file lies in no class folder. Move it into one, or name its label in a {METADATA}."
+            message = f"The file lies in no class folder. Move it into one, or name its label in a {LINES}."
             layout.refuse(name, "no_label", message)
         else:
             layout.add(name, PurePosixPath(folder).name)

@@ -1,16 +1,23 @@
-"""What a layout says of an upload: class, text and split by file name, and a reason for each file without them."""
+"""What a layout says of an upload: each picture's annotation, texts without pictures, and a reason for all that is left out."""
 
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
+from difffit_core.errors import DatasetError
 from worker.archives import MAX_NAME, Refusal, refusal
 from worker.layouts.files import Files
 
 Warning = dict[str, str]  # {code, message}
 
 MAX_LABEL = 200  # characters
+MAX_CAPTION = 5_000  # characters; no text encoder reads half as many
+MAX_PROMPT = 200_000  # characters of a prompt, and of an answer; more than the longest `max_tokens` holds
+MAX_TEXTS = 500_000  # prompts with answers in a dataset
+MAX_TEXT_TOTAL = 256 * 1024**2  # characters of all of them: they are in memory until the content is written
+MAX_LISTED = 10_000  # rows, of those that a report names one by one
+EMPTY_CAPTION = ("empty_caption", "The caption is empty. Write one, or leave the picture out.")
 SHOWN_NAMES = 10  # in a warning
 SYSTEM_FOLDERS = {"__MACOSX", ".git", "@eaDir"}
 SYSTEM_FILES = {".DS_Store", "Thumbs.db", "thumbs.db", "desktop.ini"}
@@ -27,7 +34,7 @@ class Published:
 
 @dataclass(frozen=True)
 class Format:
-    """One layout. `marks` are what it is recognised by: all files and folders (with `/` at the end) of any one tuple.
+    """One layout. It is recognised by its `marks`, all files and folders (with `/` at the end) of any one tuple, and `fits`.
 
     `read` fills the Layout, and raises DatasetError where a list of the dataset cannot be read.
     """
@@ -36,15 +43,26 @@ class Format:
     marks: tuple[tuple[str, ...], ...]
     read: Callable[[Files, "Layout"], None]
     published: Published | None = None
+    fits: Callable[[Files], bool] = lambda files: True
 
 
 @dataclass(frozen=True)
-class Caption:
-    """What is known of a picture: its class, its text where the metadata has one, and its part of the official split."""
+class Annotation:
+    """What is known of a picture: its class, its caption, the file of its condition, its part of the official split."""
 
-    label: str
-    text: str | None = None
+    label: str = ""
+    caption: str = ""
+    condition: str = ""
     split: str = ""
+
+
+@dataclass(frozen=True)
+class Text:
+    """A prompt with its answer; `source` is the file and the row that they are from."""
+
+    source: str
+    prompt: str
+    answer: str
 
 
 @dataclass(frozen=True)
@@ -59,60 +77,98 @@ class Row:
 
 @dataclass
 class Layout:
-    """The captions by file name, and a reason for each file or row without one."""
+    """The annotations by file name, and a reason for each file or row without one."""
 
     kind: str
     published: Published | None = None
-    captions: dict[str, Caption] = field(default_factory=dict)
-    without_caption: dict[str, Refusal] = field(default_factory=dict)  # by file name
+    annotations: dict[str, Annotation] = field(default_factory=dict)
+    texts: list[Text] = field(default_factory=list)
+    refusals: dict[str, Refusal] = field(default_factory=dict)  # by file name
     bad_rows: list[Refusal] = field(default_factory=list)
     warnings: list[Warning] = field(default_factory=list)
     lists: set[str] = field(default_factory=set)  # files that were read, and are no pictures
+    conditions: set[str] = field(default_factory=set)  # pictures that belong to another, which stands for both in the report
+    label_maps: set[str] = field(default_factory=set)  # conditions whose grey values are numbers of classes
+    _unlisted: int = 0
+    _characters: int = 0
 
-    def add(self, name: str, label: str, text: str | None = None, split: str = "") -> None:
-        """Caption a file, or note why its label cannot be used."""
-        label = label.strip()
-        if label and len(label) <= MAX_LABEL and storable(label):
-            self.captions[name] = Caption(label, text, split)
-        else:
+    def add(self, name: str, label: str, split: str = "") -> None:
+        """A file of a class, or a reason why its label cannot be used."""
+        self.annotate(name, label, Annotation(split=split))
+
+    def annotate(self, name: str, label: str | None, said: Annotation) -> None:
+        """What is said of a file, and its class where it has one, or a reason why they cannot be used."""
+        problem = caption_problem(said.caption) if said.caption else None
+        if label is not None and not (0 < len(label.strip()) <= MAX_LABEL and storable(label)):
             self.refuse(name, "invalid_label", f"A class name has 1 to {MAX_LABEL} printable characters; rename the class.")
+        elif problem is not None:
+            self.refuse(name, *problem)
+        else:
+            self.annotations[name] = Annotation((label or "").strip(), said.caption, said.condition, said.split)
+
+    def add_text(self, source: str, prompt: str, answer: str) -> None:
+        """Raises DatasetError (`too_many_examples`)."""
+        self._characters += len(prompt) + len(answer)
+        if len(self.texts) == MAX_TEXTS or self._characters > MAX_TEXT_TOTAL:
+            raise DatasetError(
+                f"The upload holds more than {MAX_TEXTS} examples, or {MAX_TEXT_TOTAL} characters. Split it.",
+                code="too_many_examples",
+                param="file",
+            )
+        self.texts.append(Text(source, prompt, answer))
 
     def refuse(self, name: str, code: str, message: str) -> None:
-        self.without_caption[name] = refusal(name, code, message)
+        self.refusals[name] = refusal(name, code, message)
 
-    def refuse_row(self, source: str, number: int, message: str) -> None:
-        self.bad_rows.append(refusal(f"{source}:{number}", "invalid_metadata_row", message))
+    def refuse_row(self, source: str, number: int, message: str, code: str = "invalid_metadata_row") -> None:
+        if len(self.bad_rows) < MAX_LISTED:
+            self.bad_rows.append(refusal(f"{source}:{number}", code, message))
+        else:
+            self._unlisted += 1
 
     def take(self, rows: Iterable[Row], names: Container[str]) -> None:
-        """Caption the files of all rows; the first row counts, and rows without their file become a warning for each list."""
+        """Annotate the files of all rows; the first row counts, and rows without their file become a warning for each list."""
         missing, repeated = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
         for row in rows:
             if row.file not in names:
                 missing[row.source].append(row.file)
-            elif row.file in self.captions:
+            elif row.file in self.annotations:
                 repeated[row.source].append(row.file)
             else:
-                self.add(row.file, row.label, split=row.split)
+                self.add(row.file, row.label, row.split)
         for source, files in missing.items():
-            self.warn("missing_files", f"{source} names {len(files)} files that are not in the archive: {_some(files)}")
+            self.warn("missing_files", f"{source} names {len(files)} files that are not in the archive: {some(files)}")
         for source, files in repeated.items():
-            self.warn("duplicate_rows", f"{source} names {len(files)} files for the second time: {_some(files)}")
+            self.warn("duplicate_rows", f"{source} names {len(files)} files for the second time: {some(files)}")
 
     def warn(self, code: str, message: str) -> None:
         self.warnings.append({"code": code, "message": message})
 
     def knows(self, name: str) -> bool:
-        """Whether the file has a caption, or a reason for having none, or is one of the lists."""
-        return name in self.captions or name in self.without_caption or name in self.lists
+        """Whether the file is annotated, or has a reason for not being, or belongs to another, or is one of the lists."""
+        return any(name in known for known in (self.annotations, self.refusals, self.conditions, self.lists))
 
     def refuse_rest(self, names: Iterable[str]) -> None:
-        """A reason for each file that the layout says nothing of."""
+        """A reason for each file that the layout says nothing of, and a warning of the rows that are too many to list."""
         for name in names:
             if not self.knows(name):
                 self.refuse(name, "no_metadata_row", f"Nothing in the lists of {self.kind} names this file.")
+        if self._unlisted:
+            self.warn("unlisted_rows", f"{self._unlisted} more rows are refused than the report lists.")
 
 
-def _some(names: list[str]) -> str:
+def caption_problem(caption: str) -> tuple[str, str] | None:
+    """Why a caption cannot be used, as (code, message)."""
+    if not caption.strip():
+        return EMPTY_CAPTION
+    if len(caption) > MAX_CAPTION:
+        return "caption_too_long", f"The caption has {len(caption)} characters; at most {MAX_CAPTION} are allowed. Shorten it."
+    if not storable(caption):
+        return "invalid_caption", "The caption is no text in UTF-8, or has characters that mean nothing. Write it once more."
+    return None
+
+
+def some(names: list[str]) -> str:
     """The first names, such that PostgreSQL can hold them whatever a list has in it."""
     return ", ".join(repr(name[:MAX_NAME]) for name in names[:SHOWN_NAMES]) + (", …" if len(names) > SHOWN_NAMES else "")
 

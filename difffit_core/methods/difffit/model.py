@@ -11,7 +11,7 @@ from difffit_core.families import family_of
 from difffit_core.methods.difffit.config import DiffFitConfig
 from difffit_core.methods.difffit.layer import with_scales
 from difffit_core.methods.difffit.policies import Policy, policy_of
-from difffit_core.methods.marks import Marks, biases, class_table, whole
+from difffit_core.methods.marks import Marks, biases, class_table, new_in_copy, whole
 from difffit_core.methods.structure import attentions, blocks, branch_ends, find, is_norm, is_token_norm, replace_modules
 
 SCALABLE = (nn.Linear, nn.Conv2d)
@@ -24,7 +24,7 @@ def prepare_difffit(model: nn.Module, config: DiffFitConfig) -> Marks:
     the adaLN projection and the embedders, which stay frozen. Raises SpecError for a module that does not exist.
     """
     policy = policy_of(config, family_of(model))
-    marks = norm_weights(model, policy) | add_new_biases(model, policy)
+    marks = new_in_copy(model) | norm_weights(model, policy) | add_new_biases(model, policy)
     if policy.biases:
         marks |= biases(model)
     if config.class_table is not False:

@@ -35,6 +35,7 @@ FAMILY_POLICIES: dict[Family, Policy] = {
         norms="none",
         train_modules=ZERO_CONVOLUTIONS,
     ),
+    "pixart": Policy("attention", branch_scales=True, scaled_share=HALF, norms="all"),  # a DiT with a cross attention a block
     "llama": Policy("attention", branch_scales=False, scaled_share=Fraction(14, 32), norms="none", new_biases="attention"),
     "generic": Policy("all", branch_scales=False, scaled_share=HALF, norms="all"),
 }

@@ -8,7 +8,7 @@ import torch
 
 from difffit_core.adapter_file import read_adapter
 from difffit_core.base_models import BaseModelEntry
-from difffit_core.generate import Generator
+from difffit_core.generators.registry import load_generator
 from difffit_core.spec import GenerationSpec
 from tests.difffit_core.spec_dirs import ADAPTER, run_here, write_spec_dir
 
@@ -27,5 +27,8 @@ def test_a_job_trains_resumes_exactly_and_generates(tmp_path: Path, tiny_base: B
     assert adapter.header.method.type == method
     assert all(torch.isfinite(tensor).all() for tensor in adapter.tensors.values())
     wanted = GenerationSpec(labels=[0, 1], steps=2, guidance_scale=2.0, seed=1, scheduler="dpmsolver++")
-    adapted, plain = (Generator(tiny_base, path, "cpu").images(wanted) for path in (straight / ADAPTER, None))
+    generator = load_generator(tiny_base, "cpu")
+    plain = generator.images(wanted)
+    generator.use(read_adapter(straight / ADAPTER))
+    adapted = generator.images(wanted)
     assert adapted[0].tobytes() != plain[0].tobytes()

@@ -1,4 +1,4 @@
-"""The eight published datasets in small: the folders, lists and MATLAB files of the originals, around a few tiny pictures."""
+"""Published datasets of classes in small: the folders, lists and MATLAB files of the originals, around a few tiny pictures."""
 
 import io
 import json

@@ -26,14 +26,15 @@ from tests.worker.layouts.miniatures import (
     sun397,
 )
 from tests.worker.pictures import picture, two_classes
-from worker.dataset_check import CheckedDataset, write_content
+from worker.dataset_check import CheckedDataset
+from worker.dataset_content import write_content
 from worker.layouts.flowers102 import CLASSES
-from worker.layouts.layout import Caption, Layout, Published
+from worker.layouts.layout import Annotation, Layout, Published
 from worker.layouts.registry import FORMATS, compare_with_published
 
 
-def captions(checked: CheckedDataset) -> dict[str, tuple[str, str]]:
-    return {p.file.name: (p.caption.label, p.caption.split) for p in checked.pictures}
+def annotations(checked: CheckedDataset) -> dict[str, tuple[str, str]]:
+    return {e.source: (e.annotation.label, e.annotation.split) for e in checked.examples}
 
 
 @pytest.mark.parametrize(
@@ -43,7 +44,7 @@ def test_each_is_recognised_and_read(check: Checker, name: str, make: Callable[[
     small = make()
     checked = check(small.files)
     assert checked.report["layout"] == name
-    assert captions(checked) == small.expected
+    assert annotations(checked) == small.expected
     assert set(codes(checked).values()) <= {"not_an_image"}
     parts = [part for _, part in small.expected.values() if part]
     assert checked.report["splits"] == {part: parts.count(part) for part in sorted(set(parts))}
@@ -55,12 +56,12 @@ def test_each_is_recognised_and_read(check: Checker, name: str, make: Callable[[
 def test_folders_around_it_make_no_difference(check: Checker, name: str) -> None:
     small = MINIATURES[name][0]()
     checked = check({f"downloads/{file}": data for file, data in small.files.items()}, name)
-    assert captions(checked) == {f"downloads/{file}": caption for file, caption in small.expected.items()}
+    assert annotations(checked) == {f"downloads/{file}": caption for file, caption in small.expected.items()}
 
 
 def test_the_api_offers_what_workers_read() -> None:
     assert sorted(NAMES) == sorted(FORMATS)
-    assert FORMATS.keys() - MINIATURES.keys() == {"folders", "metadata"}
+    assert FORMATS.keys() - MINIATURES.keys() == {"alpaca", "captions", "chat", "coco-stuff", "folders", "metadata", "pictures"}
     assert len(set(CLASSES)) == 102
 
 
@@ -101,7 +102,7 @@ def test_rows_without_files_and_files_without_rows_are_reported(check: Checker) 
 def test_images_that_the_split_leaves_out_keep_the_class_of_their_folder(check: Checker) -> None:
     extra = {"food-101/images/waffles/mine.jpg": picture("white", kind="JPEG")}
     checked = check(food101().files | extra)
-    assert captions(checked)["food-101/images/waffles/mine.jpg"] == ("waffles", "")
+    assert annotations(checked)["food-101/images/waffles/mine.jpg"] == ("waffles", "")
     assert warnings(checked)["no_split"].startswith("1 images")
 
 
@@ -116,7 +117,7 @@ def test_a_file_in_both_parts_stays_in_the_first(check: Checker) -> None:
     files = food101().files
     files["food-101/meta/test.json"] = json.dumps({"waffles": ["waffles/5", "waffles/6"]}).encode()
     checked = check(files)
-    assert captions(checked)["food-101/images/waffles/5.jpg"] == ("waffles", "train")
+    assert annotations(checked)["food-101/images/waffles/5.jpg"] == ("waffles", "train")
     assert "waffles/5.jpg" in warnings(checked)["duplicate_rows"]
 
 
@@ -139,7 +140,9 @@ def test_cars_without_the_classes_of_the_test_images(check: Checker) -> None:
 def test_counts_are_compared_with_the_published_ones(published: int) -> None:
     counts = (Published(2, 3, {"train": 2, "test": 1}), Published(3, 4, {"train": 3, "test": 1}))
     layout = Layout("food-101", counts[published])
-    compare_with_published(layout, [Caption("a", split="train"), Caption("b", split="train"), Caption("a", split="test")])
+    compare_with_published(
+        layout, [Annotation("a", split="train"), Annotation("b", split="train"), Annotation("a", split="test")]
+    )
     assert [w["code"] for w in layout.warnings] == [[], ["class_count", "image_count", "split_count"]][published]
 
 
@@ -176,7 +179,7 @@ def test_a_damaged_list_is_named(check: Checker, make: Callable[[], Miniature], 
 def test_the_split_reaches_training_and_the_hash(check: Checker, tmp_path: Path) -> None:
     small = food101()
     checked = check(small.files)
-    write_content(checked.pictures, tmp_path / "content.tar")
+    write_content(checked.examples, tmp_path / "content.tar")
     with tarfile.open(tmp_path / "content.tar") as tar:
         tar.extractall(tmp_path / "content")
     items = read_index(tmp_path / "content")

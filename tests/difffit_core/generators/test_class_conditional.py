@@ -9,7 +9,8 @@ from PIL import Image
 from difffit_core.adapter_file import Adapter
 from difffit_core.base_models import BaseModelEntry
 from difffit_core.errors import AdapterError
-from difffit_core.generate import Generator
+from difffit_core.generators.generator import Generator
+from difffit_core.generators.registry import load_generator
 from difffit_core.spec import GenerationSpec
 from tests.difffit_core.adapters import make_case
 
@@ -27,7 +28,7 @@ def pixels(pictures: list[Image.Image]) -> list[bytes]:
 
 @pytest.fixture
 def generator(tiny_base: BaseModelEntry) -> Generator:
-    return Generator(tiny_base, device="cpu")
+    return load_generator(tiny_base, device="cpu")
 
 
 def test_adapters_follow_one_another_and_the_base_returns(generator: Generator, tiny_base: BaseModelEntry) -> None:
@@ -37,7 +38,7 @@ def test_adapters_follow_one_another_and_the_base_returns(generator: Generator, 
         generator.use(adapter)
         assert generator.class_names == ["star", "tree"]
         made.append(pixels(generator.images(SPEC)))
-        fresh = Generator(tiny_base, device="cpu")
+        fresh = load_generator(tiny_base, device="cpu")
         fresh.use(adapter)
         assert pixels(fresh.images(SPEC)) == made[-1]
     generator.use(None)

@@ -1,0 +1,1 @@
+"""How good the pictures are: Fréchet and kernel distances, precision and recall, and how well pictures fit their captions."""

@@ -1,0 +1,51 @@
+"""Pictures of classes with a DiT."""
+
+import torch
+from PIL import Image
+
+from difffit_core.adapter_file import Adapter
+from difffit_core.base_models import BaseModelEntry
+from difffit_core.devices import inference_autocast
+from difffit_core.dit import load_autoencoder
+from difffit_core.errors import SpecError
+from difffit_core.generators.generator import Generator
+from difffit_core.positions import resize
+from difffit_core.sampling import decode, sample_latents
+from difffit_core.spec import GenerationSpec
+
+
+class ClassConditionalGenerator(Generator):
+    """A DiT, whose class table and table of positions change with the adapter."""
+
+    def __init__(self, base: BaseModelEntry, device: str = "auto") -> None:
+        super().__init__(base, device)
+        self.vae = load_autoencoder(base.path).to(self.device)
+
+    def put(self, adapter: Adapter, strength: float) -> None:
+        super().put(adapter, strength)
+        self._set_resolution(adapter.header.resolution)
+        self.class_names = adapter.header.class_names
+
+    def remove(self) -> None:
+        super().remove()
+        self.class_names = self.base.class_names()
+        self._set_resolution(self.base.image_size())
+
+    def _set_resolution(self, pixels: int | None) -> None:
+        """Make pictures of the size that an adapter was trained on."""
+        if pixels is not None:
+            resize(self.network, pixels // self.base.pixels_per_latent())
+
+    def images(self, spec: GenerationSpec, condition: Image.Image | None = None) -> list[Image.Image]:
+        if spec.prompts:
+            raise SpecError(
+                f"{self.base.id} draws classes: give labels, not prompts.", code="not_for_this_model", param="prompts"
+            )
+        if condition is not None:
+            raise self.takes_no_condition()
+        if not all(0 <= label < len(self.class_names) for label in spec.labels):
+            raise SpecError(f"Labels must be 0 to {len(self.class_names) - 1}.", code="unknown_label", param="labels")
+        self.use(self._adapter, spec.adapter_strength)
+        with torch.inference_mode(), inference_autocast(self.device):
+            latents = sample_latents(self.network, self.base.path, spec)
+        return decode(self.vae, latents)

@@ -1,0 +1,81 @@
+"""Pictures of prompts: with PixArt, and what Stable Diffusion shares with it."""
+
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from difffit_core.base_models import BaseModelEntry
+from difffit_core.devices import inference_autocast
+from difffit_core.dit import load_autoencoder
+from difffit_core.errors import SpecError
+from difffit_core.generators.generator import Generator
+from difffit_core.networks import predict, told
+from difffit_core.sampling import Predict, decode, denoise, learns_variance
+from difffit_core.spec import GenerationSpec
+from difffit_core.text_encoders import load_text_encoder
+
+DENOISED_AT_ONCE = 8  # pictures, each twice where there is guidance
+
+
+class PromptedGenerator(Generator):
+    """A network that is told prompts, with its text encoder and autoencoder."""
+
+    def __init__(self, base: BaseModelEntry, device: str = "auto") -> None:
+        super().__init__(base, device)
+        self.text = load_text_encoder(base.path, self.device)
+        self.vae = load_autoencoder(base.path).to(self.device)
+
+    @property
+    def denoiser(self) -> Any:
+        """The network that predicts noise."""
+        return self.network
+
+    def images(self, spec: GenerationSpec, condition: Image.Image | None = None) -> list[Image.Image]:
+        if spec.labels:
+            raise SpecError(
+                f"{self.base.id} draws prompts and knows no classes: give prompts, not labels.",
+                code="not_for_this_model",
+                param="labels",
+            )
+        self.use(self._adapter, spec.adapter_strength)
+        self.check_condition(condition)
+        pixels = self.image_size()
+        side = pixels // self.base.pixels_per_latent()
+        prompts = list(dict.fromkeys([spec.negative_prompt, *spec.prompts]))
+        pictures: list[Image.Image] = []
+        with torch.inference_mode(), inference_autocast(self.device):
+            embedded = {name: tensor.to(self.device) for name, tensor in self.text.embed(prompts).items()}
+            predict = self.predictor(embedded, condition, pixels)
+            for start in range(0, len(spec.prompts), DENOISED_AT_ONCE):
+                chosen = spec.prompts[start : start + DENOISED_AT_ONCE]
+                rows = torch.tensor([prompts.index(prompt) for prompt in chosen], device=self.device)
+                seeds = spec.model_copy(update={"seed": spec.seed + start})
+                shape = (int(self.vae.config.latent_channels), side, side)
+                latents = denoise(
+                    predict, rows, torch.zeros_like(rows), shape, self.base.path, seeds, learns_variance(self.denoiser)
+                )
+                with torch.autocast(self.device.type, enabled=False):
+                    pictures += decode(self.vae, latents)
+        return pictures
+
+    def check_condition(self, condition: Image.Image | None) -> None:
+        """Raise SpecError where there is a condition picture that means nothing here, or none where it must be."""
+        if condition is not None:
+            raise self.takes_no_condition()
+
+    def image_size(self) -> int:
+        """Width and height of the pictures: those that the adapter was trained on, or the base's."""
+        trained = None if self._adapter is None else self._adapter.header.resolution
+        size = self.base.image_size() if trained is None else trained
+        assert size is not None  # only language models have none
+        return size
+
+    def predictor(self, embedded: dict[str, Tensor], condition: Image.Image | None, pixels: int) -> Predict:
+        """The network for `denoise`, where condition i is row i of the embedded prompts."""
+
+        def predict_rows(latents: Tensor, timesteps: Tensor, rows: Tensor) -> Tensor:
+            return predict(self.denoiser, latents, timesteps, told(embedded, rows))
+
+        return predict_rows

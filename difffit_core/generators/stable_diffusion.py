@@ -1,0 +1,67 @@
+"""Pictures of prompts with Stable Diffusion, steered by a condition picture where a ControlNet is in use."""
+
+from typing import Any
+
+from diffusers import UNet2DConditionModel
+from PIL import Image
+from torch import Tensor
+
+from difffit_core.adapter_file import Adapter
+from difffit_core.base_models import BaseModelEntry
+from difffit_core.dataset import square_pixels
+from difffit_core.errors import SpecError
+from difffit_core.generators.prompted import PromptedGenerator
+from difffit_core.networks import controlnet_of, load_part, predict, steering, told
+from difffit_core.sampling import Predict
+
+
+class StableDiffusionGenerator(PromptedGenerator):
+    """`network` is the UNet, or a ControlNet beside it: the base's own, or the copy of the UNet that an adapter belongs to."""
+
+    def __init__(self, base: BaseModelEntry, device: str = "auto") -> None:
+        super().__init__(base, device)
+        self.unet = self.network
+        if base.family == "controlnet":
+            self.unet = load_part(UNet2DConditionModel, base.path, "unet").to(self.device)
+
+    @property
+    def denoiser(self) -> Any:
+        return self.unet
+
+    @property
+    def is_steered(self) -> bool:
+        return self.network is not self.unet
+
+    def put(self, adapter: Adapter, strength: float) -> None:
+        if adapter.header.task.type == "controlnet" and not self.is_steered:
+            self.network = controlnet_of(self.unet, self.base).to(self.device)
+        super().put(adapter, strength)
+
+    def remove(self) -> None:
+        super().remove()
+        if self.base.family == "controlnet":
+            return
+        if isinstance(self.network, UNet2DConditionModel):  # it may be loaded anew
+            self.unet = self.network
+        self.network = self.unet
+
+    def check_condition(self, condition: Image.Image | None) -> None:
+        if not self.is_steered:
+            super().check_condition(condition)
+        elif condition is None:
+            raise SpecError(
+                "A ControlNet draws after a condition picture; give one.", code="missing_field", param="condition_image"
+            )
+
+    def predictor(self, embedded: dict[str, Tensor], condition: Image.Image | None, pixels: int) -> Predict:
+        if condition is None:
+            return super().predictor(embedded, condition, pixels)
+        shown = (square_pixels(condition, pixels)[None].to(self.device) + 1) / 2  # [1, 3, S, S] in [0, 1]
+
+        def predict_rows(latents: Tensor, timesteps: Tensor, rows: Tensor) -> Tensor:
+            prompts = told(embedded, rows)
+            picture = shown.expand(len(latents), -1, -1, -1)
+            residuals = steering(self.network, latents, timesteps, prompts, picture)
+            return predict(self.unet, latents, timesteps, prompts, residuals)
+
+        return predict_rows

@@ -1,0 +1,150 @@
+"""The examples of an upload: its pictures, decoded, with what the layout says of them, or its prompts with their answers."""
+
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from difffit_core.contents import example_sha256
+from worker.archives import Refusal, UnpackedFile, refusal
+from worker.image_pool import CheckedImage, ImagePool, RefusedImage, Request
+from worker.layouts.layout import Annotation, Layout, some
+
+Answers = dict[str, CheckedImage | RefusedImage]  # by file name
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A usable image: the file that jobs get, and what it was called."""
+
+    name: str
+    path: Path
+    sha256: str
+    image: CheckedImage
+
+    @property
+    def suffix(self) -> str:
+        suffix = PurePosixPath(self.name).suffix.lower()
+        return suffix if re.fullmatch(r"\.[a-z0-9]{1,5}", suffix) else f".{self.image.format.lower()}"
+
+
+@dataclass(frozen=True)
+class Example:
+    """What a job can train on; `source` is the picture's file, or the file and row of a text."""
+
+    source: str
+    annotation: Annotation
+    picture: Picture | None = None
+    condition: Picture | None = None
+    prompt: str = ""
+    answer: str = ""
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """Those of its fields that are text, empty ones too."""
+        return {"caption": self.annotation.caption, "prompt": self.prompt, "answer": self.answer}
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """Its fields in the index but for the names of the files there, for which those in the upload stand here."""
+        pictures = {"file": self.picture, "condition": self.condition}
+        names = {field: "" if picture is None else picture.name for field, picture in pictures.items()}
+        return names | {"label": self.annotation.label} | self.texts
+
+    @property
+    def sha256(self) -> str:
+        pictures = {"file": self.picture, "condition": self.condition}
+        return example_sha256(**{f: p.sha256 for f, p in pictures.items() if p is not None}, **self.texts)
+
+
+def make_examples(
+    files: list[UnpackedFile], layout: Layout, folder: Path, pool: ImagePool, keep_alive: Callable[[], None]
+) -> tuple[list[Example], list[Refusal]]:
+    """Decode the pictures among `files` and pair them; warnings go to the layout. `folder` takes the colours of label maps."""
+    coloured = {name: folder / f"coloured-{i}.png" for i, name in enumerate(sorted(layout.label_maps))}
+    answers: Answers = {}
+    requests = (Request(file.path, coloured=coloured.get(file.name)) for file in files)
+    for file, answer in zip(files, pool.check(requests), strict=True):
+        keep_alive()
+        answers[file.name] = answer
+    pictures = {
+        file.name: _picture(file, answer, coloured.get(file.name))
+        for file in files
+        if isinstance(answer := answers[file.name], CheckedImage)
+    }
+    examples, refused = (
+        [Example(text.source, Annotation(), prompt=text.prompt, answer=text.answer) for text in layout.texts],
+        [],
+    )
+    for file in files:
+        example = _example(file.name, answers, pictures, layout)
+        if isinstance(example, Example):
+            examples.append(example)
+        elif example is not None:
+            refused.append(example)
+    _warn_of_pictures(examples, layout)
+    return examples, refused
+
+
+def _picture(file: UnpackedFile, image: CheckedImage, coloured: Path | None) -> Picture:
+    if coloured is None:
+        return Picture(file.name, file.path, file.sha256, image)
+    with coloured.open("rb") as content:
+        return Picture(file.name, coloured, hashlib.file_digest(content, "sha256").hexdigest(), image)
+
+
+def _example(name: str, answers: Answers, pictures: dict[str, Picture], layout: Layout) -> Example | Refusal | None:
+    """The example of a file, or why it has none; nothing where the file is the usable condition of another."""
+    answer, said = answers[name], layout.annotations.get(name)
+    if isinstance(answer, RefusedImage):
+        return refusal(name, answer.code, answer.message)
+    if said is None:
+        return None if name in layout.conditions and name not in layout.refusals else layout.refusals[name]
+    if not said.condition:
+        return Example(name, said, pictures[name])
+    condition = pictures.get(said.condition)
+    if condition is None:
+        return refusal(name, "unusable_condition", f"Its condition {said.condition} is refused; see there why.")
+    if not same_shape(answer, condition.image):
+        return refusal(
+            name,
+            "condition_shape",
+            f"Its condition {said.condition} has {condition.image.width} x {condition.image.height} pixels and it has "
+            f"{answer.width} x {answer.height}, another aspect ratio, so they do not lie on each other. "
+            "Export the condition in the picture's size.",
+        )
+    return Example(name, said, pictures[name], condition)
+
+
+def same_shape(one: CheckedImage, other: CheckedImage) -> bool:
+    """Whether one may be the other in another size, to a pixel that was rounded."""
+    height, width = one.height * other.width / one.width, one.width * other.height / one.height
+    return abs(height - other.height) <= 1 or abs(width - other.width) <= 1
+
+
+def _warn_of_pictures(examples: list[Example], layout: Layout) -> None:
+    animated = [e.source for e in examples if e.picture is not None and e.picture.image.animated]
+    if animated:
+        layout.warn("animated", f"{len(animated)} pictures have several frames, of which the first is used: {some(animated)}")
+    resized = [e.source for e in examples if e.picture and e.condition and _size(e.picture) != _size(e.condition)]
+    if resized:
+        layout.warn(
+            "condition_size",
+            f"{len(resized)} conditions have another size than their picture, and will be scaled to it: {some(resized)}",
+        )
+
+
+def _size(picture: Picture) -> tuple[int, int]:
+    return picture.image.width, picture.image.height
+
+
+def without_duplicates(examples: list[Example]) -> tuple[list[Example], list[dict[str, str]]]:
+    """Each content once per class, and the sources that were left out for it."""
+    first: dict[tuple[str, str], Example] = {}
+    duplicates = []
+    for example in examples:
+        kept = first.setdefault((example.annotation.label, example.sha256), example)
+        if kept is not example:
+            duplicates.append({"file": example.source, "same_as": kept.source})
+    return list(first.values()), duplicates
