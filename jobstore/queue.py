@@ -103,14 +103,16 @@ def _lines(asked: Select[str, str, int]) -> Select[str, int, int, datetime | Non
     queued = select(func.count().label("jobs")).where(Job.tenant_id == Tenant.id, Job.status == JobStatus.QUEUED)
     at_work = select(Job.tenant_id, func.count().label("jobs")).where(Job.status.in_(WITH_WORKER)).group_by(Job.tenant_id)
     line, busy, first, ranks = queued.lateral(), at_work.subquery(), _head(), asked.subquery()
-    return (
-        select(Tenant.id, line.c.jobs, func.coalesce(busy.c.jobs, 0), Tenant.served_at, first.c.id, ranks.c.id, ranks.c.behind)
+    tenants = (
+        select(Tenant.id, line.c.jobs, func.coalesce(busy.c.jobs, 0).label("busy"), Tenant.served_at, first.c.id.label("first"))
         .select_from(Tenant)
         .join(first, true())
         .join(line, true())
         .outerjoin(busy, busy.c.tenant_id == Tenant.id)
-        .outerjoin(ranks, ranks.c.tenant_id == Tenant.id)
     )
+    # Materialized: once for each tenant, and not for each of the jobs that are asked for.
+    lines = tenants.cte("lines").prefix_with("MATERIALIZED")
+    return select(*lines.c, ranks.c.id, ranks.c.behind).outerjoin_from(lines, ranks, ranks.c.tenant_id == lines.c.id)
 
 
 def _numbered() -> Select[str, str, int]:
