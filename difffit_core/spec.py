@@ -189,6 +189,9 @@ class TrainingSpec(Strict):
         return self
 
 
+TASK = TypeAdapter[TaskConfig](TaskConfig)
+
+
 def resolve(spec: JobSpec, base: BaseModelEntry, dataset: DatasetSummary) -> TrainingSpec:
     """Replace every "auto" by the value the base model, the method and the dataset call for.
 
@@ -258,7 +261,7 @@ def resolve(spec: JobSpec, base: BaseModelEntry, dataset: DatasetSummary) -> Tra
 def _task(spec: JobSpec, base: BaseModelEntry) -> TaskConfig:
     """The task as it was asked for, or the base's first; raises SpecError where the base is not for it."""
     if spec.task is None:
-        return TypeAdapter[TaskConfig](TaskConfig).validate_python({"type": base.tasks[0]})
+        return TASK.validate_python({"type": base.tasks[0]})
     if spec.task.type not in base.tasks:
         raise SpecError(
             f"{base.id}, a {base.family} model, is not for {spec.task.type}; it is for {', '.join(base.tasks)}.",

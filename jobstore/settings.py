@@ -39,6 +39,9 @@ class Settings(BaseSettings):
     heartbeat_seconds: Annotated[float, Field(gt=0)] = Field(1.0, description="Between renewals of a lease")
     sweep_seconds: Annotated[float, Field(gt=0)] = Field(5.0, description="Between searches for lost messages and leases")
     stop_grace_seconds: Annotated[float, Field(gt=0)] = Field(60.0, description="From asking a trainer to stop to killing it")
+    silence_seconds: Annotated[float, Field(gt=0)] = Field(
+        1800.0, description="A trainer that reports nothing for so long hangs: it is killed, and the attempt is lost"
+    )
     max_attempts: Annotated[int, Field(ge=1)] = Field(3, description="After so many lost workers a job fails")
 
     keep_checkpoints: Annotated[int, Field(ge=1)] = Field(3, description="Training states that are kept of each job")
