@@ -59,7 +59,9 @@ def systems(tmp_path_factory: pytest.TempPathFactory, tiny_bases: dict[str, Base
 
 
 def train(folder: Path, name: str, base: BaseModelEntry) -> System:
-    spec = write_spec_dir(folder, base, "difffit", CASES[name][1], steps=5, learning_rate=5e-2, validation_fraction=0.0, sample_every=5)
+    spec = write_spec_dir(
+        folder, base, "difffit", CASES[name][1], steps=5, learning_rate=5e-2, validation_fraction=0.0, sample_every=5
+    )
     assert run_here(folder, spec)[-1]["type"] == "succeeded"
     return System(name, base, read_adapter(folder / ADAPTER))
 
