@@ -180,6 +180,7 @@ class TrainingSpec(Strict):
     seed: int
     defaults: TrainingDefaults  # of the base: its loss weighting, and its scheduler for sample grids
     feature_weights: FeatureWeights = FeatureWeights()  # what evaluations measure with, on the machine that trains
+    captioner_path: str | None = None  # of the operator's BLIP model, for tasks that have captions written
     compile: bool = False  # compile the blocks: half a minute that pays from some thousand steps on; wants a C++ compiler
 
     @model_validator(mode="after")

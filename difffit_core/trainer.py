@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -14,7 +15,8 @@ from torch import Tensor
 from difffit_core import initial_values
 from difffit_core.adapter_file import save_adapter
 from difffit_core.base_models import BaseModelEntry
-from difffit_core.dataset import Item, read_index, split
+from difffit_core.captions import read_items, write_missing_captions
+from difffit_core.dataset import Item, split
 from difffit_core.devices import inference_autocast
 from difffit_core.errors import DatasetError, SpecError, TrainingDiverged
 from difffit_core.evaluation.training import JobEvaluations
@@ -24,13 +26,13 @@ from difffit_core.frozen_base import store_base
 from difffit_core.processes import Processes
 from difffit_core.spec import TrainingSpec
 from difffit_core.stopping import Stopped, StopRequest
-from difffit_core.tasks.config import fields_of
 from difffit_core.tasks.registry import load_task
 from difffit_core.tasks.task import Examples, Tensors
 from difffit_core.training_state import TrainingState, newest_checkpoint, random_generator
 
 PROGRESS_SECONDS = 0.5  # at least so long between progress events
 RATE_STEPS = 20  # the rate is averaged over about so many steps
+SHOWN_CAPTIONS = 10  # of those that were written, in an event
 VALIDATION_BATCH = 64
 VALIDATION_DRAWS = 512  # (example, random numbers) pairs of a validation, at most
 
@@ -50,6 +52,8 @@ class Trainer:
                 f"A batch of {self.h.batch_size} cannot be shared by {processes.count} processes.",
                 param="hyperparameters.batch_size",
             )
+        if processes.is_first:
+            self._write_captions()
         self._evaluations: JobEvaluations | None = None
         if self.h.evaluate_every is not None and processes.is_first:
             self._evaluations = JobEvaluations(spec, folder, self.device, events)
@@ -66,6 +70,17 @@ class Trainer:
                 part.compile()
         self.state = TrainingState(self.task.parameters(), self.h, spec.seed)
         self._others_wait = processes.is_first and processes.count > 1
+
+    def _write_captions(self) -> None:
+        """Before anything else reads the dataset."""
+
+        def progress(done: int, of: int) -> None:
+            self.events.emit("encoding", part="captions", done=done, total=of)
+
+        captions = write_missing_captions(self.spec, self.folder, self.device, progress)
+        if captions:
+            examples = [{"file": file, "caption": caption} for file, caption in islice(captions.items(), SHOWN_CAPTIONS)]
+            self.events.emit("captioned", pictures=len(captions), examples=examples)
 
     def run(self) -> None:
         """Train to the end, or to a checkpoint where a stop is requested. Raises DiffFitError for what the user can mend."""
@@ -124,7 +139,7 @@ class Trainer:
             self._check(self._step(train))
 
     def _load_data(self) -> tuple[Examples, Examples | None]:
-        items = read_index(self.folder / "dataset", fields_of(self.spec.task))
+        items = read_items(self.spec, self.folder)
         if not items:
             raise DatasetError("The dataset holds no examples.")
         for message in self.task.warnings(items):
