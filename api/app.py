@@ -17,7 +17,21 @@ from api.limits import BodyLimits
 from api.notifications import Notifications
 from api.rates import Rates
 from api.request_ids import RequestIds
-from api.routes import adapters, datasets, generate, health, images, job_outputs, jobs, keys, models, tenants, uploads, webhooks
+from api.routes import (
+    adapters,
+    datasets,
+    evaluations,
+    generate,
+    health,
+    images,
+    job_outputs,
+    jobs,
+    keys,
+    models,
+    tenants,
+    uploads,
+    webhooks,
+)
 from api.tus import TusHeaders
 from difffit_core.base_models import load_catalog
 from jobstore.database import make_engine, session_factory
@@ -48,7 +62,22 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         ],
     )
     install_error_handlers(app)
-    for module in (datasets, uploads, models, jobs, job_outputs, adapters, generate, images, keys, tenants, webhooks, health):
+    # Routes are tried in this order: first those that are asked for most.
+    for module in (
+        jobs,
+        datasets,
+        uploads,
+        models,
+        job_outputs,
+        adapters,
+        evaluations,
+        generate,
+        images,
+        keys,
+        tenants,
+        webhooks,
+        health,
+    ):
         app.include_router(module.router)
     app.include_router(tenants.usage_router)
     app.include_router(uploads.abilities)

@@ -9,7 +9,7 @@ from api.dependencies import discard
 from jobstore.errors import ConflictError
 from jobstore.lifecycle import TERMINAL
 from jobstore.objects import ObjectStore, job_prefix
-from jobstore.tables import Adapter, Checkpoint, Export, Generation, Image, Job
+from jobstore.tables import Adapter, Checkpoint, Evaluation, Export, Generation, Image, Job
 
 SHOWN = 10  # ids in a message
 
@@ -33,11 +33,12 @@ def delete_ended_job(session: Session, job: Job, store: ObjectStore) -> None:
 
 
 def delete_unused_adapter(session: Session, adapter: Adapter, store: ObjectStore) -> None:
-    """Delete an adapter's file and its exports. Raises ConflictError (`adapter_in_use`) while pictures or jobs wait for it."""
+    """Delete an adapter's file and its exports. Raises ConflictError (`adapter_in_use`) while something waits for it."""
     session.refresh(adapter, with_for_update=True)
     pictures = select(Generation.id).where(Generation.adapter_id == adapter.id, Generation.finished_at.is_(None))
     jobs = select(Job.id).where(Job.init_adapter_id == adapter.id, Job.status.not_in(TERMINAL))
-    users = [*session.scalars(pictures), *session.scalars(jobs)]
+    evaluations = select(Evaluation.id).where(Evaluation.adapter_id == adapter.id, Evaluation.finished_at.is_(None))
+    users = [*session.scalars(pictures), *session.scalars(jobs), *session.scalars(evaluations)]
     refuse_while_used("adapter", users, "Wait until they have ended")
     adapter.deleted_at = session.scalar(select(func.now()))
     exports = session.scalars(delete(Export).where(Export.adapter_id == adapter.id).returning(Export.object_key)).all()

@@ -7,9 +7,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Select
 from sqlalchemy.orm import Session
 
-from jobstore.tables import Adapter, ApiKey, Checkpoint, Dataset, Delivery, Generation, Image, Job, Tenant, Webhook
+from jobstore.tables import Adapter, ApiKey, Checkpoint, Dataset, Delivery, Evaluation, Generation, Image, Job, Tenant, Webhook
 
-Row = TypeVar("Row", Dataset, Job, Adapter, Generation, Image, Checkpoint, ApiKey, Tenant, Webhook, Delivery)
+Row = TypeVar("Row", Dataset, Job, Adapter, Generation, Evaluation, Image, Checkpoint, ApiKey, Tenant, Webhook, Delivery)
 
 Limit = Annotated[int, Field(ge=1, le=100, description="Most items in the page")]
 

@@ -8,6 +8,8 @@ from sqlalchemy import Row
 
 from api.errors import ErrorType
 from difffit_core.base_models import BaseModelEntry, TrainingDefaults
+from difffit_core.evaluation.metrics import DEFAULT_SAMPLES, Figure, MetricNames, SampleCount
+from difffit_core.evaluation.spec import EvaluationSpec, HoldOut
 from difffit_core.methods.config import MethodConfig
 from difffit_core.spec import AdapterStrength, ResolvedHyperparameters, Scheduler, Seed, TrainingSpec
 from difffit_core.strict import PositiveInt, Strict
@@ -204,7 +206,7 @@ class Plan(BaseModel):
 
     @classmethod
     def of(cls, spec: TrainingSpec) -> "Plan":
-        return cls(plan=spec.model_dump(mode="json", exclude={"base_model_path"}))
+        return cls(plan=spec.model_dump(mode="json", exclude={"base_model_path", "feature_weights"}))
 
 
 class EventView(BaseModel):
@@ -224,6 +226,7 @@ class Metric(BaseModel):
     train_loss: float | None = None
     validation_loss: float | None = None
     base: bool | None = Field(None, description="True: the validation loss is of the untouched base model")
+    figures: list[Figure] | None = Field(None, description="Of an evaluation, each with all that it depends on")
 
 
 class Metrics(BaseModel):
@@ -346,6 +349,53 @@ class GenerationView(BaseModel):
                 "parameters": GenerationParameters.of(row.parameters, class_names),
                 "images": [image.details | _columns(image, "id width height") | {"url": url_of(image)} for image in images],
                 "texts": row.texts or [],
+            }
+        )
+
+
+class EvaluationRequest(Strict):
+    """Exactly one of `adapter` and `base_model`."""
+
+    adapter: str | None = Field(None, max_length=200)
+    base_model: str | None = Field(None, max_length=200)
+    dataset: str = Field(max_length=200, description="Whose held-out pictures the generated ones are compared with")
+    metrics: Annotated[MetricNames, Field(min_length=1)]
+    samples: SampleCount = DEFAULT_SAMPLES
+    steps: Annotated[int, Field(strict=True, ge=1, le=1000)] | None = None
+    guidance_scale: Annotated[float, Field(ge=0, le=30)] | None = None
+    seed: Seed = Field(0, description="Of the first picture; the next has the next number")
+    scheduler: Scheduler | None = None
+    validation_fraction: HoldOut | None = Field(
+        None, description="Absent: that of the adapter's job, where it was trained on the same content, else 0.1"
+    )
+
+
+class EvaluationProgress(BaseModel):
+    samples: int = Field(description="Pictures measured so far")
+    total_samples: int
+
+
+class EvaluationView(BaseModel):
+    id: str
+    status: Literal["queued", "running", "succeeded", "failed"]
+    adapter: str | None
+    base_model: str
+    dataset: str
+    parameters: EvaluationSpec
+    progress: EvaluationProgress
+    figures: list[Figure] | None = Field(description="Null until it has succeeded")
+    error: RowError | None
+    created_at: datetime
+    finished_at: datetime | None
+
+    @classmethod
+    def of(cls, row: tables.Evaluation) -> "EvaluationView":
+        return cls.model_validate(
+            _columns(row, "id status base_model parameters figures error created_at finished_at")
+            | {
+                "adapter": row.adapter_id,
+                "dataset": row.dataset_id,
+                "progress": {"samples": row.samples_done, "total_samples": row.parameters["samples"]},
             }
         )
 

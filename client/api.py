@@ -15,7 +15,7 @@ import httpx
 from httpx_sse import EventSource, SSEError, connect_sse
 
 from client.errors import ApiError, ConfigError, UnreachableError, error_of
-from client.shapes import Dataset, Event, Generation, Job, Key, Model, NewKey, NewTenant, Page, Plan, Tenant, Usage
+from client.shapes import Dataset, Evaluation, Event, Generation, Job, Key, Model, NewKey, NewTenant, Page, Plan, Tenant, Usage
 from client.tus import ResumableUpload
 from client.upload import CHUNK, MultipartBody, ProgressCallback, is_whole_dataset
 
@@ -214,6 +214,31 @@ class Client:
     def generation(self, generation_id: str) -> Generation:
         generation: Generation = self._json("GET", f"/generate/{quote(generation_id, safe='')}")
         return generation
+
+    def create_evaluation(self, request: Mapping[str, Any]) -> Evaluation:
+        """Measure a model against a dataset; `request` is the body of `POST /evaluations`, checked by the server."""
+        evaluation: Evaluation = self._create("/evaluations", json=dict(request))
+        return evaluation
+
+    def evaluation(self, evaluation_id: str) -> Evaluation:
+        evaluation: Evaluation = self._json("GET", f"/evaluations/{quote(evaluation_id, safe='')}")
+        return evaluation
+
+    def evaluations(self, *, limit: int = 20, after: str | None = None) -> Page[Evaluation]:
+        page: Page[Evaluation] = self._json("GET", "/evaluations", params=_page_params(limit, after))
+        return page
+
+    def watch_evaluation(self, evaluation_id: str) -> Iterator[Evaluation]:
+        """An evaluation as it gets on, until it has ended."""
+        for _ in _pauses(None):
+            evaluation = self.evaluation(evaluation_id)
+            yield evaluation
+            if evaluation["status"] in ENDED:
+                return
+
+    def delete_evaluation(self, evaluation_id: str) -> None:
+        """Delete an evaluation; one that runs is stopped."""
+        self._request("DELETE", f"/evaluations/{quote(evaluation_id, safe='')}")
 
     def image_bytes(self, url: str) -> bytes:
         """The PNG behind an image's `url`, a path on this server."""

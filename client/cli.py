@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from client import datasets, jobs, keys, params, pictures
+from client import datasets, evaluations, jobs, keys, params, pictures
 from client.console import AsJson, note, plain, print_json
 from client.errors import ApiError, ConfigError, UnreachableError
 from difffit_core.errors import DiffFitError
@@ -40,6 +40,8 @@ app.add_typer(datasets.app, name="datasets")
 app.add_typer(pictures.models_app, name="models")
 app.add_typer(jobs.app, name="jobs")
 app.command()(pictures.generate)
+app.command()(evaluations.evaluate)
+app.add_typer(evaluations.app, name="evaluations")
 app.command()(params.params)
 app.add_typer(pictures.adapters_app, name="adapters")
 app.add_typer(keys.keys_app, name="keys")

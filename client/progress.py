@@ -22,6 +22,15 @@ def transfer_bar(console: Console, what: str) -> Iterator[ProgressCallback]:
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
+@contextmanager
+def count_bar(console: Console, what: str) -> Iterator[ProgressCallback]:
+    """A bar of things that are counted; yields the callback that moves it."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"))
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task(what, total=0)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
 class TrainingView:
     """Shows a job's events: step, loss, rate and remaining time in a bar, and the rest as lines above it."""
 
@@ -62,6 +71,11 @@ class TrainingView:
             case "validation":
                 which = "the untouched base" if data.get("base") else f"step {data['step']}"
                 self._line(f"validation loss of {which}: {number_text(data['loss'])}")
+            case "evaluating":
+                self._bar.update(self._task, description="evaluating", completed=data["done"], total=data["total"])
+            case "evaluation":
+                numbers = ", ".join(f"{figure['metric']} {number_text(figure['value'])}" for figure in data["figures"])
+                self._line(f"step {data['step']}: {plain(numbers)}, of {data['samples']} pictures")
             case "pausing" | "paused" | "cancelling" | "resumed" | "retried":
                 self._line(event["type"])
             case "warning" | "requeued" | "out_of_memory":

@@ -167,6 +167,42 @@ class Generation(TypedDict):
     finished_at: str | None
 
 
+class Figure(TypedDict):
+    """One number of an evaluation, with all that it depends on."""
+
+    metric: str
+    value: float
+    std: float | None
+    samples: int
+    reference_images: int | None
+    reference: dict[str, str]
+    resolution: int
+    extractor: str
+
+
+class EvaluationProgress(TypedDict):
+    """How many pictures are measured."""
+
+    samples: int
+    total_samples: int
+
+
+class Evaluation(TypedDict):
+    """`GET /evaluations/{id}`."""
+
+    id: str
+    status: str
+    adapter: str | None
+    base_model: str
+    dataset: str
+    parameters: dict[str, Any]
+    progress: EvaluationProgress
+    figures: list[Figure] | None
+    error: Problem | None
+    created_at: str
+    finished_at: str | None
+
+
 class Key(TypedDict):
     """One entry of `GET /keys`."""
 

@@ -98,10 +98,11 @@ def denoise(
 
 @torch.no_grad()
 def decode(vae: AutoencoderKL, latents: Tensor) -> list[Image.Image]:
-    """RGB pictures of scaled latents `[N, C, H, W]`."""
+    """RGB pictures of scaled latents `[N, C, H, W]`, in fp32 whatever autocast says."""
     pictures = []
     for chunk in (latents / vae.config.scaling_factor).split(DECODE_BATCH):
-        pixels = vae.decode(chunk.to(vae.device)).sample  # [B, 3, S, S] in [-1, 1]
+        with torch.autocast(vae.device.type, enabled=False):
+            pixels = vae.decode(chunk.to(vae.device)).sample  # [B, 3, S, S] in [-1, 1]
         array = ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
         pictures += [Image.fromarray(np.ascontiguousarray(picture)) for picture in array]
     return pictures

@@ -8,7 +8,7 @@ from pydantic import Field, TypeAdapter, model_validator
 
 from difffit_core.base_models import BaseModelEntry, Family, TrainingDefaults
 from difffit_core.errors import SpecError
-from difffit_core.evaluation.metrics import DEFAULT_SAMPLES, FeatureWeights, MetricName, Metrics, Samples, check_metrics
+from difffit_core.evaluation.metrics import DEFAULT_SAMPLES, FeatureWeights, MetricName, MetricNames, SampleCount, check_metrics
 from difffit_core.methods.config import MethodConfig
 from difffit_core.methods.difffit.config import DiffFitConfig
 from difffit_core.strict import Auto, PositiveInt, Strict
@@ -93,8 +93,8 @@ class Hyperparameters(Strict):
         | Auto
         | None
     ) = "auto"
-    evaluation_samples: Samples | Auto = "auto"
-    evaluation_metrics: Annotated[Metrics, Field(min_length=1)] | Auto = "auto"
+    evaluation_samples: SampleCount | Auto = "auto"
+    evaluation_metrics: Annotated[MetricNames, Field(min_length=1)] | Auto = "auto"
 
 
 class JobSpec(Strict):
@@ -190,6 +190,9 @@ class TrainingSpec(Strict):
         return self
 
 
+TASK = TypeAdapter[TaskConfig](TaskConfig)
+
+
 def resolve(spec: JobSpec, base: BaseModelEntry, dataset: DatasetSummary) -> TrainingSpec:
     """Replace every "auto" by the value the base model, the method and the dataset call for.
 
@@ -259,7 +262,7 @@ def resolve(spec: JobSpec, base: BaseModelEntry, dataset: DatasetSummary) -> Tra
 def _task(spec: JobSpec, base: BaseModelEntry) -> TaskConfig:
     """The task as it was asked for, or the base's first; raises SpecError where the base is not for it."""
     if spec.task is None:
-        return TypeAdapter[TaskConfig](TaskConfig).validate_python({"type": base.tasks[0]})
+        return TASK.validate_python({"type": base.tasks[0]})
     if spec.task.type not in base.tasks:
         raise SpecError(
             f"{base.id}, a {base.family} model, is not for {spec.task.type}; it is for {', '.join(base.tasks)}.",

@@ -33,3 +33,14 @@ class StopRequest:
             self._deferred = False
         if self.requested:
             raise Stopped
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """A part of `deferred` code that may be broken off; what the code does before and after it may not."""
+        self._deferred = False
+        try:
+            if self.requested:
+                raise Stopped
+            yield
+        finally:
+            self._deferred = True

@@ -245,7 +245,7 @@ class Trainer:
     def _validate(self, held_out: Examples | None, base: bool = False) -> None:
         """Report the loss of the EMA weights, or of the untouched base, on the held-out examples where there are any."""
         if held_out is not None:
-            with self.state.averaged(), torch.compiler.set_stance("force_eager"):
+            with self._averaged():
                 self.events.emit("validation", step=self.state.step, loss=self._held_out_loss(held_out), base=base)
 
     @torch.no_grad()
@@ -284,9 +284,16 @@ class Trainer:
     @contextmanager
     def _drawing(self) -> Iterator[None]:
         """While this is open the model makes pictures with its EMA weights."""
-        with self.state.averaged(), inference_autocast(self.device), torch.compiler.set_stance("force_eager"), torch.no_grad():
+        with self._averaged(), inference_autocast(self.device), torch.no_grad():
             yield
         self.task.release()
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """While this is open the model has its EMA weights. A stop breaks off what is done with them, never the exchange."""
+        eager = torch.compiler.set_stance("force_eager")
+        with self._stop.deferred(), self.state.averaged(), self._stop.interruptible(), eager:
+            yield
 
     def _checkpoint(self) -> None:
         path = self.folder / "checkpoints" / f"step-{self.state.step:06d}"

@@ -5,7 +5,7 @@ import threading
 import time
 from typing import Literal
 
-Prefix = Literal["ds", "job", "ad", "gen", "exp", "ck", "evt", "img", "ten", "key", "wh", "msg", "upl"]
+Prefix = Literal["ds", "job", "ad", "gen", "exp", "ck", "evt", "img", "ten", "key", "wh", "msg", "upl", "eval"]
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no i, l, o, u
 
 

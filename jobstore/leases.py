@@ -14,13 +14,15 @@ from sqlalchemy.orm import Session
 
 from jobstore import events, webhooks
 from jobstore.lifecycle import TERMINAL, TRANSITIONS, Action, JobStatus, sources
-from jobstore.tables import Dataset, Export, Generation, Job
+from jobstore.tables import Dataset, Evaluation, Export, Generation, Job
 
-LeasedRow = Dataset | Job | Generation | Export
-LeasedModel = type[Dataset] | type[Job] | type[Generation] | type[Export]
+LeasedRow = Dataset | Job | Generation | Export | Evaluation
+LeasedModel = type[Dataset] | type[Job] | type[Generation] | type[Export] | type[Evaluation]
 
-WAITING: dict[LeasedModel, str] = {Dataset: "checking", Job: JobStatus.QUEUED, Generation: "queued", Export: "queued"}
-WORKING: dict[LeasedModel, str] = {Dataset: "checking", Job: JobStatus.RUNNING, Generation: "running", Export: "running"}
+WAITING: dict[LeasedModel, str] = dict.fromkeys((Generation, Export, Evaluation), "queued")
+WAITING |= {Dataset: "checking", Job: JobStatus.QUEUED}
+WORKING: dict[LeasedModel, str] = dict.fromkeys((Generation, Export, Evaluation), "running")
+WORKING |= {Dataset: "checking", Job: JobStatus.RUNNING}
 MOST_WOKEN = 100  # rows in one look; a worker that wakes works off every row that waits, so more would only fill the queue
 
 
@@ -105,6 +107,13 @@ def stop(session: Session, job_id: str, token: UUID, message: str, **values: Any
     requeued = after == JobStatus.QUEUED
     events.append(session, job_id, "requeued" if requeued else after, {"message": message} if requeued else {})
     return JobStatus(after)
+
+
+def give_back(session: Session, model: LeasedModel, row_id: str, token: UUID) -> bool:
+    """Let a row that is no job wait again, for this worker has other things to do; the attempt does not count."""
+    values = _released(model) | {"status": WAITING[model], "attempt": model.attempt - 1, "woken_at": func.now()}
+    given = update(model).where(model.id == row_id, model.lease_token == token).values(values)
+    return session.scalar(given.returning(model.id)) is not None
 
 
 def _released(model: LeasedModel) -> dict[str, Any]:

@@ -34,6 +34,16 @@ def job_logs_prefix(job_id: str) -> str:
     return f"{job_prefix(job_id)}logs/"
 
 
+def evaluation_prefix(evaluation_id: str) -> str:
+    """Where what was measured of an evaluation's pictures lies until it has ended."""
+    return f"evaluations/{evaluation_id}/"
+
+
+def references_prefix(dataset_sha256: str) -> str:
+    """Where the features of the held-out pictures of a dataset's content lie, which all datasets of that content share."""
+    return f"references/{dataset_sha256}/"
+
+
 @dataclass(frozen=True)
 class StoredFile:
     """What a listing tells of a file."""

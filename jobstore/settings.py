@@ -8,6 +8,7 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from difffit_core.base_models import MODELS_DIR, PACKAGED_CATALOG
+from difffit_core.evaluation.metrics import FeatureWeights
 
 MEBIBYTE = 1024**2
 MINIMUM_KEY_LENGTH = 24  # characters; shorter keys could be guessed
@@ -28,12 +29,19 @@ class Settings(BaseSettings):
     work_dir: Path = Field(Path("/tmp/difffit"), description="Scratch space of workers; safe to delete when they are stopped")
     api_key: SecretStr | None = Field(None, description="The admin key that migrations install for the tenant `default`")
     device: str = Field("auto", description="Where workers compute: auto, cpu or cuda")
+    inception_weights: Path | None = Field(
+        None, description="The file of Inception that FID is measured with; workers fetch it to there if it is missing"
+    )
+    clip_model: Path | None = Field(None, description="A folder with the CLIP model that CLIP scores are measured with")
     heartbeat_file: Path | None = Field(None, description="A worker touches this file while it is healthy")
 
     lease_seconds: Annotated[float, Field(gt=0)] = Field(30.0, description="A worker silent for so long loses its job")
     heartbeat_seconds: Annotated[float, Field(gt=0)] = Field(1.0, description="Between renewals of a lease")
     sweep_seconds: Annotated[float, Field(gt=0)] = Field(5.0, description="Between searches for lost messages and leases")
     stop_grace_seconds: Annotated[float, Field(gt=0)] = Field(60.0, description="From asking a trainer to stop to killing it")
+    silence_seconds: Annotated[float, Field(gt=0)] = Field(
+        1800.0, description="A trainer that reports nothing for so long hangs: it is killed, and the attempt is lost"
+    )
     max_attempts: Annotated[int, Field(ge=1)] = Field(3, description="After so many lost workers a job fails")
 
     keep_checkpoints: Annotated[int, Field(ge=1)] = Field(3, description="Training states that are kept of each job")
@@ -61,6 +69,12 @@ class Settings(BaseSettings):
     tenant_generate_per_minute: Annotated[int, Field(ge=0)] = Field(600, description="Most POST /generate of a tenant")
 
     webhook_private_addresses: bool = Field(False, description="Let webhooks go to private and loopback addresses too")
+
+    @property
+    def feature_weights(self) -> FeatureWeights:
+        """What evaluations measure with."""
+        paths = {"inception": self.inception_weights, "clip": self.clip_model}
+        return FeatureWeights.model_validate({name: path and str(path) for name, path in paths.items()})
 
     @field_validator("database_url")
     @classmethod

@@ -221,6 +221,31 @@ class Export(Leased, Base):
     finished_at: Mapped[datetime | None]
 
 
+class Evaluation(Leased, Base):
+    """The pictures of an adapter or a base, measured against a dataset's. Status: queued, running, succeeded, failed."""
+
+    __tablename__ = "evaluations"
+    __table_args__ = (
+        Index("ix_evaluations_tenant_id_id", "tenant_id", "id"),
+        Index("ix_evaluations_status", "status"),
+        Index("ix_evaluations_dataset_id", "dataset_id"),
+        Index("ix_evaluations_adapter_id", "adapter_id"),
+    )
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    adapter_id: Mapped[str | None] = mapped_column(ForeignKey("adapters.id"))
+    base_model: Mapped[str]
+    dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"))
+    task: Mapped[str]  # of the model
+    status: Mapped[str]
+    parameters: Mapped[Json]  # the EvaluationSpec
+    samples_done: Mapped[int] = mapped_column(default=0)
+    figures: Mapped[list[Json] | None] = mapped_column(JSONB(none_as_null=True))  # each a Figure
+    error: Mapped[Json | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    finished_at: Mapped[datetime | None]
+
+
 class Webhook(Base):
     """An endpoint that a tenant wants to be told at."""
 

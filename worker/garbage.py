@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from jobstore.objects import ObjectStore
 from jobstore.settings import Settings
-from jobstore.tables import Adapter, Checkpoint, Dataset, Export, Generation, Image, Job, Upload
+from jobstore.tables import Adapter, Checkpoint, Dataset, Evaluation, Export, Generation, Image, Job, Upload
 
 logger = logging.getLogger(__name__)
 
@@ -28,11 +28,15 @@ PREFIXES = (
     "adapters/",
     "images/",
     "conditions/",
+    "evaluations/",
+    "references/",
     "uploads/",
 )  # of the keys that rows name; others are not ours to judge
 BATCH = 1000  # keys in one query
 PART = re.compile(r"uploads/(upl_[^/]+)/")
 LOG = re.compile(r"jobs/(job_[^/]+)/logs/")
+EVALUATION = re.compile(r"evaluations/(eval_[^/]+)/")
+REFERENCE = re.compile(r"references/([^/]+)/")
 
 
 def collect_forever(sessions: sessionmaker[Session], objects: ObjectStore, settings: Settings, stop: threading.Event) -> None:
@@ -63,7 +67,7 @@ def _older_than(objects: ObjectStore, before: datetime) -> Iterator[str]:
 
 
 def unnamed(sessions: sessionmaker[Session], keys: Iterable[str]) -> list[str]:
-    """Those of the keys that no row names. The log of a job belongs to its row."""
+    """Those of the keys that no row names. A job's log belongs to its row, and reference features to a dataset's content."""
     given = list(keys)
     wanted = any_(bindparam("keys", given, ARRAY(String)))
     logs = {key: found[1] for key in given if (found := LOG.match(key))}
@@ -82,5 +86,13 @@ def unnamed(sessions: sessionmaker[Session], keys: Iterable[str]) -> list[str]:
         whole = select(Dataset.upload_key).where(Dataset.status != "deleted", Dataset.upload_key.in_(prefixes))
         kept_prefixes = {f"uploads/{upload_id}/" for upload_id in unfinished} | set(session.scalars(whole))
         named |= {key for key in given if (found := PART.match(key)) and found[0] in kept_prefixes}
+        measured = {key: found[1] for key in given if (found := EVALUATION.match(key))}
+        unended = Evaluation.id.in_(set(measured.values())), Evaluation.finished_at.is_(None)
+        unended_ids = set(session.scalars(select(Evaluation.id).where(*unended)))
+        named |= {key for key, evaluation_id in measured.items() if evaluation_id in unended_ids}
+        contents = {key: found[1] for key in given if (found := REFERENCE.match(key))}
+        present = Dataset.status != "deleted", Dataset.sha256.in_(set(contents.values()))
+        kept_contents = set(session.scalars(select(Dataset.sha256).where(*present)))
+        named |= {key for key, sha256 in contents.items() if sha256 in kept_contents}
         living = set(session.scalars(select(Job.id).where(Job.id.in_(set(logs.values())), Job.deleted_at.is_(None))))
     return [key for key in given if key not in named and logs.get(key) not in living]

@@ -10,11 +10,12 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from difffit_core.base_models import get_base_model, load_catalog
 from difffit_core.errors import AdapterError, DatasetError
-from jobstore.objects import ObjectStore
+from jobstore.objects import ObjectStore, references_prefix
 from jobstore.settings import Settings
-from jobstore.tables import Adapter, Checkpoint, Dataset, Job
+from jobstore.tables import Adapter, Checkpoint, Dataset, Job, JobEvent
 
-INITIAL_VALUES = "init.safetensors"  # where the trainer looks for them; see difffit_core.initial_values
+# Where the trainer looks for them; see difffit_core.initial_values, .evaluation.training and .evaluation.references
+INITIAL_VALUES, EVALUATED, REFERENCES = "init.safetensors", "evaluated.json", "references"
 
 
 def stage(sessions: sessionmaker[Session], job: Job, spec_dir: Path, objects: ObjectStore, settings: Settings) -> None:
@@ -33,18 +34,45 @@ def stage(sessions: sessionmaker[Session], job: Job, spec_dir: Path, objects: Ob
     base = get_base_model(load_catalog(settings.models, settings.models_dir), job.base_model)
     # The API may run on another machine, where the model lies elsewhere.
     spec = job.training_spec | {"base_model_path": str(base.path)}
+    spec |= {"feature_weights": settings.feature_weights.model_dump()}
     (spec_dir / "spec.json").write_text(json.dumps(spec))
-    _fetch_tar(objects, dataset.content_key, spec_dir / "dataset")
+    fetch_tar(objects, dataset.content_key, spec_dir / "dataset")
     (spec_dir / "checkpoints").mkdir(exist_ok=True)
     if checkpoint is not None:
-        _fetch_tar(objects, checkpoint.object_key, spec_dir / "checkpoints" / f"step-{checkpoint.step:06d}")
+        fetch_tar(objects, checkpoint.object_key, spec_dir / "checkpoints" / f"step-{checkpoint.step:06d}")
     elif initial is not None:
         if initial.deleted_at is not None:
             raise AdapterError("The adapter to begin with is deleted.", code="adapter_missing", param="init_adapter")
         objects.get_to_file(initial.object_key, spec_dir / INITIAL_VALUES)
+    if spec["hyperparameters"].get("evaluate_every") is not None:
+        resumed_from = 0 if checkpoint is None else checkpoint.step
+        (spec_dir / EVALUATED).write_text(json.dumps(_evaluated(sessions, job.id, resumed_from)))
+        fetch_references(objects, spec["dataset"]["sha256"], spec_dir)
 
 
-def _fetch_tar(objects: ObjectStore, key: str, folder: Path) -> None:
+def _evaluated(sessions: sessionmaker[Session], job_id: str, resumed_from: int) -> list[int]:
+    """The steps up to there whose evaluations are among the job's events."""
+    reported = select(JobEvent.data).where(JobEvent.job_id == job_id, JobEvent.type == "evaluation")
+    with sessions() as session:
+        return [data["step"] for data in session.scalars(reported) if data["step"] <= resumed_from]
+
+
+def fetch_references(objects: ObjectStore, dataset_sha256: str, folder: Path) -> None:
+    """Put the reference features that are kept of a dataset's content where an evaluation looks for them."""
+    (folder / REFERENCES).mkdir(exist_ok=True)
+    for file in objects.list(references_prefix(dataset_sha256)):
+        objects.get_to_file(file.key, folder / REFERENCES / Path(file.key).name)
+
+
+def put_references(objects: ObjectStore, dataset_sha256: str, folder: Path) -> None:
+    """Keep those that an evaluation has made. Their names say what is in them, so one that is there is the same."""
+    for path in sorted((folder / REFERENCES).glob("*.safetensors")):
+        key = f"{references_prefix(dataset_sha256)}{path.name}"
+        if not objects.exists(key):
+            objects.put_file(key, path)
+
+
+def fetch_tar(objects: ObjectStore, key: str, folder: Path) -> None:
     packed = folder.with_name(f"{folder.name}.tar")
     objects.get_to_file(key, packed)
     folder.mkdir(exist_ok=True)

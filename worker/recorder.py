@@ -17,7 +17,7 @@ from jobstore.ids import new_id
 from jobstore.objects import ObjectStore, job_prefix
 from jobstore.settings import get_settings
 from jobstore.tables import Adapter, Checkpoint, Image, Job
-from worker.job_files import put_checkpoint
+from worker.job_files import put_checkpoint, put_references
 from worker.lease import Lease
 from worker.outages import persist
 
@@ -27,7 +27,7 @@ Event = dict[str, Any]
 Row = TypeVar("Row", Checkpoint, Image, Adapter)
 
 INTERVAL = 0.5  # seconds between two rows of the frequent kinds; people cannot read faster
-FREQUENT = {"progress", "encoding"}
+FREQUENT = {"progress", "encoding", "evaluating"}
 ENDINGS = {"succeeded", "stopped", "failed"}  # what they mean for the job is the supervisor's decision
 
 
@@ -49,6 +49,7 @@ class Recorder:
             "checkpoint": self._checkpoint,
             "sample": self._sample,
             "adapter": self._adapter,
+            "evaluation": self._evaluation,
         }
 
     def record(self, event: Event) -> None:
@@ -121,6 +122,11 @@ class Recorder:
         key = row.object_key
         persist(self._lease, lambda: self._objects.put_file(key, self._spec_dir / event["path"]))
         self._commit(event | {"id": row.id}, row)
+
+    def _evaluation(self, event: Event) -> None:
+        dataset = event["reference"]["dataset"]
+        persist(self._lease, lambda: put_references(self._objects, dataset, self._spec_dir))
+        self._commit(event)
 
     def _find(self, query: Select[Row]) -> Row | None:
         """The row that an earlier attempt made for the same thing: it keeps its id and gets the new object."""

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from jobstore import idempotency, leases, uploads, webhooks
 from jobstore.dispatch import QUEUES, Kind, celery_app, wake
 from jobstore.settings import Settings
-from jobstore.tables import Dataset, Export, Generation, Job
+from jobstore.tables import Dataset, Evaluation, Export, Generation, Job
 
 logger = logging.getLogger(__name__)
 
@@ -19,6 +19,7 @@ KINDS: dict[Kind, leases.LeasedModel] = {
     "train": Job,
     "generate": Generation,
     "export": Export,
+    "evaluate": Evaluation,
     "check_dataset": Dataset,
 }
 ADVISORY_LOCK = 0x0D1F_F517  # any number that nothing else in the database locks

@@ -5,6 +5,7 @@ from functools import cache
 from jobstore.dispatch import celery_app
 from worker.child import TRAINER, Standby
 from worker.dataset_check import check_dataset
+from worker.evaluations import run_evaluation
 from worker.exports import run_export
 from worker.generation import Engine
 from worker.runtime import stop_requested, task_running
@@ -41,6 +42,11 @@ def export(export_id: str) -> None:
         run_export(export_id)
 
 
+def evaluate(evaluation_id: str) -> None:
+    with task_running():
+        run_evaluation(evaluation_id, engine().make_room)
+
+
 def check(dataset_id: str) -> None:
     with task_running():
         check_dataset(dataset_id)
@@ -49,4 +55,5 @@ def check(dataset_id: str) -> None:
 celery_app.task(train, name="difffit.train")
 celery_app.task(generate, name="difffit.generate")
 celery_app.task(export, name="difffit.export")
+celery_app.task(evaluate, name="difffit.evaluate")
 celery_app.task(check, name="difffit.check_dataset")

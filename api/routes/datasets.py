@@ -20,7 +20,7 @@ from jobstore.formats import FORMATS
 from jobstore.ids import new_id
 from jobstore.lifecycle import TERMINAL
 from jobstore.quotas import check_storage
-from jobstore.tables import Dataset, Job
+from jobstore.tables import Dataset, Evaluation, Job
 from jobstore.uploads import upload_keys
 
 router = APIRouter(prefix="/datasets", tags=["datasets"])
@@ -139,7 +139,8 @@ def delete_dataset(dataset: FoundDataset, session: Transaction, resources: Resou
     """Delete the files and keep the row, so that finished jobs still say what they were trained on."""
     session.refresh(dataset, with_for_update=True)  # a job that is being created holds the row until it is visible below
     users = session.scalars(select(Job.id).where(Job.dataset_id == dataset.id, Job.status.not_in(TERMINAL)).order_by(Job.id))
-    refuse_while_used("dataset", users.all(), "Cancel them, or wait for their end")
+    evaluations = select(Evaluation.id).where(Evaluation.dataset_id == dataset.id, Evaluation.finished_at.is_(None))
+    refuse_while_used("dataset", [*users, *session.scalars(evaluations)], "Cancel them, or wait for their end")
     dataset.status = "deleted"
     dataset.lease_token = dataset.lease_expires_at = None
     discard(session, resources.store, filter(None, (*upload_keys(dataset), dataset.content_key, dataset.preview_key)))

@@ -17,7 +17,7 @@ from api.errors import GenerationFailedError, NotAcceptableError
 from api.generation import Drawer, condition_picture, generation_spec
 from api.idempotency import Idempotent, created
 from api.notifications import wait
-from api.schemas import Answers, GenerateRequest, GenerationView, errors, file_answer
+from api.schemas import Answers, EvaluationRequest, GenerateRequest, GenerationView, errors, file_answer
 from api.texts import stream_texts
 from difffit_core.base_models import get_base_model
 from difffit_core.errors import SpecError
@@ -83,7 +83,7 @@ async def generate(
 
 def _queue(resources: Resources, request: GenerateRequest, tenant: str, accept: str) -> str:
     with resources.transaction() as session:
-        model = _model(session, resources, request, tenant)
+        model = find_model(session, resources, request, tenant)
         if PNG in accept and model.task == "instruction":
             raise NotAcceptableError("A language model makes no image: accept JSON.", code="no_image")
         if EVENT_STREAM in accept and model.task != "instruction":
@@ -108,7 +108,8 @@ def _queue(resources: Resources, request: GenerateRequest, tenant: str, accept: 
         return generation.id
 
 
-def _model(session: Session, resources: Resources, request: GenerateRequest, tenant: str) -> Drawer:
+def find_model(session: Session, resources: Resources, request: GenerateRequest | EvaluationRequest, tenant: str) -> Drawer:
+    """The model that the request names, which nobody deletes until the commit."""
     if (request.adapter is None) == (request.base_model is None):
         raise SpecError("Name either an `adapter` or a `base_model`.", code="one_model_only", param="adapter")
     if request.adapter is None:

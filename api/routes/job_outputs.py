@@ -71,10 +71,10 @@ def _sequence(session: Session, job: Job, after: str | None) -> int:
 
 @router.get("/metrics", response_model_exclude_none=True, responses=errors(404))
 def list_metrics(job: FoundJob, session: Transaction) -> Metrics:
-    """Every loss that was measured, in the order it was; without what was done again from an earlier checkpoint."""
+    """Every loss and evaluation, in the order they were measured; without what was done again from an earlier checkpoint."""
     measured = (
         select(JobEvent.type, JobEvent.data)
-        .where(JobEvent.job_id == job.id, JobEvent.type.in_(("started", "progress", "validation")))
+        .where(JobEvent.job_id == job.id, JobEvent.type.in_(("started", "progress", "validation", "evaluation")))
         .order_by(JobEvent.sequence)
     )
     metrics: list[Metric] = []
@@ -84,6 +84,8 @@ def list_metrics(job: FoundJob, session: Transaction) -> Metrics:
             metrics = [] if resumed_from is None else [metric for metric in metrics if metric.step <= resumed_from]
         elif kind == "progress":
             metrics.append(Metric(step=data["step"], train_loss=data["train_loss"]))
+        elif kind == "evaluation":
+            metrics.append(Metric(step=data["step"], figures=data["figures"]))
         else:
             metrics.append(Metric(step=data["step"], validation_loss=data["loss"], base=data.get("base", False)))
     return Metrics(data=metrics)

@@ -9,8 +9,8 @@ from difffit_core.strict import Strict
 
 MetricName = Literal["fid", "kid", "precision-recall", "clip-score", "fd-mobilenet"]
 ExtractorName = Literal["inception", "clip", "mobilenet"]
-Metrics = Annotated[list[MetricName], Field(max_length=5, description="What to measure of the pictures")]
-Samples = Annotated[int, Field(strict=True, ge=4, le=50_000, description="Pictures that are measured")]
+MetricNames = Annotated[list[MetricName], Field(max_length=5, description="What to measure of the pictures")]
+SampleCount = Annotated[int, Field(strict=True, ge=4, le=50_000, description="Pictures that are measured")]
 
 DEFAULT_SAMPLES = 500
 NEEDS_CAPTIONS: frozenset[MetricName] = frozenset({"clip-score"})

@@ -37,7 +37,7 @@ class JobEvaluations:
             reference=reference,
         )
         self._evaluation = Evaluation(plan, spec.feature_weights, device)
-        self._evaluation.check(self._held_out)
+        self._evaluation.check(self._held_out, "hyperparameters.validation_fraction")
         self._chosen = chosen_items(self._held_out, plan.samples)
         self._done = _reported(folder)
 
@@ -50,7 +50,8 @@ class JobEvaluations:
 
         def draw(rows: range) -> list[Image.Image]:
             items = [self._chosen[row] for row in rows]
-            tensors = task.encode_conditions(items, self._dataset)
+            with torch.autocast(task.device.type, enabled=False):
+                tensors = task.encode_conditions(items, self._dataset)
             examples = Examples(items, {name: tensor.to(task.device) for name, tensor in tensors.items()})
             return task.sample(examples, plan.seed + rows.start)
 

@@ -56,8 +56,7 @@ class PromptedGenerator(Generator):
                 latents = denoise(
                     predict, rows, torch.zeros_like(rows), shape, self.base.path, seeds, learns_variance(self.denoiser)
                 )
-                with torch.autocast(self.device.type, enabled=False):
-                    pictures += decode(self.vae, latents)
+                pictures += decode(self.vae, latents)
         return pictures
 
     def check_condition(self, condition: Image.Image | None) -> None:

@@ -19,7 +19,7 @@ from jobstore.ids import new_id
 from jobstore.keys import Scope, create_key
 from jobstore.objects import ObjectStore, job_logs_prefix
 from jobstore.settings import Settings
-from jobstore.tables import ApiKey, Base, Checkpoint, Generation, Image, Job, Tenant, Webhook
+from jobstore.tables import ApiKey, Base, Checkpoint, Evaluation, Generation, Image, Job, Tenant, Webhook
 from jobstore.webhooks import new_delivery
 from tests.api.conftest import Rows, bearer
 from tests.api.test_errors import OPEN, assert_error
@@ -65,6 +65,12 @@ def make_rows(rows: Rows, client: TestClient, sessions: sessionmaker[Session], s
         session.add(generation)
         session.flush()
         session.add(image)
+        evaluation = Evaluation(id=new_id("eval"), tenant_id=rows.tenant.id, adapter_id=adapter.id, base_model="emoji-dit")
+        evaluation.dataset_id, evaluation.task, evaluation.status = dataset.id, "class-conditional", "failed"
+        evaluation.parameters = {"metrics": ["fd-mobilenet"], "samples": 4, "steps": 2, "guidance_scale": 3.0, "seed": 7}
+        evaluation.parameters |= {"scheduler": "ddim", "validation_fraction": 0.1}
+        evaluation.error = {"code": "evaluation_failed", "message": SECRET, "param": None}
+        session.add(evaluation)
         webhook = Webhook(id=new_id("wh"), tenant_id=rows.tenant.id, url=f"https://example.com/{SECRET}", secret=SECRET)
         webhook.events = ["job.succeeded"]
         delivery = new_delivery(webhook, "job.succeeded", {"id": job, "note": SECRET})
@@ -75,6 +81,7 @@ def make_rows(rows: Rows, client: TestClient, sessions: sessionmaker[Session], s
         session.add(delivery)
         key_row, _ = create_key(session, session.get_one(Tenant, rows.tenant.id), SECRET, "read")
     found = {"dataset": dataset.id, "job": job, "adapter": adapter.id, "generation": generation.id, "image": image.id}
+    found |= {"evaluation": evaluation.id}
     more = {"key": key_row.id, "tenant": rows.tenant.id, "webhook": webhook.id, "delivery": delivery.id, "upload": upload.id}
     return {f"{noun}_id": row_id for noun, row_id in (found | more).items()}
 
@@ -86,6 +93,9 @@ def bodies(ids: dict[str, str]) -> dict[str, dict[str, Any]]:
         "POST /datasets": upload,
         "POST /jobs": {"json": {"base_model": "emoji-dit", "dataset": ids["dataset_id"]}},
         "POST /generate": {"json": {"adapter": ids["adapter_id"], "labels": ["cat"]}},
+        "POST /evaluations": {
+            "json": {"adapter": ids["adapter_id"], "dataset": ids["dataset_id"], "metrics": ["fd-mobilenet"]}
+        },
         "POST /keys": {"json": {"name": "new"}},
         "POST /keys/{key_id}/rotate": {"json": {}},
         "POST /webhooks": {"json": {"url": "https://example.com/hook"}},

@@ -62,11 +62,15 @@ def test_metrics_hold_every_measured_loss(client: TestClient, rows: Rows, sessio
     append(sessions, job_id, ("validation", {"step": 0, "loss": 2.0, "base": True}))
     append(sessions, job_id, ("progress", {"step": 5, "train_loss": 1.5}), ("checkpoint", {"step": 5}))
     append(sessions, job_id, ("validation", {"step": 5, "loss": 1.0, "base": False}))
+    figure = {"metric": "kid", "value": 0.1, "std": 0.01, "samples": 4, "reference_images": 2, "resolution": 64}
+    figure |= {"reference": {"dataset": "5" * 64, "split": "test"}, "extractor": "inception 0123456789ab"}
+    append(sessions, job_id, ("evaluation", {"step": 5, "samples": 4, "figures": [figure]}))
     assert client.get(f"/jobs/{job_id}/metrics").json() == {
         "data": [
             {"step": 0, "validation_loss": 2.0, "base": True},
             {"step": 5, "train_loss": 1.5},
             {"step": 5, "validation_loss": 1.0, "base": False},
+            {"step": 5, "figures": [figure]},
         ]
     }
 

@@ -15,7 +15,11 @@ import pytest
 from client.api import Client
 from client.cli import main
 from client.config import ServerConfig
+from difffit_core.evaluation.mobilenet import MobileNetV2
+from difffit_core.evaluation.weights import WEIGHTS_FILE, WEIGHTS_MODULE
+from tests.difffit_core.evaluation.networks import write_weights
 
+ROOT = Path(__file__).parents[2]
 STOP_SECONDS = 90
 
 
@@ -72,6 +76,11 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     command = [sys.executable, "-m", "client.cli", "up", "--data-dir", str(data_dir), "--port", "0", "--json"]
     # Threads that wait for each other make tiny batches slow on a busy machine.
     kept |= {"DIFFFIT_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
+    # What FD-MobileNetV2 is measured with, as if its package were installed.
+    packages = tmp_path_factory.mktemp("packages")
+    write_weights(MobileNetV2(), packages / WEIGHTS_MODULE / WEIGHTS_FILE)
+    (packages / WEIGHTS_MODULE / "__init__.py").touch()
+    kept["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(packages)])
     launcher = subprocess.Popen(command, env=kept, stdout=subprocess.PIPE, text=True)
     try:
         assert launcher.stdout is not None

@@ -135,6 +135,38 @@ def test_the_same_seed_draws_the_same_files(difffit: Command, job: Job, tmp_path
 
 
 @pytest.mark.usefixtures("at_service")
+def test_a_job_is_evaluated_while_it_trains(difffit: Command, service: Service, dataset_id: str) -> None:
+    evaluated = {"evaluate_every": 1, "evaluation_samples": 4, "evaluation_metrics": json.dumps(["fd-mobilenet"])}
+    settings = [("--set", f"{name}={value}") for name, value in ({"steps": 2} | QUICK | evaluated).items()]
+    words = [word for pair in settings for word in pair]
+    result = difffit("jobs", "create", "--dataset", dataset_id, *words, "--watch", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert "step 1: fd-mobilenet" in result.stderr
+    key = {"authorization": f"Bearer {service.server.api_key}"}
+    metrics = httpx.get(f"{service.server.url}/jobs/{result.json()['id']}/metrics", headers=key).json()["data"]
+    curve = {point["step"]: point["figures"] for point in metrics if "figures" in point}
+    assert list(curve) == [1, 2]
+    assert [(figure["samples"], figure["reference_images"]) for figure in curve[2]] == [(4, 2)]
+
+
+@pytest.mark.usefixtures("at_service")
+def test_an_adapter_is_evaluated(difffit: Command, job: Job, dataset_id: str) -> None:
+    words = ["--dataset", dataset_id, "--metric", "fd-mobilenet", "--samples", 4, "--steps", 1]
+    result = difffit("evaluate", "--adapter", job["adapter"], *words, "--json")
+    assert result.exit_code == 0, result.stderr
+    evaluation = result.json()
+    assert (evaluation["status"], evaluation["progress"]) == ("succeeded", {"samples": 4, "total_samples": 4})
+    assert evaluation["figures"][0]["reference"]["split"] == "0.25"
+    assert "fd-mobilenet" in difffit("evaluations", "show", evaluation["id"]).stdout
+    assert evaluation["id"] in difffit("evaluations", "list").stdout
+    assert difffit("evaluations", "delete", evaluation["id"]).exit_code == 0
+    assert difffit("evaluations", "list", "--json").json()["data"] == []
+    assert difffit("evaluate", *words).exit_code == 2
+    refused = difffit("evaluate", "--base", "emoji-dit", "--dataset", dataset_id, "--metric", "fid", "--json")
+    assert (refused.exit_code, refused.json()["error"]["code"]) == (4, "feature_weights_missing")
+
+
+@pytest.mark.usefixtures("at_service")
 def test_an_unknown_label_is_4(difffit: Command, job: Job) -> None:
     result = difffit("generate", "--adapter", job["adapter"], "--label", "dragon", "--json")
     assert result.exit_code == 4

@@ -7,14 +7,46 @@ import pytest
 from sqlalchemy import func, update
 
 from difffit_core.errors import AdapterError
+from difffit_core.evaluation.references import FOLDER
+from difffit_core.evaluation.training import DONE
 from difffit_core.initial_values import FILE
+from jobstore import events
 from jobstore.ids import new_id
 from jobstore.objects import ObjectStore
 from jobstore.settings import Settings
-from jobstore.tables import Adapter, Checkpoint, Job
+from jobstore.tables import Adapter, Checkpoint, Dataset, Job
 from tests.worker.conftest import Rows
 from worker.dataset_check import check_dataset
-from worker.job_files import INITIAL_VALUES, put_checkpoint, stage
+from worker.job_files import EVALUATED, INITIAL_VALUES, REFERENCES, put_checkpoint, put_references, stage
+
+
+def test_a_job_is_told_which_evaluations_were_reported_and_gets_reference_features(
+    rows: Rows, store: ObjectStore, fast_settings: Settings, tmp_path: Path
+) -> None:
+    assert (EVALUATED, REFERENCES) == (DONE, FOLDER)
+    dataset_id = rows.dataset()
+    check_dataset(dataset_id)
+    job_id = rows.job(dataset_id, evaluate_every=2, evaluation_metrics=["fd-mobilenet"], validation_fraction=0.2)
+    sha256 = str(rows.get(Dataset, dataset_id).sha256)
+    checkpoint = tmp_path / "step-000004"
+    checkpoint.mkdir()
+    row = Checkpoint(id=new_id("ck"), job_id=job_id, step=4, object_key="jobs/a/b.tar")
+    row.bytes = put_checkpoint(store, row.object_key, checkpoint)
+    with rows.sessions.begin() as session:
+        session.add(row)
+        for step in (2, 4, 6):  # the last is of steps that are done again
+            events.append(session, job_id, "evaluation", {"step": step, "figures": []})
+    made = tmp_path / "made"
+    (made / REFERENCES).mkdir(parents=True)
+    (made / REFERENCES / "a.safetensors").write_bytes(b"features")
+    put_references(store, sha256, made)
+    folder = tmp_path / "fresh"
+    folder.mkdir()
+    configured = fast_settings.model_copy(update={"clip_model": Path("/models/clip")})
+    stage(rows.sessions, rows.get(Job, job_id), folder, store, configured)
+    assert json.loads((folder / DONE).read_text()) == [2, 4]
+    assert (folder / REFERENCES / "a.safetensors").read_bytes() == b"features"
+    assert json.loads((folder / "spec.json").read_text())["feature_weights"]["clip"] == "/models/clip"
 
 
 def test_a_job_begins_with_another_adapters_values_and_goes_on_from_its_own_checkpoint(

@@ -59,7 +59,7 @@ def noise(rows: range) -> list[Image.Image]:
 def test_figures_say_all_that_they_depend_on(tmp_path: Path, dataset: Path, weights: FeatureWeights) -> None:
     items = [Item(**{**vars(item), "caption": f"a {item.label}"}) for item in read_index(dataset)]
     evaluation = Evaluation(plan("fd-mobilenet", "clip-score"), weights, CPU)
-    evaluation.check(items)
+    evaluation.check(items, "validation_fraction")
     told: list[tuple[int, int]] = []
     found = evaluation.run(noise, items, items, tmp_path, tmp_path / "evaluation", lambda *at: told.append(at))
     distance, fit = found
@@ -104,6 +104,12 @@ def test_an_interrupted_evaluation_draws_only_what_is_missing(
         evaluation.run(draw, items, items, tmp_path, tmp_path / "one", lambda *at: None)
     found = evaluation.run(draw, items, items, tmp_path, tmp_path / "one", lambda *at: None)
     assert drawn == [0, 1, 2, 3, 4, 5, 3, 4, 5, 6, 7]
+    evaluation.run(draw, items, items, tmp_path, tmp_path / "one", lambda *at: None)
+    assert len(drawn) == 11
+    captioned = [Item(**{**vars(item), "caption": "a cat"}) for item in items]
+    other = Evaluation(plan("clip-score"), weights, CPU)  # nobody has seen the pictures by that
+    other.run(draw, captioned, captioned, tmp_path, tmp_path / "one", lambda *at: None)
+    assert drawn[11:] == list(range(8))
     assert found == evaluation.run(noise, items, items, tmp_path, tmp_path / "another", lambda *at: None)
 
 
@@ -141,8 +147,8 @@ def test_samples_have_the_classes_of_the_held_out_pictures(dataset: Path) -> Non
 def test_too_few_held_out_pictures_are_found_before_anything_is_drawn(dataset: Path, weights: FeatureWeights) -> None:
     items = read_index(dataset)
     with pytest.raises(DatasetError) as caught:
-        Evaluation(plan("fd-mobilenet"), weights, CPU).check(items[:1])
-    assert (caught.value.code, caught.value.param) == ("too_few_images", "hyperparameters.validation_fraction")
+        Evaluation(plan("fd-mobilenet"), weights, CPU).check(items[:1], "validation_fraction")
+    assert (caught.value.code, caught.value.param) == ("too_few_images", "validation_fraction")
 
 
 def test_metrics_that_cannot_be_had_are_refused_by_name() -> None:

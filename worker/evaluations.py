@@ -1,0 +1,189 @@
+"""Evaluates a model in a child process. What was measured of each portion of pictures is kept, so that any worker can go on.
+
+An evaluation may take hours, and requests for pictures come to the same workers: it makes way for one that waits.
+"""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import func, select
+
+from difffit_core.base_models import get_base_model, load_catalog
+from difffit_core.errors import AdapterError, DatasetError, DiffFitError
+from jobstore import leases
+from jobstore.dispatch import wake
+from jobstore.errors import StorageError
+from jobstore.objects import evaluation_prefix
+from jobstore.settings import get_settings
+from jobstore.tables import Adapter, Dataset, Evaluation, Generation
+from worker.child import NICENESS, SPIN_COUNT
+from worker.job_files import fetch_references, fetch_tar, put_references
+from worker.lease import Lease, LeaseLost, Stopping
+from worker.outages import persist
+from worker.recorder import Event
+from worker.runtime import child_environment, objects, scratch_folder, sessions
+from worker.supervisor import read_events
+
+logger = logging.getLogger(__name__)
+
+EVALUATOR = [sys.executable, "-m", "difffit_core.evaluation", "--die-with-parent"]
+CHECK_SECONDS = 0.2  # between two looks at the child and at the lease
+PATIENCE = timedelta(seconds=1)  # a request that waits for longer has found no free worker
+DRAWN = "drawn"  # see difffit_core.evaluation.standalone
+
+
+class MakingWay(Exception):
+    """Somebody waits for pictures, and this evaluation has got on."""
+
+
+def run_evaluation(evaluation_id: str, make_room: Callable[[], bool]) -> None:
+    """Claim the evaluation and bring it on, to its end unless somebody waits; does nothing where another worker has it.
+
+    `make_room` gives the memory of this process's own models back, and says whether there were any.
+    """
+    settings = get_settings()
+    with sessions().begin() as session:
+        token = leases.claim(session, Evaluation, evaluation_id, settings.lease_seconds)
+        evaluation = session.get(Evaluation, evaluation_id)
+    if token is None or evaluation is None:
+        return
+    with Lease(sessions(), Evaluation, evaluation_id, token, settings) as lease, scratch_folder(evaluation_id, token) as folder:
+        try:
+            _bring_on(evaluation, lease, folder, make_room)
+        except LeaseLost:
+            logger.warning("Lost the lease of %s; another worker goes on with it", evaluation_id)
+        except (Stopping, MakingWay):
+            with sessions().begin() as session:
+                leases.give_back(session, Evaluation, evaluation_id, token)
+            wake("evaluate", evaluation_id)
+
+
+def _bring_on(evaluation: Evaluation, lease: Lease, folder: Path, make_room: Callable[[], bool]) -> None:
+    try:
+        dataset_sha256 = persist(lease, lambda: _stage(evaluation, folder))
+        ending = _measure(evaluation, lease, folder)
+        if ending.get("code") == "out_of_memory" and make_room():
+            ending = _measure(evaluation, lease, folder)
+        if ending["type"] == "failed":
+            _finish(lease, "failed", error={name: ending[name] for name in ("code", "message", "param")})
+        else:
+            persist(lease, lambda: put_references(objects(), dataset_sha256, folder))
+            _finish(lease, "succeeded", figures=ending["figures"], samples_done=evaluation.parameters["samples"])
+    except StorageError:
+        raise  # it may come back: the lease expires and the evaluation is tried again
+    except DiffFitError as error:
+        _finish(lease, "failed", error={"code": error.code, "message": error.message, "param": error.param})
+    _forget(evaluation.id)
+
+
+def _stage(evaluation: Evaluation, folder: Path) -> str:
+    """Fill the evaluator's folder, with what earlier attempts measured in it; the hash of the dataset's content."""
+    settings = get_settings()
+    with sessions()() as session:
+        dataset = session.get_one(Dataset, evaluation.dataset_id)
+        adapter = None if evaluation.adapter_id is None else session.get_one(Adapter, evaluation.adapter_id)
+    if dataset.content_key is None or dataset.sha256 is None:
+        raise DatasetError("The dataset is no longer there.", code="dataset_missing", param="dataset")
+    if adapter is not None:
+        if adapter.deleted_at is not None:
+            raise AdapterError("The adapter is deleted.", code="adapter_missing", param="adapter")
+        objects().get_to_file(adapter.object_key, folder / "adapter.safetensors")
+    base = get_base_model(load_catalog(settings.models, settings.models_dir), evaluation.base_model)
+    asked = {
+        "spec": evaluation.parameters,
+        "task": evaluation.task,
+        "base": base.model_dump(mode="json"),
+        "dataset_sha256": dataset.sha256,
+        "feature_weights": settings.feature_weights.model_dump(),
+    }
+    (folder / "evaluation.json").write_text(json.dumps(asked))
+    fetch_tar(objects(), dataset.content_key, folder / "dataset")
+    fetch_references(objects(), dataset.sha256, folder)
+    (folder / DRAWN).mkdir(exist_ok=True)
+    for file in objects().list(evaluation_prefix(evaluation.id)):
+        objects().get_to_file(file.key, folder / DRAWN / Path(file.key).name)
+    return dataset.sha256
+
+
+def _measure(evaluation: Evaluation, lease: Lease, folder: Path) -> Event:
+    """The evaluator's last word. Keeps portions and progress meanwhile; raises LeaseLost, Stopping or MakingWay."""
+    kept = {path.name for path in (folder / DRAWN).iterdir()}
+    gone_on, looked_at = False, time.monotonic()
+    environment = {"GOMP_SPINCOUNT": SPIN_COUNT} | child_environment() | {"DIFFFIT_DEVICE": get_settings().device}
+    (folder / "events.jsonl").unlink(missing_ok=True)  # of an evaluator that had too little memory
+    with (folder / "log").open("wb") as log:
+        child = subprocess.Popen(
+            [*EVALUATOR, str(folder)], stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+        )
+    os.setpriority(os.PRIO_PROCESS, child.pid, NICENESS)
+    reported = read_events(folder / "events.jsonl")
+    try:
+        while True:
+            exited = child.poll() is not None  # asked first: what it wrote before its end is read below
+            event = next(reported)
+            lease.check()
+            if event is None and exited:
+                break
+            if event is None:
+                lease.lost.wait(CHECK_SECONDS)
+            elif event["type"] == "evaluating":
+                gone_on = _keep(evaluation.id, lease, folder, kept, event["done"]) or gone_on
+            else:
+                return event
+            if gone_on and time.monotonic() > looked_at + 1 and _somebody_waits():
+                raise MakingWay
+    finally:
+        child.kill()
+        child.wait()
+    logger.error("The evaluator of %s failed:\n%s", evaluation.id, (folder / "log").read_text(errors="replace"))
+    message = f"The evaluator ended with status {child.returncode}; the worker's log says more."
+    return {"type": "failed", "code": "evaluation_failed", "message": message, "param": None}
+
+
+def _keep(evaluation_id: str, lease: Lease, folder: Path, kept: set[str], done: int) -> bool:
+    """Store what was measured since the last look; whether there was any. An attempt that gets on counts as the first."""
+    fresh = sorted(path for path in (folder / DRAWN).glob("*.safetensors") if path.name not in kept)
+    for path in fresh:
+        put = partial(objects().put_file, f"{evaluation_prefix(evaluation_id)}{path.name}", path)
+        persist(lease, put)
+        kept.add(path.name)
+
+    def write() -> None:
+        with sessions().begin() as session:
+            lease.write(session, samples_done=done, **({"attempt": 1} if fresh else {}))
+
+    persist(lease, write)
+    return bool(fresh)
+
+
+def _somebody_waits() -> bool:
+    """Whether a request for pictures has waited for so long that no other worker is free for it."""
+    old = Generation.created_at < func.now() - PATIENCE
+    waiting = select(Generation.id).where(Generation.status == "queued", old).limit(1)
+    with sessions()() as session:
+        return session.scalar(waiting) is not None
+
+
+def _finish(lease: Lease, status: str, **values: Any) -> None:
+    def write() -> None:
+        with sessions().begin() as session:
+            lease.finish(session, status, **values)
+
+    persist(lease, write)
+
+
+def _forget(evaluation_id: str) -> None:
+    try:
+        for file in objects().list(evaluation_prefix(evaluation_id)):
+            objects().delete(file.key)
+    except StorageError as error:  # the next collection of garbage finds them
+        logger.warning("What was measured for %s stays for now: %s", evaluation_id, error)
