@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from difffit_core.weightless import has_numbers
+
 SCORES = 1 << 20  # that are worked on at a time: what stays in a few megabytes of cache
 ELEMENTS = 1 << 17  # the same for GELU, which holds four numbers in fp32 for each
 
@@ -55,7 +57,12 @@ class _Attention(torch.autograd.Function):
 def _parts(query: Tensor) -> list[slice]:
     """The batch in slices whose score matrices stay in the cache."""
     samples = max(1, SCORES // (query.shape[1] * query.shape[2] ** 2))
-    return [slice(start, start + samples) for start in range(0, len(query), samples)]
+    return _slices(query, len(query), samples)
+
+
+def _slices(tensor: Tensor, length: int, size: int) -> list[slice]:
+    """Of so many each; where there are no numbers to compute, the first takes as much memory as any."""
+    return [slice(start, start + size) for start in range(0, length if has_numbers(tensor) else min(length, size), size)]
 
 
 def _probabilities(query: Tensor, key: Tensor) -> Tensor:
@@ -86,8 +93,7 @@ class _GeluTanh(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor) -> Tensor:
         x = x.contiguous()
         output, slope = torch.empty_like(x), torch.empty_like(x) if ctx.needs_input_grad[0] else None
-        for start in range(0, x.numel(), ELEMENTS):
-            part = slice(start, start + ELEMENTS)
+        for part in _slices(x, x.numel(), ELEMENTS):
             u = x.view(-1)[part].float()
             square = u * u
             sigmoid = square.mul(B).add_(A).mul_(u).sigmoid_()

@@ -1,10 +1,16 @@
 """Where to compute, and in which precision."""
 
+import os
+import platform
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 
 import torch
 
 from difffit_core.errors import SpecError
+
+CPU_INFO = Path("/proc/cpuinfo")
+CONTAINER_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))  # cgroups 2 and 1
 
 
 def pick_device(name: str) -> torch.device:
@@ -14,6 +20,24 @@ def pick_device(name: str) -> torch.device:
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise SpecError(f"Device {name!r} was asked for, but PyTorch sees no CUDA GPU here; set DIFFFIT_DEVICE=cpu or auto.")
     return torch.device(name)
+
+
+def device_name(device: torch.device) -> str:
+    """What people call the hardware: the GPU's name, or the CPU's model with the number of its cores."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    lines = CPU_INFO.read_text().splitlines() if CPU_INFO.exists() else []
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return f"{model}, {len(os.sched_getaffinity(0))} cores"
+
+
+def total_memory(device: torch.device) -> int:
+    """Bytes of the GPU, or of the machine where its container has no smaller limit."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limits = [file.read_text().strip() for file in CONTAINER_LIMITS if file.exists()]
+    return min([machine, *(int(limit) for limit in limits if limit.isdigit())])
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from difffit_core.cpu_kernels import attention, gelu_tanh
 from difffit_core.errors import ModelError
+from difffit_core.weightless import has_numbers, load_pretrained
 
 FORWARD_ARGUMENTS = ("hidden_states", "timestep", "class_labels", "cross_attention_kwargs", "return_dict")
 
@@ -23,9 +24,7 @@ def load_transformer(base: Path) -> DiTTransformer2DModel:
     """
     index = base / "model_index.json"
     try:
-        model = DiTTransformer2DModel.from_pretrained(
-            base, subfolder="transformer", torch_dtype=torch.float32, use_safetensors=True
-        )
+        model: DiTTransformer2DModel = load_pretrained(DiTTransformer2DModel, base / "transformer", torch_dtype=torch.float32)
         labels = json.loads(index.read_text()).get("id2label", {}) if index.exists() else {}
     except (OSError, ValueError) as error:
         raise ModelError(f"The transformer of {base.name} cannot be loaded: {error}") from error
@@ -64,7 +63,7 @@ def tie_conditioning(model: DiTTransformer2DModel) -> None:
         return
     for index, block in enumerate(model.transformer_blocks[1:], start=1):
         copies = zip(first.parameters(), block.norm1.emb.parameters(), strict=True)
-        if any(not a.is_meta and not torch.equal(a, b) for a, b in copies):
+        if any(has_numbers(a) and not torch.equal(a, b) for a, b in copies):
             raise ModelError(f"Block {index} embeds timesteps or classes differently from block 0; this is not a DiT.")
     tied = TiedConditioning(first)
     for block in model.transformer_blocks:

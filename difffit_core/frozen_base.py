@@ -1,5 +1,7 @@
 """Store the frozen matrices of a prepared model in fewer bits while an adapter trains on them."""
 
+from collections.abc import Iterable
+
 from torch import Tensor, nn
 
 from difffit_core.errors import SpecError
@@ -19,6 +21,12 @@ class PackedLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         return scaled_linear(x, self.weight, self.bias, None)
+
+
+def count_numbers(model: nn.Module, trained: Iterable[nn.Parameter]) -> int:
+    """How many parameters a model and what is trained have together, packed ones included."""
+    packed = sum(module.shape.numel() for module in model.modules() if isinstance(module, PackedWeight))
+    return packed + sum(parameter.numel() for parameter in {*model.parameters(), *trained})
 
 
 def store_base(model: nn.Module, precision: BasePrecision) -> None:

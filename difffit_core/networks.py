@@ -15,6 +15,7 @@ from difffit_core.dit import load_transformer
 from difffit_core.errors import ModelError
 from difffit_core.families import COPIED_CONTROLNET, NEW_IN_A_COPY
 from difffit_core.tasks.config import TaskName
+from difffit_core.weightless import load_pretrained
 
 Tensors = dict[str, Tensor]
 
@@ -45,7 +46,7 @@ def load_network(base: BaseModelEntry, task: TaskName) -> Any:
 def load_part(kind: Any, base: Path, name: str) -> Any:
     """The model in the folder `name` of a base, in fp32, frozen; raises ModelError where it cannot be read."""
     try:
-        model = kind.from_pretrained(base / name, use_safetensors=True).float()
+        model = load_pretrained(kind, base / name).float()
     except (OSError, ValueError) as error:
         raise ModelError(f"The {name} of {base.name} cannot be loaded: {error}") from error
     return model.requires_grad_(False).eval()
@@ -54,7 +55,7 @@ def load_part(kind: Any, base: Path, name: str) -> Any:
 def load_language_model(base: Path, dtype: torch.dtype | str) -> Any:
     """A Llama, frozen; raises ModelError where it cannot be read."""
     try:
-        model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, use_safetensors=True)
+        model = load_pretrained(AutoModelForCausalLM, base, dtype=dtype)
     except (OSError, ValueError) as error:
         raise ModelError(f"The language model of {base.name} cannot be loaded: {error}") from error
     return model.requires_grad_(False).eval()

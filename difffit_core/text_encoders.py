@@ -59,7 +59,7 @@ class T5Encoder(TextEncoder):
 
     def __init__(self, base: Path, device: torch.device) -> None:
         super().__init__(base, device)
-        self.tokens = T5_TOKENS.get(_read(base / "model_index.json").get("_class_name", ""), T5_TOKENS["PixArtAlphaPipeline"])
+        self.tokens = _t5_tokens(base)
 
     def embed_batch(self, prompts: list[str]) -> dict[str, Tensor]:
         tokens = self.tokenizer(
@@ -82,6 +82,20 @@ def load_text_encoder(base: Path, device: torch.device) -> TextEncoder:
     if kind not in ENCODERS:
         raise ModelError(f"The text encoder of {base.name} is a {kind!r}; known are {', '.join(ENCODERS)}.", param="base_model")
     return ENCODERS[kind](base, device)
+
+
+def blank_embeddings(base: Path, prompts: int) -> dict[str, Tensor]:
+    """What `embed` makes of so many prompts, without content and without the encoder; raises ModelError as it does."""
+    config = _read(base / "text_encoder" / "config.json")
+    if config.get("model_type") == "t5":
+        tokens = _t5_tokens(base)
+        mask = torch.ones(prompts, tokens, dtype=torch.long)
+        return {"text": torch.zeros(prompts, tokens, int(config["d_model"])), "text_mask": mask}
+    return {"text": torch.zeros(prompts, int(config["max_position_embeddings"]), int(config["hidden_size"]))}
+
+
+def _t5_tokens(base: Path) -> int:
+    return T5_TOKENS.get(_read(base / "model_index.json").get("_class_name", ""), T5_TOKENS["PixArtAlphaPipeline"])
 
 
 def _read(path: Path) -> dict[str, Any]:

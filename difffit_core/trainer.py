@@ -17,16 +17,16 @@ from difffit_core.adapter_file import save_adapter
 from difffit_core.base_models import BaseModelEntry
 from difffit_core.captions import read_items, write_missing_captions
 from difffit_core.dataset import Item, split
-from difffit_core.devices import inference_autocast
+from difffit_core.devices import device_name, inference_autocast
 from difffit_core.errors import DatasetError, SpecError, TrainingDiverged
 from difffit_core.evaluation.training import JobEvaluations
 from difffit_core.events import EventLog
 from difffit_core.families import family_of
-from difffit_core.frozen_base import store_base
+from difffit_core.frozen_base import count_numbers
 from difffit_core.processes import Processes
 from difffit_core.spec import TrainingSpec
 from difffit_core.stopping import Stopped, StopRequest
-from difffit_core.tasks.registry import load_task
+from difffit_core.tasks.registry import ready_task
 from difffit_core.tasks.task import Examples, Tensors
 from difffit_core.training_state import TrainingState, newest_checkpoint, random_generator
 
@@ -58,13 +58,8 @@ class Trainer:
         if self.h.evaluate_every is not None and processes.is_first:
             self._evaluations = JobEvaluations(spec, folder, self.device, events)
         self.base = BaseModelEntry.in_folder(spec.base_model, Path(spec.base_model_path), spec.defaults, spec.family)
-        self.task = load_task(spec, self.base, self.device)
+        self.task = ready_task(spec, self.base, self.device)
         self.model = self.task.model
-        self.task.prepare()
-        store_base(self.model, self.h.base_precision)
-        self.model.to(self.device).train()
-        if self.h.gradient_checkpointing:
-            self.task.use_gradient_checkpointing()
         if spec.compile:
             for part in self.task.compiled_parts():
                 part.compile()
@@ -93,14 +88,15 @@ class Trainer:
             names = self.task.class_names
             initial_values.begin_with(self.state, initial, self.spec, self.base.sha256(), names)
         resumed_from = self.state.step if checkpoint is not None else None
-        everything = {*self.model.parameters(), *self.state.parameters.values()}
+        trained = self.state.parameters.values()
         self.events.emit(
             "started",
-            trained_parameters=sum(p.numel() for p in self.state.parameters.values()),
-            total_parameters=sum(p.numel() for p in everything),
+            trained_parameters=sum(p.numel() for p in trained),
+            total_parameters=count_numbers(self.model, trained),
             total_steps=self.h.steps,
             resumed_from=resumed_from,
             device=str(self.device),
+            device_name=device_name(self.device),
         )
         try:
             self.task.load_frozen()

@@ -38,6 +38,9 @@ class ClassConditional(DiffusionTask):
         label_of = {name: index for index, name in enumerate(self.class_names)}
         return {"label": torch.tensor([label_of[item.label] for item in items])}
 
+    def blank_conditions(self, count: int) -> Tensors:
+        return {"label": torch.zeros(count, dtype=torch.long)}
+
     def predict(self, examples: Examples, indices: Tensor, drawn: Tensors, noisy: Tensor) -> Tensor:
         labels = torch.where(drawn["dropped"], null_label(self.model), examples.tensors["label"][indices])
         output: Tensor = self.model(noisy, timestep=drawn["timesteps"], class_labels=labels).sample

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from difffit_core.dataset import Item, load_picture
 from difffit_core.networks import load_part, predict, steering
@@ -23,6 +23,9 @@ class ControlNet(TextToImage):
         if self.h.gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
 
+    def modules(self) -> list[nn.Module]:
+        return [*super().modules(), self.unet]
+
     @property
     def denoiser(self) -> Any:
         return self.unet
@@ -33,6 +36,11 @@ class ControlNet(TextToImage):
         pictures = [load_picture(folder / item.condition, self.h.resolution) for item in items]
         condition = torch.stack([((picture + 1) * 127.5).round().to(torch.uint8) for picture in pictures])
         return super().encode_conditions(items, folder) | {"condition": condition}
+
+    def blank_conditions(self, count: int) -> Tensors:
+        assert self.h.resolution is not None
+        condition = torch.zeros(count, 3, self.h.resolution, self.h.resolution, dtype=torch.uint8)
+        return super().blank_conditions(count) | {"condition": condition}
 
     def predict(self, examples: Examples, indices: Tensor, drawn: Tensors, noisy: Tensor) -> Tensor:
         captions = torch.where(drawn["dropped"], 0, examples.tensors["caption"][indices])

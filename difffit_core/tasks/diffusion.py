@@ -51,6 +51,16 @@ class DiffusionTask(Task):
     def encode_conditions(self, items: list[Item], folder: Path) -> Tensors:
         """What the network is told of each item, on the CPU."""
 
+    def blank(self, count: int) -> Examples:
+        assert self.h.resolution is not None
+        side = self.h.resolution // self.base.pixels_per_latent()
+        latents = {name: torch.zeros(count, 2, self.channels, side, side) for name in ("mean", "std")}
+        return Examples([], latents | self.blank_conditions(count))
+
+    @abstractmethod
+    def blank_conditions(self, count: int) -> Tensors:
+        """The same of `encode_conditions`."""
+
     def draw(self, examples: Examples, batch: int, generator: torch.Generator) -> Tensors:
         latents = examples.tensors["mean"].shape[2:]
         return {

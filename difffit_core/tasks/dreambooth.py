@@ -51,6 +51,9 @@ class DreamBooth(TextToImage):
     def parameters(self) -> dict[str, nn.Parameter]:
         return super().parameters() | self.of_encoder | {SUBJECT: self.subject}
 
+    def modules(self) -> list[nn.Module]:
+        return [*super().modules(), self.text.encoder]
+
     def warnings(self, items: list[Item]) -> list[str]:
         found = []
         if not FEWEST <= len(items) <= MOST:
@@ -66,6 +69,16 @@ class DreamBooth(TextToImage):
 
     def encode_conditions(self, items: list[Item], folder: Path) -> Tensors:
         return {"caption": torch.full((len(items),), OF_SUBJECT)}
+
+    def blank_conditions(self, count: int) -> Tensors:
+        return {"caption": torch.full((count,), OF_SUBJECT)}
+
+    def blank(self, count: int) -> Examples:
+        tensors = super().blank(count).tensors
+        if self.task.prior_images:
+            of_prior = super().blank(self.task.prior_images).tensors
+            tensors |= {f"{PRIOR}{name}": of_prior[name] for name in ("mean", "std")}
+        return Examples([], tensors)
 
     def encode(self, items: list[Item], folder: Path, progress: Progress) -> Tensors:
         """As for any pictures, and the same of those of the whole kind; these are made where they are not there yet."""

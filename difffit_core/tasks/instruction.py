@@ -13,6 +13,7 @@ from difffit_core.networks import load_language_model, load_tokenizer
 from difffit_core.objectives import IGNORED, next_token_loss
 from difffit_core.spec import TrainingSpec
 from difffit_core.tasks.task import Examples, Progress, Task, Tensors
+from difffit_core.weightless import has_numbers
 
 PREVIEW_PROMPTS = 4
 PREVIEW_TOKENS = 64  # of an answer, at most
@@ -51,6 +52,11 @@ class Instruction(Task):
             "targets": torch.nn.utils.rnn.pad_sequence(targets, batch_first=True, padding_value=IGNORED),
         }
 
+    def blank(self, count: int) -> Examples:
+        assert self.h.max_tokens is not None
+        rows = torch.zeros(count, self.h.max_tokens, dtype=torch.long)
+        return Examples([], {"tokens": rows, "targets": rows.clone()})
+
     def _tokenize(self, item: Item) -> tuple[list[int], list[int]]:
         """Tokens of prompt and answer, whose end is a token too unless `max_tokens` cuts it off."""
         assert self.h.max_tokens is not None
@@ -74,7 +80,9 @@ class Instruction(Task):
 
     def loss(self, examples: Examples, indices: Tensor, drawn: Tensors) -> Tensor:
         targets = examples.tensors["targets"][indices]  # [B, L]
-        length = int((targets != IGNORED).any(dim=0).nonzero().max()) + 1  # of the longest of these examples
+        length = targets.shape[1]
+        if has_numbers(targets):
+            length = int((targets != IGNORED).any(dim=0).nonzero().max()) + 1  # of the longest of these examples
         with training_autocast(self.device):
             logits = self.model(examples.tensors["tokens"][indices, :length], use_cache=False).logits
         return next_token_loss(logits, targets[:, :length])

@@ -3,8 +3,20 @@
 import torch
 
 from difffit_core.base_models import BaseModelEntry
+from difffit_core.frozen_base import store_base
 from difffit_core.spec import TrainingSpec
 from difffit_core.tasks.task import Task
+
+
+def ready_task(spec: TrainingSpec, base: BaseModelEntry, device: torch.device) -> Task:
+    """The task with its method put in, on the device, all but what `load_frozen` loads."""
+    task = load_task(spec, base, device)
+    task.prepare()
+    store_base(task.model, spec.hyperparameters.base_precision)
+    task.model.to(device).train()
+    if spec.hyperparameters.gradient_checkpointing:
+        task.use_gradient_checkpointing()
+    return task
 
 
 def load_task(spec: TrainingSpec, base: BaseModelEntry, device: torch.device) -> Task:

@@ -70,6 +70,10 @@ class Task(ABC):
         """The modules to compile, each by itself."""
         return [self.model]
 
+    def modules(self) -> list[nn.Module]:
+        """Every network that takes part in the loss, once `load_frozen` has been called."""
+        return [self.model]
+
     @abstractmethod
     def use_gradient_checkpointing(self) -> None:
         """Recompute activations in the backward pass instead of keeping them."""
@@ -85,6 +89,10 @@ class Task(ABC):
     @abstractmethod
     def encode(self, items: list[Item], folder: Path, progress: Progress) -> Tensors:
         """The tensors of `items`, on the CPU; raises DatasetError that names an item that cannot be used."""
+
+    @abstractmethod
+    def blank(self, count: int) -> Examples:
+        """So many examples without content as `encode` makes them at their largest, on the CPU: for plans."""
 
     @abstractmethod
     def draw(self, examples: Examples, batch: int, generator: torch.Generator) -> Tensors:

@@ -15,7 +15,7 @@ from difffit_core.sampling import Predict, decode, denoise, grid, learns_varianc
 from difffit_core.spec import GenerationSpec, TrainingSpec
 from difffit_core.tasks.diffusion import DiffusionTask
 from difffit_core.tasks.task import Examples, Tensors
-from difffit_core.text_encoders import TextEncoder, load_text_encoder
+from difffit_core.text_encoders import TextEncoder, blank_embeddings, load_text_encoder
 
 PREVIEW_CAPTIONS = 4
 EMBEDDED = ("text", "text_mask")  # what a text encoder makes of prompts
@@ -52,6 +52,10 @@ class TextToImage(DiffusionTask):
         row_of = {caption: row for row, caption in enumerate(captions)}
         rows = torch.tensor([row_of[self.caption_of(item)] for item in items])
         return self.text_encoder.embed(captions) | {"caption": rows}
+
+    def blank_conditions(self, count: int) -> Tensors:
+        """Each with a caption of its own."""
+        return blank_embeddings(self.base.path, count + 1) | {"caption": torch.zeros(count, dtype=torch.long)}
 
     def prompts(self, examples: Examples, rows: Tensor) -> Tensors:
         """The embedded captions at `rows` `[B]`."""
