@@ -8,6 +8,7 @@ from sqlalchemy import Row
 
 from api.errors import ErrorType
 from difffit_core.base_models import BaseModelEntry, TrainingDefaults
+from difffit_core.estimate import Estimate
 from difffit_core.evaluation.metrics import DEFAULT_SAMPLES, Figure, MetricNames, SampleCount
 from difffit_core.evaluation.spec import EvaluationSpec, HoldOut
 from difffit_core.methods.config import MethodConfig
@@ -201,8 +202,22 @@ class JobView(BaseModel):
         )
 
 
+class Duration(BaseModel):
+    """The training steps alone: encoding, validations, samples and evaluations come on top."""
+
+    seconds_per_step: float = Field(description="The median of the tenant's last jobs of this kind, five at most")
+    total_seconds: float
+    device: str = Field(description="What they trained on")
+    jobs: int = Field(description="How many they are")
+    measured_at: datetime | None = Field(description="When the last of them began")
+
+
 class Plan(BaseModel):
     plan: dict[str, Any] = Field(description="The job as it would be trained, every value resolved")
+    estimate: Estimate | None = Field(None, description="What it needs, computed for the device of a worker")
+    no_estimate: str | None = Field(None, description="Why `estimate` is null")
+    duration: Duration | None = Field(None, description="How long it will take")
+    no_duration: str | None = Field(None, description="Why `duration` is null")
 
     @classmethod
     def of(cls, spec: TrainingSpec) -> "Plan":

@@ -77,6 +77,9 @@ def load(spec: TrainingSpec, device: torch.device) -> Task:
     base = BaseModelEntry.in_folder(spec.base_model, Path(spec.base_model_path), spec.defaults, spec.family)
     task = ready_task(spec, base, device)
     task.load_frozen()
+    for module in task.modules():  # a file that is mapped into memory stays there for the sake of its last tensor
+        for tensor in (*module.parameters(), *module.buffers()):
+            tensor.data = tensor.data.clone()
     return task
 
 

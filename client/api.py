@@ -21,6 +21,7 @@ from client.upload import CHUNK, MultipartBody, ProgressCallback, is_whole_datas
 
 TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 UPLOAD_TIMEOUT = httpx.Timeout(300.0, connect=10.0)  # after the last byte the server still moves the file into its store
+PLAN_TIMEOUT = httpx.Timeout(60.0, connect=10.0)  # the server itself waits up to 20 seconds for a worker
 STREAM_TIMEOUT = httpx.Timeout(60.0, connect=10.0)  # a stream that is silent for longer is opened again
 EXPORT_PAUSE = 1.0  # seconds between two questions whether an export is made
 GENERATE_WAIT = 60  # seconds; the longest the server holds an answer back
@@ -118,8 +119,8 @@ class Client:
         return job
 
     def plan_job(self, spec: Mapping[str, Any]) -> Plan:
-        """What a job would do, every "auto" resolved; starts nothing."""
-        plan: Plan = self._json("POST", "/jobs", json=dict(spec), params={"dry_run": "true"})
+        """What a job would do and need, every "auto" resolved; starts nothing. May wait some seconds for a worker."""
+        plan: Plan = self._json("POST", "/jobs", json=dict(spec), params={"dry_run": "true"}, timeout=PLAN_TIMEOUT)
         return plan
 
     def job(self, job_id: str) -> Job:

@@ -1,6 +1,8 @@
 """`difffit jobs`: create, watch, list, show, cancel, pause, resume, retry, delete."""
 
 import json
+from collections.abc import Iterator
+from datetime import timedelta
 from typing import Annotated, Any
 
 import typer
@@ -19,12 +21,13 @@ from client.console import (
     plain,
     print_json,
     problem_text,
+    size_text,
     status_text,
     table,
     when,
 )
 from client.progress import TrainingView
-from client.shapes import Job
+from client.shapes import Job, Plan
 
 INTERRUPTED = 130  # the shell's code for a command that Ctrl-C ended
 
@@ -57,7 +60,9 @@ def create(
     priority: Annotated[int | None, typer.Option(help="-100 to 100; higher is sooner, among your own jobs.")] = None,
     max_duration: Annotated[int | None, typer.Option(metavar="SECONDS", help="Fail after so long with a worker.")] = None,
     init_adapter: Annotated[str | None, typer.Option(metavar="ADAPTER", help="Begin with this adapter's values.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show every resolved value and start nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show every resolved value, size, memory and time; start nothing.")
+    ] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Stay and watch the training.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -69,7 +74,7 @@ def create(
     spec |= {key: value for key, value in given.items() if value is not None}
     with connect(context) as client:
         if dry_run:
-            present_plan(client.plan_job(spec)["plan"], as_json)
+            present_plan(client.plan_job(spec), as_json)
             return
         job = client.create_job(spec)
         if watch:
@@ -98,10 +103,11 @@ def json_value(text: str) -> Any:
         return text
 
 
-def present_plan(plan: dict[str, Any], as_json: bool) -> None:
+def present_plan(answer: Plan, as_json: bool) -> None:
     if as_json:
-        print_json({"plan": plan})
+        print_json(answer)
         return
+    plan = answer["plan"]
     dataset = plan["dataset"]
     images = f"{sum(dataset['classes'].values())} images of {len(dataset['classes'])} classes"
     out.print(
@@ -115,6 +121,30 @@ def present_plan(plan: dict[str, Any], as_json: bool) -> None:
         )
     )
     out.print(table(["hyperparameter", "#value"], plan["hyperparameters"].items()))
+    out.print(facts(needs_of(answer)))
+
+
+def needs_of(answer: Plan) -> Iterator[tuple[str, str]]:
+    """Size, memory and time, or why they are not known."""
+    if answer["estimate"] is None:
+        yield "memory", plain(answer["no_estimate"])
+    else:
+        estimate, memory = answer["estimate"], answer["estimate"]["memory"]
+        error, fitting = memory["error"], estimate["largest_micro_batch_size"]
+        yield "trained parameters", f"{estimate['trained_parameters']:,} of {estimate['total_parameters']:,}"
+        yield "adapter", size_text(estimate["adapter_bytes"])
+        of_device = f"of {size_text(estimate['device_bytes'])} on {plain(estimate['device'])}"
+        yield "memory", f"{size_text(memory['total'])} {of_device}" + (f", give or take {error:.0%}" if error else "")
+        for name, value in memory.items():
+            if name not in ("total", "error"):
+                yield f"  {name.replace('_', ' ')}", size_text(value)
+        yield "micro-batch", f"{estimate['micro_batch_size']} planned, {fitting or 'not even 1'} fits"
+    if answer["duration"] is None:
+        yield "time", plain(answer["no_duration"])
+    else:
+        duration = answer["duration"]
+        a_step, total = f"{duration['seconds_per_step']:.3g} s", timedelta(seconds=round(duration["total_seconds"]))
+        yield "time", f"{total} of steps, {a_step} each, as the last {duration['jobs']} on {plain(duration['device'])} took"
 
 
 @app.command()

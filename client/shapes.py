@@ -245,6 +245,10 @@ class Usage(TypedDict):
 
 
 class Plan(TypedDict):
-    """`POST /jobs?dry_run=true`: every "auto" resolved, nothing started."""
+    """`POST /jobs?dry_run=true`: every "auto" resolved, nothing started; a null comes with the reason."""
 
     plan: dict[str, Any]
+    estimate: dict[str, Any] | None
+    no_estimate: str | None
+    duration: dict[str, Any] | None
+    no_duration: str | None

@@ -121,6 +121,11 @@ class BaseModelEntry(BaseModel):
     def size_bytes(self) -> int:
         return sum(f.stat().st_size for f in self.path.rglob("*.safetensors"))
 
+    def configs_state(self) -> str:
+        """A text that changes when one of the base's JSON files does."""
+        files = sorted(self.path.rglob("*.json"))
+        return " ".join(f"{f.relative_to(self.path)}:{f.stat().st_size}:{f.stat().st_mtime_ns}" for f in files)
+
     def sha256(self) -> str:
         """Hash of the weights that a method is put into: what an adapter is bound to.
 

@@ -22,6 +22,8 @@ from difffit_core.weightless import without_weights
 USABLE = 0.9  # of a device's memory: a driver, the framework itself and gaps between tensors take the rest
 FOLLOWED = 8  # examples of which a step is followed, at most: beyond, each takes as much as those before
 BYTES = 4  # of a number of an adapter, which is fp32
+# Of what a step takes: a CPU's heap has gaps between tensors that come and go. A GPU's allocator has few.
+GAPS = {"cpu": 0.6}  # by type of device, as `benchmarks/plan_memory.py` has found
 ERRORS = {"cpu": 0.1}  # by type of device: what `benchmarks/plan_memory.py` has found
 
 
@@ -48,8 +50,14 @@ def _estimate(spec: TrainingSpec, task: Task, device: torch.device) -> Estimate:
     available = total_memory(device)
     held = min(spec.hyperparameters.micro_batch_size, spec.hyperparameters.batch_size)
 
+    def of_step(held: int) -> int:
+        return max(values, steps.peak(held))  # the update needs all gradients, and nothing else
+
+    def gaps(held: int) -> int:
+        return int(GAPS.get(device.type, 0.0) * of_step(held))
+
     def total(held: int) -> int:
-        return sum(resident.values()) + max(values, steps.peak(held))  # the update needs all gradients, and nothing else
+        return sum(resident.values()) + of_step(held) + gaps(held)
 
     fixed, of_example = steps.activations(held)
     memory = Memory(
@@ -57,6 +65,7 @@ def _estimate(spec: TrainingSpec, task: Task, device: torch.device) -> Estimate:
         gradients=values,
         activations_fixed=fixed,
         activations_per_example=of_example,
+        allocator=gaps(held),
         total=total(held),
         error=ERRORS.get(device.type),
     )

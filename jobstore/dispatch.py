@@ -14,12 +14,13 @@ from jobstore.settings import get_settings
 
 logger = logging.getLogger(__name__)
 
-Kind = Literal["train", "generate", "export", "evaluate", "check_dataset"]
+Kind = Literal["train", "generate", "export", "evaluate", "estimate", "check_dataset"]
 QUEUES: dict[Kind, str] = {
     "train": "train",
     "generate": "generate",
     "export": "generate",  # its workers have torch and the base models, and no work that takes hours
     "evaluate": "generate",  # in turns with requests for pictures, see worker.evaluations
+    "estimate": "generate",  # it takes seconds where torch is loaded
     "check_dataset": "default",
 }
 # Longer than any task is reserved: below a task's length Redis would deliver its message a second time.

@@ -5,7 +5,7 @@ import threading
 import time
 from typing import Literal
 
-Prefix = Literal["ds", "job", "ad", "gen", "exp", "ck", "evt", "img", "ten", "key", "wh", "msg", "upl", "eval"]
+Prefix = Literal["ds", "job", "ad", "gen", "exp", "ck", "evt", "img", "ten", "key", "wh", "msg", "upl", "eval", "est"]
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no i, l, o, u
 
 

@@ -14,14 +14,14 @@ from sqlalchemy.orm import Session
 
 from jobstore import events, webhooks
 from jobstore.lifecycle import TERMINAL, TRANSITIONS, Action, JobStatus, sources
-from jobstore.tables import Dataset, Evaluation, Export, Generation, Job
+from jobstore.tables import Dataset, Estimate, Evaluation, Export, Generation, Job
 
-LeasedRow = Dataset | Job | Generation | Export | Evaluation
-LeasedModel = type[Dataset] | type[Job] | type[Generation] | type[Export] | type[Evaluation]
+LeasedRow = Dataset | Job | Generation | Export | Evaluation | Estimate
+LeasedModel = type[Dataset] | type[Job] | type[Generation] | type[Export] | type[Evaluation] | type[Estimate]
 
-WAITING: dict[LeasedModel, str] = dict.fromkeys((Generation, Export, Evaluation), "queued")
+WAITING: dict[LeasedModel, str] = dict.fromkeys((Generation, Export, Evaluation, Estimate), "queued")
 WAITING |= {Dataset: "checking", Job: JobStatus.QUEUED}
-WORKING: dict[LeasedModel, str] = dict.fromkeys((Generation, Export, Evaluation), "running")
+WORKING: dict[LeasedModel, str] = dict.fromkeys((Generation, Export, Evaluation, Estimate), "running")
 WORKING |= {Dataset: "checking", Job: JobStatus.RUNNING}
 MOST_WOKEN = 100  # rows in one look; a worker that wakes works off every row that waits, so more would only fill the queue
 
@@ -156,6 +156,8 @@ def expired(session: Session, model: LeasedModel, max_attempts: int) -> list[str
             events.append(session, row.id, "requeued" if row.status == JobStatus.QUEUED else row.status, event)
         elif isinstance(row, Generation):
             events.notify(session, "generation", row.id)
+        elif isinstance(row, Estimate):
+            events.notify(session, "estimate", row.id)
         elif isinstance(row, Dataset) and row.status == "failed":
             webhooks.announce(session, row.id)
     return waiting

@@ -8,10 +8,10 @@ from kombu.exceptions import ChannelError
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session, sessionmaker
 
-from jobstore import idempotency, leases, uploads, webhooks
+from jobstore import estimates, idempotency, leases, uploads, webhooks
 from jobstore.dispatch import QUEUES, Kind, celery_app, wake
 from jobstore.settings import Settings
-from jobstore.tables import Dataset, Evaluation, Export, Generation, Job
+from jobstore.tables import Dataset, Estimate, Evaluation, Export, Generation, Job
 
 logger = logging.getLogger(__name__)
 
@@ -20,6 +20,7 @@ KINDS: dict[Kind, leases.LeasedModel] = {
     "generate": Generation,
     "export": Export,
     "evaluate": Evaluation,
+    "estimate": Estimate,
     "check_dataset": Dataset,
 }
 ADVISORY_LOCK = 0x0D1F_F517  # any number that nothing else in the database locks
@@ -66,6 +67,7 @@ def sweep(sessions: sessionmaker[Session], settings: Settings, take_over: bool =
             for row in leases.expired(session, model, settings.max_attempts)
         ]
         idempotency.forget_old(session)
+        estimates.forget_old(session)
         webhooks.forget_old(session)
         uploads.forget_expired(session)
     for kind, row_id in waiting:

@@ -5,6 +5,7 @@ from functools import cache
 from jobstore.dispatch import celery_app
 from worker.child import TRAINER, Standby
 from worker.dataset_check import check_dataset
+from worker.estimates import run_estimate
 from worker.evaluations import run_evaluation
 from worker.exports import run_export
 from worker.generation import Engine
@@ -47,6 +48,11 @@ def evaluate(evaluation_id: str) -> None:
         run_evaluation(evaluation_id, engine().make_room)
 
 
+def estimate(estimate_id: str) -> None:
+    with task_running():
+        run_estimate(estimate_id)
+
+
 def check(dataset_id: str) -> None:
     with task_running():
         check_dataset(dataset_id)
@@ -56,4 +62,5 @@ celery_app.task(train, name="difffit.train")
 celery_app.task(generate, name="difffit.generate")
 celery_app.task(export, name="difffit.export")
 celery_app.task(evaluate, name="difffit.evaluate")
+celery_app.task(estimate, name="difffit.estimate")
 celery_app.task(check, name="difffit.check_dataset")

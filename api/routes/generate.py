@@ -1,6 +1,5 @@
 """Images and texts on request: the row is written and a worker woken; the request waits for it as long as it says."""
 
-import re
 import time
 from collections.abc import AsyncIterator
 from functools import partial
@@ -17,6 +16,7 @@ from api.errors import GenerationFailedError, NotAcceptableError
 from api.generation import Drawer, condition_picture, generation_spec
 from api.idempotency import Idempotent, created
 from api.notifications import wait
+from api.prefer import LONGEST, RECHECK_SECONDS, wait_seconds
 from api.schemas import Answers, EvaluationRequest, GenerateRequest, GenerationView, errors, file_answer
 from api.texts import stream_texts
 from difffit_core.base_models import get_base_model
@@ -28,9 +28,6 @@ from jobstore.tables import Adapter, Generation, Image, Job, Tenant
 
 router = APIRouter(prefix="/generate", tags=["images"])
 
-MAX_WAIT = 60  # seconds
-RECHECK_SECONDS = 5.0  # a notification is lost where the listening connection breaks; then this finds the change
-WAIT = re.compile(r"(?:^|[,;\s])wait=(\d{1,9})(?:$|[,;\s])")
 PNG = "image/png"
 EVENT_STREAM = "text/event-stream"
 NOTHING_YET = "0"  # before the first event of a stream
@@ -68,8 +65,7 @@ async def generate(
         raise NotAcceptableError(
             "`Accept: image/png` answers one image: ask for one label or prompt and n=1, or accept JSON.", code="one_image_only"
         )
-    asked = WAIT.search(prefer)
-    seconds = min(int(asked[1]), MAX_WAIT) if asked else MAX_WAIT if as_png else 0
+    seconds = wait_seconds(prefer, LONGEST if as_png else 0)
     generation_id = await run_in_threadpool(_queue, resources, request, tenant, accept)
     if EVENT_STREAM in accept:
         return _stream(resources, generation_id, tenant, NOTHING_YET, 201)

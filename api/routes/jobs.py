@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import APIRouter, Depends, Header, Query, Response
 from pydantic import BaseModel
 from sqlalchemy import Row, select
 from sqlalchemy.orm import Session
 
+from api import plans
 from api.auth import TenantId
 from api.deletion import delete_ended_job
 from api.dependencies import (
@@ -27,6 +28,7 @@ from api.dependencies import (
 )
 from api.idempotency import Idempotent, created_by, current_claim
 from api.pagination import PageQuery, page_of
+from api.prefer import wait_seconds
 from api.schemas import Answers, JobView, Listing, Plan, errors
 from difffit_core.base_models import get_base_model
 from difffit_core.errors import DatasetError, DiffFitError, SpecError
@@ -73,11 +75,18 @@ DryRun = Annotated[bool, Query(description="Answer the plan with status 200 and 
     dependencies=[Idempotent],
     responses=PLANNED | errors(400, 404, 409, 413, 415, 429),
 )
-async def create_job(spec: JobSpec, tenant: TenantId, resources: ResourcesDep, dry_run: DryRun = False) -> Response:
+async def create_job(
+    spec: JobSpec,
+    tenant: TenantId,
+    resources: ResourcesDep,
+    dry_run: DryRun = False,
+    prefer: Annotated[str, Header(description="Of a dry run: `wait=N` seconds at most for the estimate; absent: 20")] = "",
+) -> Response:
     """Queue a fine-tuning job. Fields that are left out or "auto" are chosen for the base model and the dataset."""
     # What was built here is not validated once more.
     if dry_run:
-        return _json(await resources.together(_plan, NewJob(spec, tenant)))
+        draft = await resources.together(_plan, NewJob(spec, tenant))
+        return _json(await plans.finish(resources, draft, wait_seconds(prefer, plans.WAIT)))
     view = await resources.together(_create, NewJob(spec, tenant, current_claim()))
     return _json(view, 202, {"location": f"/jobs/{view.id}"})
 
@@ -96,10 +105,12 @@ class NewJob:
         return self.spec.dataset, self.tenant
 
 
-def _plan(resources: Resources, jobs: list[NewJob]) -> list[Plan | DiffFitError]:
+def _plan(resources: Resources, jobs: list[NewJob]) -> list[plans.Draft | DiffFitError]:
     with resources.transaction() as session:
         specs = _resolve(session, jobs, resources)
-    return [spec if isinstance(spec, DiffFitError) else Plan.of(spec) for spec in specs]
+        possible = [(spec, job.tenant) for job, spec in zip(jobs, specs, strict=True) if isinstance(spec, TrainingSpec)]
+        drafts = iter(plans.draft(session, possible, resources.catalog))
+    return [spec if isinstance(spec, DiffFitError) else next(drafts) for spec in specs]
 
 
 def _create(resources: Resources, jobs: list[NewJob]) -> list[JobView | DiffFitError]:

@@ -86,7 +86,8 @@ def test_a_job_is_queued_with_every_auto_resolved(client: TestClient, rows: Rows
 
 
 def test_a_dry_run_answers_the_plan_and_starts_nothing(client: TestClient, rows: Rows, sessions: sessionmaker[Session]) -> None:
-    answer = client.post("/jobs?dry_run=true", json={"base_model": "emoji-dit", "dataset": rows.dataset().id})
+    body = {"base_model": "emoji-dit", "dataset": rows.dataset().id}
+    answer = client.post("/jobs?dry_run=true", json=body, headers={"prefer": "wait=0"})
     assert answer.status_code == 200
     plan = answer.json()["plan"]
     assert plan["dataset"]["classes"] == {"cat": 12, "dog": 8}

@@ -37,7 +37,7 @@ def as_it_is(_context: object, value: Any) -> bytes:
 @pytest.fixture
 def server_url(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """No worker runs, so nobody waits for an image."""
-    monkeypatch.setattr("api.routes.generate.MAX_WAIT", 0)
+    monkeypatch.setattr("api.prefer.LONGEST", 0)
     with server_in_this_process(settings) as url:
         yield url
 

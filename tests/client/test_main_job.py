@@ -99,8 +99,14 @@ def test_a_job_is_watched_shown_and_listed(difffit: Command, job: Job) -> None:
 @pytest.mark.usefixtures("at_service")
 def test_a_dry_run_resolves_the_settings_and_starts_nothing(difffit: Command, dataset_id: str) -> None:
     before = difffit("jobs", "list", "--json").json()
-    plan = difffit("jobs", "create", "--dataset", dataset_id, "--set", "steps=7", "--dry-run", "--json").json()["plan"]
+    words = ("jobs", "create", "--dataset", dataset_id, "--set", "steps=7", "--dry-run")
+    answer = difffit(*words, "--json").json()
+    plan, estimate = answer["plan"], answer["estimate"]
     assert plan["hyperparameters"]["steps"] == 7
+    assert estimate["memory"]["total"] > estimate["memory"]["frozen_weights"] > 0, answer["no_estimate"]
+    shown = difffit(*words).stdout
+    assert f"{estimate['trained_parameters']:,} of {estimate['total_parameters']:,}" in shown
+    assert "micro-batch" in shown
     assert plan["hyperparameters"]["learning_rate"] == pytest.approx(1e-3)
     assert difffit("jobs", "list", "--json").json() == before
 
