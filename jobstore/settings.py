@@ -32,6 +32,7 @@ class Settings(BaseSettings):
     inception_weights: Path | None = Field(
         None, description="The file of Inception that FID is measured with; workers fetch it to there if it is missing"
     )
+    captioner: Path | None = Field(None, description="A folder with a BLIP model, for jobs that have captions written")
     clip_model: Path | None = Field(None, description="A folder with the CLIP model that CLIP scores are measured with")
     heartbeat_file: Path | None = Field(None, description="A worker touches this file while it is healthy")
 

@@ -32,6 +32,7 @@ from difffit_core.base_models import get_base_model
 from difffit_core.errors import DatasetError, DiffFitError, SpecError
 from difffit_core.evaluation.metrics import check_configured
 from difffit_core.spec import DatasetSummary, JobSpec, TrainingSpec, resolve
+from difffit_core.tasks.config import check_captioner
 from jobstore import events, queue
 from jobstore.database import Prepared, insert_rows
 from jobstore.dispatch import wake
@@ -133,6 +134,7 @@ def _resolve(session: Session, jobs: list[NewJob], resources: Resources) -> list
             training_spec = resolve(job.spec, base, dataset_summary(datasets[job.dataset]))
             metrics = training_spec.hyperparameters.evaluation_metrics
             check_configured(metrics, resources.settings.feature_weights, "hyperparameters.evaluation_metrics")
+            check_captioner(training_spec.task, resources.settings.captioner)
             if job.spec.init_adapter is not None:
                 adapter = owned(session, Adapter, job.spec.init_adapter, job.tenant, param="init_adapter", keep=True)
                 _check_initial(session, adapter, training_spec)
