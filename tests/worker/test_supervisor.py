@@ -1,7 +1,9 @@
 """One attempt at a job, in every way it can go. The trainer is a small real program that speaks the trainer's protocol."""
 
+import base64
 import contextlib
 import io
+import json
 import os
 import subprocess
 import tarfile
@@ -10,9 +12,11 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+import redis
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session, sessionmaker
 
+from jobstore import dispatch
 from jobstore.lifecycle import Action, UserAction, request
 from jobstore.objects import ObjectStore, job_logs_prefix
 from jobstore.settings import Settings
@@ -20,7 +24,7 @@ from jobstore.tables import Adapter, Checkpoint, Dataset, Image, Job
 from tests.jobstore.processes import alive, descendants
 from tests.worker.conftest import SMALL_TRAINER, Rows
 from tests.worker.waiting import wait_for
-from worker import runtime
+from worker import runtime, tasks
 from worker.child import Standby
 from worker.dataset_check import check_dataset
 from worker.supervisor import run_next
@@ -72,6 +76,25 @@ def test_a_job_that_another_worker_has_is_left_alone(rows: Rows, dataset: str, r
         session.execute(update(Job).values(status="running", lease_token=uuid4()))
     run()
     assert rows.get(Job, job_id).attempt == 0
+
+
+def test_a_worker_that_one_message_woke_trains_every_job_that_waits(
+    rows: Rows, dataset: str, fast_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_ids = [rows.job(dataset, steps=3) for _ in range(3)]
+    monkeypatch.setattr(dispatch, "ENOUGH", 1)
+    dispatch.wake("train", *job_ids)
+    with redis.Redis.from_url(fast_settings.redis_url.get_secret_value()) as client:
+        messages = client.lrange("train", 0, -1)
+        assert len(messages) == 1
+        body = json.loads(base64.b64decode(json.loads(messages[0])["body"]))
+    standby = Standby(SMALL_TRAINER)
+    monkeypatch.setattr(tasks, "standby", lambda: standby)
+    try:
+        tasks.train(*body[0])
+    finally:
+        standby.close()
+    assert [rows.get(Job, job_id).status for job_id in job_ids] == ["succeeded"] * 3
 
 
 @pytest.mark.parametrize("deaf", [False, True])
