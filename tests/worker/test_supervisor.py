@@ -7,13 +7,13 @@ import json
 import os
 import subprocess
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 import redis
-from sqlalchemy import select, update
+from sqlalchemy import select, text, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from jobstore import dispatch
@@ -118,6 +118,44 @@ def test_cancelling_stops_the_trainer_and_keeps_its_checkpoint(
     assert (job.status, job.error) == ("cancelled", None)
     assert job.finished_at is not None
     assert rows.events(job_id)[-1].type == "cancelled"
+
+
+@pytest.mark.parametrize(
+    ("action", "ends", "deafened"),
+    [(Action.CANCEL, "cancelled", False), (Action.PAUSE, "paused", False), (Action.CANCEL, "cancelled", True)],
+)
+def test_what_is_asked_of_a_job_does_not_wait_for_the_heartbeat(
+    rows: Rows,
+    dataset: str,
+    run: Callable[..., None],
+    fast_settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    action: UserAction,
+    ends: str,
+    deafened: bool,
+) -> None:
+    """Nor where the connection that listens was broken meanwhile."""
+    monkeypatch.setattr(fast_settings, "heartbeat_seconds", 60.0)
+    monkeypatch.setattr(fast_settings, "lease_seconds", 180.0)
+    job_id = rows.job(dataset, steps=ENDLESS)
+    listening = "FROM pg_stat_activity WHERE datname = current_database() AND query = 'LISTEN difffit'"
+
+    def listeners() -> Sequence[int]:
+        with rows.sessions() as session:
+            return session.scalars(text(f"SELECT pid {listening}")).all()
+
+    def ask_while_it_trains() -> None:
+        wait_for(lambda: rows.events(job_id, "progress"))
+        assert len(wait_for(listeners)) == 1
+        if deafened:
+            with rows.sessions.begin() as session:
+                session.execute(text(f"SELECT pg_terminate_backend(pid, 5000) {listening}"))
+        ask(rows, job_id, action)
+
+    run(meanwhile=ask_while_it_trains)
+    [asked], [done] = rows.events(job_id, "pausing" if ends == "paused" else "cancelling"), rows.events(job_id, ends)
+    assert (done.created_at - asked.created_at).total_seconds() < 15
+    assert listeners() == []
 
 
 def test_a_lost_lease_kills_the_trainer_and_nothing_more_is_written(rows: Rows, dataset: str, run: Callable[..., None]) -> None:
