@@ -3,7 +3,7 @@
 import hashlib
 import json
 import tomllib
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -133,7 +133,7 @@ class BaseModelEntry(BaseModel):
         """
         folder = self.path / WEIGHTS_FOLDER[self.family]
         whole = [folder / name for name in WEIGHTS_FILES if (folder / name).exists()]
-        hashes = [_file_sha256(file) for file in whole or sorted(folder.glob("*-of-*.safetensors"))]
+        hashes = [_hashed(file, *_version(file)) for file in whole or sorted(folder.glob("*-of-*.safetensors"))]
         if not hashes:
             raise ModelError(f"The base model {self.id!r} has no weights as safetensors in {folder.name}/.")
         return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
@@ -173,10 +173,15 @@ def get_base_model(catalog: dict[str, BaseModelEntry], model_id: str) -> BaseMod
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        state = path.stat()
-        return _parsed(path, state.st_mtime_ns, state.st_size)
+        return _parsed(path, *_version(path))
     except (OSError, ValueError) as error:
         raise ModelError(f"The base model's file {path.name} cannot be read: {error}") from error
+
+
+def _version(path: Path) -> tuple[int, int]:
+    """What differs once a file has been changed: the time of that in nanoseconds, and its bytes."""
+    state = path.stat()
+    return state.st_mtime_ns, state.st_size
 
 
 @lru_cache(maxsize=256)
@@ -186,7 +191,7 @@ def _parsed(path: Path, _changed_at: int, _size: int) -> dict[str, Any]:
     return loaded
 
 
-@cache
-def _file_sha256(path: Path) -> str:
+@lru_cache(maxsize=256)
+def _hashed(path: Path, _changed_at: int, _size: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
