@@ -63,7 +63,7 @@ def worker(sessions: sessionmaker[Session], status: str, **ending: Any) -> Itera
     """Ends the estimate that comes to wait, as a worker does."""
 
     def work() -> None:
-        estimate_id = wait_for(lambda: waiting(sessions))
+        estimate_id = wait_for(lambda: waiting(sessions) or "")
         with sessions.begin() as session:
             token = leases.claim(session, Estimate, estimate_id, 60)
             assert token is not None
