@@ -61,7 +61,7 @@ async def finish(resources: Resources, draft: Draft, seconds: float) -> Plan:
     deadline = time.monotonic() + seconds
     if draft.estimate_id is None:
         return (await run_in_threadpool(_look, resources, draft))[0]
-    with resources.notifications.subscribe("estimate", draft.estimate_id) as changed:
+    with resources.notifications.subscribe(("estimate", draft.estimate_id)) as changed:
         while True:
             changed.clear()
             plan, ended = await run_in_threadpool(_look, resources, draft)

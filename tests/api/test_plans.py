@@ -1,6 +1,7 @@
 """What a dry run tells beside the resolved job: what it needs, which a worker computes, and how long it takes."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -81,11 +82,16 @@ def waiting(sessions: sessionmaker[Session]) -> str | None:
         return session.scalar(select(Estimate.id).where(Estimate.status == "queued"))
 
 
-def test_a_plan_waits_for_its_estimate_which_serves_every_plan_alike(plan: Plan, sessions: sessionmaker[Session]) -> None:
+def test_a_plan_waits_for_its_estimate_which_serves_every_plan_alike(
+    plan: Plan, sessions: sessionmaker[Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.plans.RECHECK_SECONDS", 60.0)  # the notification alone wakes it
+    began = time.monotonic()
     with worker(sessions, "succeeded", result=NEEDS.model_dump(mode="json")):
         answer = plan(wait=60)
     assert answer["estimate"] == NEEDS.model_dump(mode="json")
     assert answer["no_estimate"] is None
+    assert time.monotonic() < began + 50
     assert plan(wait=60, learning_rate=1e-5, steps=9)["estimate"] == answer["estimate"]
     assert plan(batch_size=8)["estimate"] is None
     with sessions() as session:

@@ -14,6 +14,7 @@ from difffit_core.errors import DiffFitError
 from difffit_core.estimate import Estimate
 from difffit_core.live_bytes import LiveBytes, storage_bytes
 from difffit_core.planning import estimate, follow_step
+from difffit_core.tasks.registry import ready_task
 from difffit_core.weightless import is_weightless
 from tests.difffit_core.spec_dirs import CASES, CPU, TASKS, make_trainer, write_spec_dir
 
@@ -45,6 +46,16 @@ def test_what_is_trained_is_counted_and_measured_as_in_the_training_itself(
     assert found.adapter_bytes == found.memory.trained_values == found.memory.ema == storage_bytes(trainer.state.ema.values())
     assert found.memory.frozen_weights == storage_bytes(tensors) - storage_bytes(trained)
     real = follow_step(trainer.task, 4)
+    planned = 4 * found.memory.activations_per_example + found.memory.activations_fixed
+    assert planned == pytest.approx(real.activations, rel=0.02)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_is_planned_for_in_its_own_precision(tmp_path: Path, tiny_base: BaseModelEntry) -> None:
+    spec, gpu = write_spec_dir(tmp_path / "job", tiny_base), torch.device("cuda")
+    found = estimate(spec, gpu)
+    assert (found.device, found.memory.allocator, found.memory.error) == (device_name(gpu), 0, None)
+    real = follow_step(ready_task(spec, tiny_base, gpu), 4)
     planned = 4 * found.memory.activations_per_example + found.memory.activations_fixed
     assert planned == pytest.approx(real.activations, rel=0.02)
 
