@@ -3,7 +3,7 @@
 import hashlib
 import json
 import tomllib
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -122,16 +122,8 @@ class BaseModelEntry(BaseModel):
         return sum(f.stat().st_size for f in self.path.rglob("*.safetensors"))
 
     def sha256(self) -> str:
-        """Hash of the weights that a method is put into: what an adapter is bound to.
-
-        Of their file, or where there are several, of the list of their hashes in the order of their names.
-        """
-        folder = self.path / WEIGHTS_FOLDER[self.family]
-        whole = [folder / name for name in WEIGHTS_FILES if (folder / name).exists()]
-        hashes = [_file_sha256(file) for file in whole or sorted(folder.glob("*-of-*.safetensors"))]
-        if not hashes:
-            raise ModelError(f"The base model {self.id!r} has no weights as safetensors in {folder.name}/.")
-        return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+        """Hash of the weights that a method is put into: what an adapter is bound to."""
+        return weights_sha256(self.path / WEIGHTS_FOLDER[self.family])
 
 
 def load_catalog(path: Path = PACKAGED_CATALOG, models_dir: Path = MODELS_DIR) -> dict[str, BaseModelEntry]:
@@ -174,7 +166,25 @@ def _read_json(path: Path) -> dict[str, Any]:
     return loaded
 
 
-@cache
-def _file_sha256(path: Path) -> str:
+def weights_sha256(folder: Path) -> str:
+    """Hash of the weights in one folder of a base; raises ModelError where there are none.
+
+    Of their file, or where there are several, of the list of their hashes in the order of their names.
+    """
+    whole = [folder / name for name in WEIGHTS_FILES if (folder / name).exists()]
+    hashes = [file_sha256(file) for file in whole or sorted(folder.glob("*-of-*.safetensors"))]
+    if not hashes:
+        raise ModelError(f"The base model has no weights as safetensors in {folder.name}/.")
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """Of a base's file, read once as long as it stays as it is."""
+    state = path.stat()
+    return _sha256(path, state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=256)
+def _sha256(path: Path, _changed_at: int, _size: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -104,9 +104,9 @@ def split(items: list[Item], validation_fraction: float) -> tuple[list[Item], li
     """
     test = [item for item in items if item.split == "test"]
     if 0 < len(test) < len(items):
-        return [item for item in items if item.split != "test"], _class_by_class(test)
+        return sorted((item for item in items if item.split != "test"), key=_by_content), _class_by_class(test)
     by_class: dict[str, list[Item]] = defaultdict(list)
-    for item in sorted(items, key=lambda item: (item.label, item.sha256, item.file)):
+    for item in sorted(items, key=_by_content):
         by_class[item.label].append(item)
     train: list[Item] = []
     held_out: list[Item] = []
@@ -123,11 +123,15 @@ def split_name(items: list[Item], validation_fraction: float) -> str:
     return "test" if 0 < test < len(items) else f"{validation_fraction:g}"
 
 
+def _by_content(item: Item) -> tuple[str, str, str]:
+    return item.label, item.sha256, item.file
+
+
 def _class_by_class(items: list[Item]) -> list[Item]:
     """The first item of each class, then the second of each, and so on."""
     seen: dict[str, int] = defaultdict(int)
     ranked = []
-    for item in sorted(items, key=lambda item: (item.label, item.sha256, item.file)):
+    for item in sorted(items, key=_by_content):
         ranked.append((seen[item.label], item))
         seen[item.label] += 1
     return [item for _, item in sorted(ranked, key=lambda ranked_item: ranked_item[0])]

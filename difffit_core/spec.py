@@ -2,9 +2,10 @@
 
 import hashlib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated, Literal, Self, get_args
 
-from pydantic import Field, TypeAdapter, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from difffit_core.base_models import BaseModelEntry, Family, TrainingDefaults
 from difffit_core.errors import SpecError
@@ -184,6 +185,14 @@ class TrainingSpec(Strict):
         if self.hyperparameters.warmup_steps >= self.hyperparameters.steps:
             raise ValueError("hyperparameters.warmup_steps must be below hyperparameters.steps")
         return self
+
+
+def read_spec(folder: Path) -> TrainingSpec:
+    """The `spec.json` of a SPEC_DIR; raises SpecError where it cannot be used."""
+    try:
+        return TrainingSpec.model_validate_json((folder / "spec.json").read_text())
+    except (OSError, ValidationError) as error:
+        raise SpecError(f"spec.json cannot be used: {error}") from error
 
 
 def resolve(spec: JobSpec, base: BaseModelEntry, dataset: DatasetSummary) -> TrainingSpec:

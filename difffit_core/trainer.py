@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from difffit_core import initial_values
@@ -16,6 +15,8 @@ from difffit_core.adapter_file import save_adapter
 from difffit_core.base_models import BaseModelEntry
 from difffit_core.dataset import Item, read_index, split
 from difffit_core.devices import inference_autocast
+from difffit_core.encoded_file import Parts, read_encoded, write_encoded
+from difffit_core.encodings import FILE
 from difffit_core.errors import DatasetError, SpecError, TrainingDiverged
 from difffit_core.evaluation.training import JobEvaluations
 from difffit_core.events import EventLog
@@ -129,22 +130,38 @@ class Trainer:
         if not items:
             raise DatasetError("The dataset holds no examples.")
         train, held_out = split(items, self.h.validation_fraction)
-        held_out = held_out[:VALIDATION_DRAWS]  # a validation draws no more, and official test splits are large
-        return self._encoded("train", train), self._encoded("validation", held_out) if held_out else None
+        parts = {"train": train, "validation": held_out[:VALIDATION_DRAWS]}  # a validation draws no more
+        tensors = self._kept(parts) or self._encode(parts)
+        examples = {part: Examples(parts[part], tensors[part]) for part in parts}
+        return examples["train"], examples["validation"] if held_out else None
 
-    def _encoded(self, part: str, items: list[Item]) -> Examples:
-        """The items as tensors on the device, kept in a file from which an interrupted job goes on."""
+    def _kept(self, parts: Parts) -> dict[str, Tensors] | None:
+        """What this job or another has encoded already, where it can be used."""
+        path = self.folder / FILE
+        if not path.exists():
+            return None
+        try:
+            tensors = read_encoded(path, parts, self.device)
+        except DatasetError as error:
+            self.events.emit("warning", message=f"The examples are encoded anew: {error.message}")
+            return None
+        self.events.emit("encodings_reused", examples=sum(map(len, parts.values())))
+        return tensors
 
-        def progress(done: int, of: int) -> None:
-            self.events.emit("encoding", part=part, done=done, total=of)
+    def _encode(self, parts: dict[str, list[Item]]) -> dict[str, Tensors]:
+        """The tensors of each part, kept in a file from which an interrupted job, or another one, goes on."""
+        path, encoded = self.folder / FILE, dict[str, Tensors]()
+        for part, items in parts.items():
 
-        cache = self.folder / f"examples-{part}.safetensors"
-        if not cache.exists():
-            tensors = self.task.encode(items, self.folder / "dataset", progress)
-            unfinished = cache.with_suffix(".part")
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, unfinished)
-            unfinished.replace(cache)
-        return Examples(items, load_file(cache, device=str(self.device)))
+            def progress(done: int, of: int, part: str = part) -> None:
+                self.events.emit("encoding", part=part, done=done, total=of)
+
+            encoded[part] = self.task.encode(items, self.folder / "dataset", progress) if items else {}
+        write_encoded(path, parts, encoded)
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        self.events.emit("encoded", path=FILE, bytes=path.stat().st_size, sha256=digest)
+        return read_encoded(path, parts, self.device)
 
     def _train(self, train: Examples, held_out: Examples | None) -> None:
         """All steps that are left. What belongs after the last one is `_run`'s, so that a resumed run does it too."""

@@ -1,0 +1,64 @@
+"""What tells the encoded examples of one job from those of another: a key over all that they depend on. Torch-free."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from difffit_core.base_models import file_sha256, weights_sha256
+from difffit_core.spec import TrainingSpec
+
+FILE = "encodings.safetensors"  # in a SPEC_DIR; see difffit_core.encoded_file
+FORMAT = 1  # another number whenever the same examples would be encoded, split or laid out in another way
+TOKENIZER_FILES = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "*.model",
+    "config.json",
+)
+
+
+def encodings_key(spec: TrainingSpec) -> str:
+    """The same for two jobs if and only if their examples are encoded alike; raises ModelError where the base lacks a file.
+
+    What is drawn while training, such as noise and mirror images, is no part of the encodings, nor is what is trained.
+    """
+    h, path = spec.hyperparameters, Path(spec.base_model_path)
+    inputs: dict[str, Any] = {
+        "format": FORMAT,
+        "task": spec.task.type,
+        "dataset": spec.dataset.sha256,
+        "validation_fraction": h.validation_fraction,
+    }
+    match spec.task.type:
+        case "instruction":
+            inputs |= {"max_tokens": h.max_tokens, "tokenizer": _files(path, TOKENIZER_FILES)}
+        case "class-conditional":
+            inputs |= _pictures(spec)
+        case "text-to-image" | "controlnet":
+            inputs |= _pictures(spec) | _texts(path)
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+
+
+def _pictures(spec: TrainingSpec) -> dict[str, Any]:
+    return {"resolution": spec.hyperparameters.resolution, "vae": _network(Path(spec.base_model_path) / "vae")}
+
+
+def _texts(base: Path) -> dict[str, Any]:
+    return {
+        "pipeline": _files(base, ["model_index.json"]),  # says how many tokens PixArt's prompts have
+        "tokenizer": _files(base / "tokenizer", TOKENIZER_FILES),
+        "text_encoder": _network(base / "text_encoder"),
+    }
+
+
+def _network(folder: Path) -> list[Any]:
+    return [weights_sha256(folder), _files(folder, ["config.json"])]
+
+
+def _files(folder: Path, patterns: Iterable[str]) -> dict[str, str]:
+    return {file.name: file_sha256(file) for pattern in patterns for file in sorted(folder.glob(pattern)) if file.is_file()}

@@ -1,0 +1,163 @@
+"""Encodings are told apart by all that they depend on and by nothing else; a file of them is used whole or not at all."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from difffit_core.base_models import BaseModelEntry
+from difffit_core.dataset import Item
+from difffit_core.encoded_file import read_encoded, write_encoded
+from difffit_core.encodings import FILE, encodings_key
+from difffit_core.errors import DatasetError
+from difffit_core.spec import TrainingSpec
+from difffit_core.tasks.config import TaskName
+from tests.difffit_core.spec_dirs import ADAPTER, run_here, write_base, write_spec_dir
+
+Change = Callable[[TrainingSpec], TrainingSpec]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[TaskName], TrainingSpec]:
+    made: dict[TaskName, TrainingSpec] = {}
+
+    def spec_of(task: TaskName) -> TrainingSpec:
+        if task not in made:
+            folder = tmp_path_factory.mktemp(task)
+            made[task] = write_spec_dir(folder / "job", write_base(folder / "base", task))
+        return made[task]
+
+    return spec_of
+
+
+def hyperparameter(**values: Any) -> Change:
+    return lambda spec: spec.model_copy(update={"hyperparameters": spec.hyperparameters.model_copy(update=values)})
+
+
+def other_content(spec: TrainingSpec) -> TrainingSpec:
+    return spec.model_copy(update={"dataset": spec.dataset.model_copy(update={"sha256": "0" * 64})})
+
+
+def changed_file(name: str) -> Callable[[TrainingSpec, Path], TrainingSpec]:
+    """The same job on a copy of the base where one byte was added to a file."""
+
+    def change(spec: TrainingSpec, folder: Path) -> TrainingSpec:
+        shutil.copytree(spec.base_model_path, folder)
+        (folder / name).write_bytes((folder / name).read_bytes() + b" ")
+        return spec.model_copy(update={"base_model_path": str(folder)})
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("task", "change"),
+    [
+        ("class-conditional", other_content),
+        ("class-conditional", hyperparameter(resolution=32)),
+        ("class-conditional", hyperparameter(validation_fraction=0.5)),
+        ("text-to-image", lambda spec: spec.model_copy(update={"task": spec.task.model_copy(update={"type": "controlnet"})})),
+        ("instruction", hyperparameter(max_tokens=32)),
+    ],
+)
+def test_what_examples_are_encoded_from_is_in_the_key(
+    folders: Callable[[TaskName], TrainingSpec], task: TaskName, change: Change
+) -> None:
+    spec = folders(task)
+    assert encodings_key(change(spec)) != encodings_key(spec)
+
+
+@pytest.mark.parametrize(
+    ("task", "file", "matters"),
+    [
+        ("class-conditional", "vae/diffusion_pytorch_model.safetensors", True),
+        ("class-conditional", "vae/config.json", True),
+        ("class-conditional", "transformer/diffusion_pytorch_model.safetensors", False),
+        ("text-to-image", "vae/diffusion_pytorch_model.safetensors", True),
+        ("text-to-image", "text_encoder/model.safetensors", True),
+        ("text-to-image", "text_encoder/config.json", True),
+        ("text-to-image", "tokenizer/tokenizer_config.json", True),
+        ("text-to-image", "unet/diffusion_pytorch_model.safetensors", False),
+        ("controlnet", "text_encoder/model.safetensors", True),
+        ("controlnet", "controlnet/diffusion_pytorch_model.safetensors", False),
+        ("instruction", "tokenizer.json", True),
+        ("instruction", "model.safetensors", False),
+        ("instruction", "generation_config.json", False),
+    ],
+)
+def test_of_a_base_what_encodes_is_in_the_key_and_what_trains_is_not(
+    folders: Callable[[TaskName], TrainingSpec], tmp_path: Path, task: TaskName, file: str, matters: bool
+) -> None:
+    spec = folders(task)
+    assert (encodings_key(changed_file(file)(spec, tmp_path / "other")) != encodings_key(spec)) == matters
+
+
+def test_a_file_that_changes_in_place_is_read_again(folders: Callable[[TaskName], TrainingSpec], tmp_path: Path) -> None:
+    spec = changed_file("vae/config.json")(folders("class-conditional"), tmp_path / "base")
+    before = encodings_key(spec)
+    weights = tmp_path / "base" / "vae" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[::-1])
+    assert encodings_key(spec) != before
+
+
+@pytest.mark.parametrize("task", ["class-conditional", "text-to-image", "instruction"])
+def test_how_a_job_trains_is_not_in_the_key(
+    folders: Callable[[TaskName], TrainingSpec], tmp_path: Path, task: TaskName
+) -> None:
+    spec = folders(task)
+    training = hyperparameter(
+        **{"steps": 9, "batch_size": 2, "micro_batch_size": 1, "learning_rate": 0.5, "ema_decay": 0.5, "horizontal_flip": True},
+        **{"label_dropout": 0.5, "guidance_scale": 1.0, "sample_steps": 9, "base_precision": "bf16", "sampler": "balanced"},
+    )(spec)
+    other = training.model_copy(update={"seed": 9, "base_model": "renamed", "compile": True})
+    bitfit = write_spec_dir(
+        tmp_path, BaseModelEntry.in_folder("x", Path(spec.base_model_path), spec.defaults, spec.family), "lora"
+    )
+    assert encodings_key(spec) == encodings_key(training) == encodings_key(other) == encodings_key(bitfit)
+
+
+def test_another_job_encodes_nothing_and_trains_the_same(tmp_path: Path) -> None:
+    """With another method and learning rate, and to the bit what it would have trained by itself."""
+    base = write_base(tmp_path / "base", "text-to-image")
+    first, second, alone = tmp_path / "first", tmp_path / "second", tmp_path / "alone"
+    events = run_here(first, write_spec_dir(first, base, steps=2))
+    assert {"encoding", "encoded"} <= {event["type"] for event in events}
+    spec = write_spec_dir(second, base, "bitfit", steps=3, learning_rate=1e-2)
+    shutil.copytree(second, alone)
+    shutil.copy(first / FILE, second / FILE)
+    types = [event["type"] for event in run_here(second, spec)]
+    assert types.count("encodings_reused") == 1
+    assert not {"encoding", "encoded", "warning"} & set(types)
+    assert "encodings_reused" not in [event["type"] for event in run_here(alone, spec)]
+    assert (second / ADAPTER).read_bytes() == (alone / ADAPTER).read_bytes()
+
+
+@pytest.mark.parametrize("damage", ["cut off", "of other examples"])
+def test_a_file_that_cannot_be_used_is_written_anew_with_a_warning(tmp_path: Path, damage: str) -> None:
+    base = write_base(tmp_path / "base", "class-conditional")
+    job, other = tmp_path / "job", tmp_path / "other"
+    spec = write_spec_dir(job, base, steps=1)
+    run_here(other, write_spec_dir(other, base, steps=1, validation_fraction=0.3))
+    content = (other / FILE).read_bytes()
+    (job / FILE).write_bytes(content[:-50] if damage == "cut off" else content)
+    events = run_here(job, spec)
+    assert [event["type"] for event in events if event["type"] in {"warning", "encoded", "encodings_reused", "succeeded"}] == [
+        *("warning", "encoded", "succeeded")
+    ]
+    assert "encoded anew" in next(event["message"] for event in events if event["type"] == "warning")
+    assert "encodings_reused" in [event["type"] for event in run_here(job, spec)]
+
+
+def test_encoded_tensors_come_back_as_they_were(tmp_path: Path) -> None:
+    parts = {"train": [Item("a"), Item("b")], "validation": []}
+    tensors = {"train": {"mean": torch.rand(2, 3).T, "label": torch.tensor([1, 0])}, "validation": {}}
+    write_encoded(tmp_path / FILE, parts, tensors)
+    found = read_encoded(tmp_path / FILE, parts, torch.device("cpu"))
+    assert found.keys() == tensors.keys()
+    assert torch.equal(found["train"]["mean"], tensors["train"]["mean"])
+    assert torch.equal(found["train"]["label"], tensors["train"]["label"])
+    with pytest.raises(DatasetError) as refused:
+        read_encoded(tmp_path / FILE, parts | {"train": [Item("b"), Item("a")]}, torch.device("cpu"))
+    assert refused.value.code == "invalid_encodings"
