@@ -19,7 +19,7 @@ MODELS_DIR = Path.home() / ".difffit" / "models"  # where fetched base models li
 Family = Literal["dit", "stable-diffusion", "controlnet", "pixart", "llama"]
 TASKS_OF_FAMILY: dict[Family, tuple[TaskName, ...]] = {
     "dit": ("class-conditional",),
-    "stable-diffusion": ("text-to-image", "controlnet"),
+    "stable-diffusion": ("text-to-image", "dreambooth", "controlnet"),
     "controlnet": ("controlnet",),
     "pixart": ("text-to-image",),
     "llama": ("instruction",),

@@ -43,6 +43,15 @@ def load_autoencoder(base: Path) -> AutoencoderKL:
     return model.requires_grad_(False).eval()
 
 
+def latent_scale(base: Path) -> tuple[float, int]:
+    """By what the autoencoder's latents are multiplied, and how many channels they have."""
+    try:
+        config = dict(AutoencoderKL.load_config(base, subfolder="vae"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"The autoencoder of {base.name} cannot be loaded: {error}") from error
+    return float(config["scaling_factor"]), int(config["latent_channels"])
+
+
 def tie_conditioning(model: DiTTransformer2DModel) -> None:
     """Let every block use the first block's timestep MLP and class table, computed once a forward pass.
 

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from difffit_core.base_models import file_sha256, weights_sha256
+from difffit_core.base_models import BaseModelEntry, file_sha256, weights_sha256
 from difffit_core.spec import TrainingSpec
+from difffit_core.tasks.config import DreamBoothConfig
 
 FILE = "encodings.safetensors"  # in a SPEC_DIR; see difffit_core.encoded_file
 FORMAT = 1  # another number whenever the same examples would be encoded, split or laid out in another way
@@ -41,6 +42,8 @@ def encodings_key(spec: TrainingSpec) -> str:
             inputs |= _pictures(spec)
         case "text-to-image" | "controlnet":
             inputs |= _pictures(spec) | _texts(path)
+        case "dreambooth":  # its prompts are embedded in every step
+            inputs |= _pictures(spec) | _prior(spec)
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 
@@ -53,6 +56,20 @@ def _texts(base: Path) -> dict[str, Any]:
         "pipeline": _files(base, ["model_index.json"]),  # says how many tokens PixArt's prompts have
         "tokenizer": _files(base / "tokenizer", TOKENIZER_FILES),
         "text_encoder": _network(base / "text_encoder"),
+    }
+
+
+def _prior(spec: TrainingSpec) -> dict[str, Any]:
+    """What the base's own pictures of the subject's kind depend on, where there are any."""
+    assert isinstance(spec.task, DreamBoothConfig)
+    if spec.task.prior_images == 0:
+        return {}
+    h, path = spec.hyperparameters, Path(spec.base_model_path)
+    base = BaseModelEntry.in_folder(spec.base_model, path, spec.defaults, spec.family)
+    return _texts(path) | {
+        "prior": [spec.task.prior_images, spec.task.prior_prompt, spec.seed, h.sample_steps, h.guidance_scale],
+        "scheduler": [spec.defaults.scheduler, _files(path / "scheduler", ["*.json"])],
+        "unet": [base.sha256(), _files(path / "unet", ["config.json"])],
     }
 
 

@@ -15,11 +15,12 @@ FILE = "init.safetensors"  # in a SPEC_DIR
 def begin_with(state: TrainingState, path: Path, spec: TrainingSpec, base_sha256: str, class_names: list[str]) -> None:
     """Put an adapter's values into the parameters and their averages.
 
-    Raises AdapterError unless base, method, classes, names and shapes are those of this training.
+    Raises AdapterError unless base, task, method, classes, names and shapes are those of this training.
     """
     header, tensors = read_adapter(path)
     check_base(header, base_sha256)
-    for what, theirs, ours in (("method", header.method, spec.method), ("classes", header.class_names, class_names)):
+    pairs = ("task", header.task.type, spec.task.type), ("method", header.method, spec.method)
+    for what, theirs, ours in (*pairs, ("classes", header.class_names, class_names)):
         if theirs != ours:
             raise AdapterError(
                 f"The adapter to begin with has another {what} than this training: {theirs}, not {ours}.",

@@ -65,13 +65,17 @@ def controlnet_of(unet: UNet2DConditionModel, base: BaseModelEntry) -> ControlNe
 
     Its condition embedding and zero convolutions are new: every method trains them whole, so that an adapter holds them.
     """
-    halvings = base.pixels_per_latent().bit_length() - 1
-    channels = (*COPY_CHANNELS, *[COPY_CHANNELS[-1]] * halvings)[: halvings + 1]
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(INITIAL_SEED)
-        copy = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=channels)
+        copy = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=copy_channels(base))
     setattr(copy, COPIED_CONTROLNET, NEW_IN_A_COPY)
     return copy.requires_grad_(False).eval()
+
+
+def copy_channels(base: BaseModelEntry) -> tuple[int, ...]:
+    """The widths of a copy's condition embedding, which shrinks a picture to the size of the base's latents."""
+    halvings = base.pixels_per_latent().bit_length() - 1
+    return (*COPY_CHANNELS, *[COPY_CHANNELS[-1]] * halvings)[: halvings + 1]
 
 
 def told(embedded: Tensors, rows: Tensor) -> Tensors:

@@ -15,7 +15,10 @@ from difffit_core.methods.difffit.config import DiffFitConfig
 from difffit_core.strict import Auto, PositiveInt, Strict
 from difffit_core.tasks.config import FIELDS_OF_TASK, Holding, TaskConfig, fields_of
 
-MAX_TOKENS = 256  # of a prompt with its answer
+MAX_TOKENS = 256  # of a prompt with its answer, as in the paper's supplement
+INSTRUCTION_WARMUP = 100  # the supplement's steps of warm-up, or a tenth of a shorter job
+INSTRUCTION_MICRO_BATCH = 4  # its batch of 128 is accumulated: a Llama's activations are large
+WITH_DROPOUT = frozenset({"class-conditional", "text-to-image", "controlnet"})  # tasks whose conditions guidance is to drop
 
 Scheduler = Literal["ddpm", "ddim", "dpmsolver++"]
 
@@ -210,21 +213,21 @@ def resolve(spec: JobSpec, base: BaseModelEntry, dataset: DatasetSummary) -> Tra
     automatic = {
         "steps": steps,
         "batch_size": batch_size,
-        "micro_batch_size": batch_size,
+        "micro_batch_size": min(batch_size, INSTRUCTION_MICRO_BATCH) if task.type == "instruction" else batch_size,
         "gradient_checkpointing": False,
         "base_precision": "fp32",
         "resolution": base.image_size(),
         "max_tokens": MAX_TOKENS if task.type == "instruction" else None,
         "learning_rate": spec.method.learning_rate(base.defaults.pretraining_learning_rate, base.family),
         "lr_schedule": "constant",
-        "warmup_steps": 0,
+        "warmup_steps": min(INSTRUCTION_WARMUP, steps // 10) if task.type == "instruction" else 0,
         "weight_decay": 0.0,
         "ema_decay": 0.9999,
-        "label_dropout": 0.1,
+        "label_dropout": 0.1 if task.type in WITH_DROPOUT else 0.0,
         "max_grad_norm": 1.0,
         "horizontal_flip": task.type == "class-conditional",  # captions and conditions know left from right
         "sampler": "uniform",
-        "validation_fraction": 0.1,
+        "validation_fraction": 0.0 if task.type == "dreambooth" else 0.1,  # of a few pictures of one thing, none can be spared
         "validate_every": max(1, steps // 6),
         "sample_every": max(1, steps // 3),
         "checkpoint_every": max(1, steps // 6),

@@ -22,7 +22,6 @@ from difffit_core.evaluation.training import JobEvaluations
 from difffit_core.events import EventLog
 from difffit_core.families import family_of
 from difffit_core.frozen_base import store_base
-from difffit_core.methods.injection import count_parameters, prepare, trained_parameters
 from difffit_core.processes import Processes
 from difffit_core.spec import TrainingSpec
 from difffit_core.stopping import Stopped, StopRequest
@@ -58,7 +57,7 @@ class Trainer:
         self.base = BaseModelEntry.in_folder(spec.base_model, Path(spec.base_model_path), spec.defaults, spec.family)
         self.task = load_task(spec, self.base, self.device)
         self.model = self.task.model
-        prepare(self.model, spec.method)
+        self.task.prepare()
         store_base(self.model, self.h.base_precision)
         self.model.to(self.device).train()
         if self.h.gradient_checkpointing:
@@ -66,7 +65,7 @@ class Trainer:
         if spec.compile:
             for part in self.task.compiled_parts():
                 part.compile()
-        self.state = TrainingState(trained_parameters(self.model), self.h, spec.seed)
+        self.state = TrainingState(self.task.parameters(), self.h, spec.seed)
         self._others_wait = processes.is_first and processes.count > 1
 
     def run(self) -> None:
@@ -80,11 +79,11 @@ class Trainer:
             names = self.task.class_names
             initial_values.begin_with(self.state, initial, self.spec, self.base.sha256(), names)
         resumed_from = self.state.step if checkpoint is not None else None
-        trained, total = count_parameters(self.model)
+        everything = {*self.model.parameters(), *self.state.parameters.values()}
         self.events.emit(
             "started",
-            trained_parameters=trained,
-            total_parameters=total,
+            trained_parameters=sum(p.numel() for p in self.state.parameters.values()),
+            total_parameters=sum(p.numel() for p in everything),
             total_steps=self.h.steps,
             resumed_from=resumed_from,
             device=str(self.device),
@@ -129,9 +128,12 @@ class Trainer:
         items = read_index(self.folder / "dataset", fields_of(self.spec.task))
         if not items:
             raise DatasetError("The dataset holds no examples.")
+        for message in self.task.warnings(items):
+            self.events.emit("warning", message=message)
         train, held_out = split(items, self.h.validation_fraction)
         parts = {"train": train, "validation": held_out[:VALIDATION_DRAWS]}  # a validation draws no more
         tensors = self._kept(parts) or self._encode(parts)
+        self.task.release()
         examples = {part: Examples(parts[part], tensors[part]) for part in parts}
         return examples["train"], examples["validation"] if held_out else None
 
@@ -292,6 +294,7 @@ class Trainer:
         eager = torch.compiler.set_stance("force_eager")
         with self._stop.deferred(), self.state.averaged(), self._stop.interruptible(), eager:
             yield
+        self.task.release()
 
     def _checkpoint(self) -> None:
         path = self.folder / "checkpoints" / f"step-{self.state.step:06d}"

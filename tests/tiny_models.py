@@ -11,10 +11,22 @@ from diffusers import (
     ControlNetModel,
     DDPMScheduler,
     DiTTransformer2DModel,
+    PixArtAlphaPipeline,
+    PixArtTransformer2DModel,
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, LlamaConfig, LlamaForCausalLM, LlamaTokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
 
 from difffit_core.base_models import BaseModelEntry, TrainingDefaults
 
@@ -72,6 +84,19 @@ def write_tiny_stable_diffusion(folder: Path, *, prediction: str = "epsilon") ->
 def write_tiny_controlnet(folder: Path) -> Path:
     """A folder that `ControlNetModel.from_pretrained` loads; it steers the UNet of `write_tiny_stable_diffusion`."""
     tiny_controlnet().save_pretrained(folder)
+    return folder
+
+
+def write_tiny_pixart(folder: Path) -> Path:
+    """A folder that `PixArtAlphaPipeline.from_pretrained` loads: 16 x 16 pictures, 4 x 8 x 8 latents, learned variance."""
+    scheduler = DDPMScheduler(beta_start=0.0001, beta_end=0.02, beta_schedule="linear", clip_sample=False)
+    PixArtAlphaPipeline(
+        vae=tiny_autoencoder(),
+        text_encoder=tiny_t5(),
+        tokenizer=tiny_t5_tokenizer(),
+        transformer=tiny_pixart(),
+        scheduler=scheduler,
+    ).save_pretrained(folder)
     return folder
 
 
@@ -161,6 +186,35 @@ def tiny_clip_tokenizer() -> CLIPTokenizer:
     tokens = [*CHARACTERS, *(f"{c}</w>" for c in CHARACTERS), "<|startoftext|>", "<|endoftext|>"]
     vocab = {token: index for index, token in enumerate(tokens)}
     return CLIPTokenizer(vocab=vocab, merges=[], model_max_length=PROMPT_TOKENS)
+
+
+def tiny_pixart() -> PixArtTransformer2DModel:
+    """PixArt's transformer in small: 4 blocks of width 16 with self and cross attention, adaLN-single, learned variance."""
+    torch.manual_seed(0)
+    return PixArtTransformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=8,
+        in_channels=4,
+        out_channels=8,
+        num_layers=4,
+        cross_attention_dim=16,
+        sample_size=8,
+        patch_size=2,
+        caption_channels=12,
+    )
+
+
+def tiny_t5() -> T5EncoderModel:
+    """T5's encoder of width 12 for `tiny_t5_tokenizer`."""
+    torch.manual_seed(0)
+    config = T5Config(vocab_size=len(tiny_t5_tokenizer()), d_model=12, d_kv=6, d_ff=24, num_layers=2, num_heads=2)
+    return T5EncoderModel(config)
+
+
+def tiny_t5_tokenizer() -> T5Tokenizer:
+    """Knows single characters."""
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((character, -2.0) for character in "▁" + CHARACTERS)]
+    return T5Tokenizer(vocab=pieces, extra_ids=0)
 
 
 def tiny_llama(*, layers: int = 4, tied: bool = False) -> LlamaForCausalLM:

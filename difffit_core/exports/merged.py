@@ -14,6 +14,7 @@ from difffit_core.exports.networks import allow_biases, check_stock
 from difffit_core.exports.readme import merged_readme
 from difffit_core.merging import merge
 from difffit_core.networks import load_network
+from difffit_core.subject import network_part, text_encoder_with
 
 STOCK_CLASSES = 1000  # diffusers' DiTPipeline takes the row behind them for "no class"
 
@@ -25,23 +26,29 @@ def export_merged(base: BaseModelEntry, adapter: Adapter, folder: Path, strength
     describes; SpecError for a strength outside [0, 2]; ModelError where the base cannot be read.
     """
     check_base(adapter.header, base.sha256())
-    model = load_network(base, adapter.header.task.type)
-    merge(model, adapter, strength, base_names=base.class_names())
+    task = adapter.header.task.type
+    model = load_network(base, task)
+    merge(model, network_part(adapter), strength, base_names=base.class_names())
     if isinstance(model, DiTTransformer2DModel):
         pad_class_table(model)
         untie_conditioning(model)
     allow_biases(model)
     check_stock(model)
-    network = base.path / WEIGHTS_FOLDER[base.family]
-    shutil.copytree(base.path, folder, ignore=lambda at, names: _weights(names) if Path(at) == network else [])
-    model.save_pretrained(folder / WEIGHTS_FOLDER[base.family])
+    parts = {"controlnet" if task == "controlnet" else WEIGHTS_FOLDER[base.family]: model}
+    if task == "dreambooth":
+        text = text_encoder_with(adapter, base.path, torch.device("cpu"), strength)
+        parts |= {"text_encoder": text.encoder, "tokenizer": text.tokenizer}
+    replaced = {base.path / name for name in parts}
+    shutil.copytree(base.path, folder, ignore=lambda at, names: _weights(names) if Path(at) in replaced else [])
+    for name, part in parts.items():
+        part.save_pretrained(folder / name)
     if isinstance(model, DiTTransformer2DModel):
         write_labels(folder / "model_index.json", adapter.header.class_names)
     (folder / "README.md").write_text(merged_readme(base, adapter))
 
 
 def _weights(names: list[str]) -> list[str]:
-    """The files that the merged network's own replace."""
+    """The files that a merged network's own replace."""
     return [name for name in names if name.endswith((".safetensors", ".bin", ".safetensors.index.json", ".bin.index.json"))]
 
 

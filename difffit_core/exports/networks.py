@@ -16,7 +16,7 @@ def allow_biases(model: nn.Module) -> dict[str, bool]:
 
     The config speaks of all projections of all attentions together: those without a bias get zeros.
     """
-    if not isinstance(model, PreTrainedModel):
+    if not isinstance(model, PreTrainedModel) or not hasattr(model.config, "attention_bias"):
         return {}
     linears = [m for path, m in model.named_modules() if path.endswith(PROJECTIONS) and isinstance(m, nn.Linear)]
     if model.config.attention_bias or all(linear.bias is None for linear in linears):

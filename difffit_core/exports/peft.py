@@ -6,13 +6,14 @@ as trained rows of the base's class table.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import DiTTransformer2DModel
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from difffit_core.adapter_file import Adapter, check_base
@@ -20,11 +21,14 @@ from difffit_core.base_models import BaseModelEntry
 from difffit_core.dit import class_embedder, set_class_table, untie_conditioning
 from difffit_core.errors import AdapterError
 from difffit_core.exports.networks import allow_biases, check_stock
-from difffit_core.exports.readme import peft_readme
+from difffit_core.exports.readme import LEARNED_EMBEDS, TRAINED_ENCODER, peft_readme
 from difffit_core.fitting import fit, give_label_space
 from difffit_core.merging import at_strength, by_module, lora_layers, rows_scaled
 from difffit_core.methods.lora.config import LoRAConfig
 from difffit_core.networks import load_network
+from difffit_core.subject import SUBJECT, add_subject, network_part, text_encoder_part
+from difffit_core.tasks.config import DreamBoothConfig
+from difffit_core.text_encoders import load_text_encoder
 
 EXPORTABLE = frozenset({"difffit", "bitfit", "lora"})
 CLASS_TABLE = "class_embedder.embedding_table"  # the end of its path in every block of the stock model
@@ -46,11 +50,19 @@ def export_peft(base: BaseModelEntry, adapter: Adapter, folder: Path) -> None:
             code="not_exportable",
             param=next(iter(adapter.tensors)),
         )
-    model = load_network(base, adapter.header.task.type)
-    skeleton = fit(model, adapter, base.class_names())
+    model = load_network(base, header.task.type)
+    settings = write_peft(model, network_part(adapter), base.class_names(), folder)
+    if header.task.type == "dreambooth":
+        write_subject(base, adapter, folder)
+    (folder / "README.md").write_text(peft_readme(base, adapter, settings))
+
+
+def write_peft(model: Any, adapter: Adapter, base_names: Sequence[str], folder: Path) -> dict[str, bool]:
+    """Write the PEFT folder of one model, an untouched base, which is changed; returns what its config must say besides."""
+    skeleton = fit(model, adapter, base_names)
     # PEFT saves biases, modules and rows as it finds them in the model: so the trained ones are put there first.
     base_rows = class_embedder(model).embedding_table.weight if isinstance(model, DiTTransformer2DModel) else None
-    give_label_space(model, adapter, base.class_names())
+    give_label_space(model, adapter, base_names)
     paths = _paths(model)
     scales, whole = _put_values(model, adapter.tensors, paths)
     rows = None if base_rows is None else _put_rows(model, base_rows)
@@ -70,7 +82,18 @@ def export_peft(base: BaseModelEntry, adapter: Adapter, folder: Path) -> None:
         layer.lora_A[NAME].weight.copy_(trained.lora_A[NAME].weight)
         layer.lora_B[NAME].weight.copy_(trained.lora_B[NAME].weight)
     wrapped.save_pretrained(str(folder))
-    (folder / "README.md").write_text(peft_readme(base, adapter, settings))
+    return settings
+
+
+def write_subject(base: BaseModelEntry, adapter: Adapter, folder: Path) -> None:
+    """Write a DreamBooth adapter's word as diffusers' `load_textual_inversion` takes it, and what it trained in the encoder."""
+    text = load_text_encoder(base.path, torch.device("cpu"))
+    trained = text_encoder_part(adapter, text.encoder)
+    if trained is not None:
+        write_peft(text.encoder, trained, (), folder / TRAINED_ENCODER)
+    add_subject(text.tokenizer, text.encoder, adapter)  # which checks it
+    assert isinstance(adapter.header.task, DreamBoothConfig)
+    save_file({adapter.header.task.identifier: adapter.tensors[SUBJECT][None]}, folder / LEARNED_EMBEDS)
 
 
 def _paths(model: nn.Module) -> dict[nn.Module, list[str]]:

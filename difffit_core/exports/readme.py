@@ -4,6 +4,11 @@ from collections.abc import Mapping
 
 from difffit_core.adapter_file import Adapter
 from difffit_core.base_models import BaseModelEntry, Family
+from difffit_core.networks import copy_channels
+from difffit_core.tasks.config import DreamBoothConfig
+
+LEARNED_EMBEDS = "learned_embeds.safetensors"  # a subject's word in a PEFT folder, for diffusers' textual inversion
+TRAINED_ENCODER = "text_encoder"  # in a PEFT folder
 
 # BASE is the folder or the Hub id of the base, FOLDER the folder with the README.
 MERGED: Mapping[Family, str] = {
@@ -13,9 +18,13 @@ pipeline = DiTPipeline.from_pretrained(FOLDER){resolution}""",
     "stable-diffusion": """from diffusers import StableDiffusionPipeline
 
 pipeline = StableDiffusionPipeline.from_pretrained(FOLDER)""",
-    "controlnet": """from diffusers import ControlNetModel
+    "controlnet": """from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
 
-controlnet = ControlNetModel.from_pretrained(FOLDER, subfolder="controlnet")""",
+controlnet = ControlNetModel.from_pretrained(FOLDER, subfolder="controlnet")
+pipeline = StableDiffusionControlNetPipeline.from_pretrained(FOLDER, controlnet=controlnet)""",
+    "pixart": """from diffusers import DiffusionPipeline
+
+pipeline = DiffusionPipeline.from_pretrained(FOLDER)""",
     "llama": """from transformers import AutoModelForCausalLM
 
 model = AutoModelForCausalLM.from_pretrained(FOLDER)""",
@@ -29,13 +38,18 @@ pipeline.transformer = PeftModel.from_pretrained(pipeline.transformer, FOLDER)""
     "stable-diffusion": """from diffusers import StableDiffusionPipeline
 from peft import PeftModel
 
-pipeline = StableDiffusionPipeline.from_pretrained(BASE)
+pipeline = StableDiffusionPipeline.from_pretrained(BASE){subject}
 pipeline.unet = PeftModel.from_pretrained(pipeline.unet, FOLDER)""",
-    "controlnet": """from diffusers import ControlNetModel
+    "controlnet": """from diffusers import {classes}
 from peft import PeftModel
 
-controlnet = ControlNetModel.from_pretrained(BASE, subfolder="controlnet")
-controlnet = PeftModel.from_pretrained(controlnet, FOLDER)""",
+controlnet = {controlnet}
+controlnet = PeftModel.from_pretrained(controlnet, FOLDER).get_base_model()""",
+    "pixart": """from diffusers import DiffusionPipeline
+from peft import PeftModel
+
+pipeline = DiffusionPipeline.from_pretrained(BASE)
+pipeline.transformer = PeftModel.from_pretrained(pipeline.transformer, FOLDER)""",
     "llama": """from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
@@ -48,20 +62,22 @@ RESOLUTION = "\npipeline.transformer.register_to_config(sample_size={latents})  
 
 def merged_readme(base: BaseModelEntry, adapter: Adapter) -> str:
     """Markdown for a folder with the whole model."""
-    lines = MERGED[base.family].format(resolution=_resolution(base, adapter))
+    lines = MERGED[_network(base, adapter)].format(resolution=_resolution(base, adapter))
     title = f"{base.id} with a {adapter.header.method.type} adapter"
-    return _page("", title, [_code(lines), _classes(adapter)], base, adapter)
+    return _page("", title, [_code(lines), _classes(adapter), _word(adapter)], base, adapter)
 
 
 def peft_readme(base: BaseModelEntry, adapter: Adapter, new_settings: Mapping[str, bool]) -> str:
     """Markdown for a PEFT folder; `new_settings` are what the base's config must say besides, as that a Llama has biases."""
     settings = "".join(f", {name}={value}" for name, value in new_settings.items())
-    lines = PEFT[base.family].format(resolution=_resolution(base, adapter), settings=settings)
+    lines = PEFT[_network(base, adapter)].format(
+        resolution=_resolution(base, adapter), settings=settings, subject=_subject(adapter), **_controlnet(base)
+    )
     biases = (
         "The adapter has biases where the base has none. With the setting above the base is loaded with biases of zero, which "
         "the adapter replaces; without it PEFT would leave them out and say nothing."
     )
-    parts = [_code(lines), biases if settings else "", _classes(adapter)]
+    parts = [_code(lines), biases if settings else "", _classes(adapter), _word(adapter)]
     return _page(
         "---\nlibrary_name: peft\n---\n\n", f"A {adapter.header.method.type} adapter for {base.id}", parts, base, adapter
     )
@@ -83,6 +99,35 @@ def _resolution(base: BaseModelEntry, adapter: Adapter) -> str:
     if pixels is None or pixels == base.image_size():
         return ""
     return RESOLUTION.format(latents=pixels // base.pixels_per_latent(), pixels=pixels)
+
+
+def _network(base: BaseModelEntry, adapter: Adapter) -> Family:
+    """The family of the network that the adapter belongs to."""
+    return "controlnet" if adapter.header.task.type == "controlnet" else base.family
+
+
+def _controlnet(base: BaseModelEntry) -> dict[str, str]:
+    """The class that loads the base's ControlNet and how, or those that copy its UNet."""
+    if base.family != "stable-diffusion":
+        return {"classes": "ControlNetModel", "controlnet": 'ControlNetModel.from_pretrained(BASE, subfolder="controlnet")'}
+    unet = 'UNet2DConditionModel.from_pretrained(BASE, subfolder="unet")'
+    copy = f"ControlNetModel.from_unet({unet}, conditioning_embedding_out_channels={copy_channels(base)})"
+    return {"classes": "ControlNetModel, UNet2DConditionModel", "controlnet": copy}
+
+
+def _subject(adapter: Adapter) -> str:
+    """The lines that load a subject's word, and what was trained in the text encoder."""
+    if not isinstance(adapter.header.task, DreamBoothConfig):
+        return ""
+    lines = f'\npipeline.load_textual_inversion(FOLDER, weight_name="{LEARNED_EMBEDS}")'
+    if adapter.header.task.train_text_encoder:
+        lines += f'\npipeline.text_encoder = PeftModel.from_pretrained(pipeline.text_encoder, f"{{FOLDER}}/{TRAINED_ENCODER}")'
+    return lines
+
+
+def _word(adapter: Adapter) -> str:
+    task = adapter.header.task
+    return f"Its subject is known by the prompt `{task.prompt}`." if isinstance(task, DreamBoothConfig) else ""
 
 
 def _classes(adapter: Adapter) -> str:

@@ -13,6 +13,7 @@ from difffit_core.fitting import inject
 from difffit_core.merging import MERGEABLE, Merge, merge
 from difffit_core.networks import load_network
 from difffit_core.spec import GenerationSpec, TextGenerationSpec
+from difffit_core.subject import network_part
 
 
 class Text(NamedTuple):
@@ -67,10 +68,11 @@ class Generator:
 
     def put(self, adapter: Adapter, strength: float) -> None:
         """Put an adapter in where there is none."""
+        own = network_part(adapter)
         if adapter.header.method.type in MERGEABLE or strength != 1:
-            self._merge = merge(self.network, adapter, strength, base_names=self.class_names)
+            self._merge = merge(self.network, own, strength, base_names=self.class_names)
         else:
-            inject(self.network, adapter, self.class_names)
+            inject(self.network, own, self.class_names)
             self.network.eval().to(self.device)
 
     def remove(self) -> None:

@@ -13,6 +13,7 @@ from difffit_core.errors import SpecError
 from difffit_core.generators.prompted import PromptedGenerator
 from difffit_core.networks import controlnet_of, load_part, predict, steering, told
 from difffit_core.sampling import Predict
+from difffit_core.subject import text_encoder_with
 
 
 class StableDiffusionGenerator(PromptedGenerator):
@@ -20,7 +21,7 @@ class StableDiffusionGenerator(PromptedGenerator):
 
     def __init__(self, base: BaseModelEntry, device: str = "auto") -> None:
         super().__init__(base, device)
-        self.unet = self.network
+        self.unet, self._base_text = self.network, self.text
         if base.family == "controlnet":
             self.unet = load_part(UNet2DConditionModel, base.path, "unet").to(self.device)
 
@@ -36,9 +37,12 @@ class StableDiffusionGenerator(PromptedGenerator):
         if adapter.header.task.type == "controlnet" and not self.is_steered:
             self.network = controlnet_of(self.unet, self.base).to(self.device)
         super().put(adapter, strength)
+        if adapter.header.task.type == "dreambooth":
+            self.text = text_encoder_with(adapter, self.base.path, self.device, strength)
 
     def remove(self) -> None:
         super().remove()
+        self.text = self._base_text
         if self.base.family == "controlnet":
             return
         if isinstance(self.network, UNet2DConditionModel):  # it may be loaded anew

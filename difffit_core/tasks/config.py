@@ -4,9 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from difffit_core.strict import Strict
+from difffit_core.strict import Flag, Strict
 
-TaskName = Literal["class-conditional", "text-to-image", "controlnet", "instruction"]
+TaskName = Literal["class-conditional", "text-to-image", "dreambooth", "controlnet", "instruction"]
 Holding = Literal["file", "label", "caption", "condition", "prompt", "answer"]  # a field of an example, see `dataset.Item`
 
 CaptionWith = Annotated[
@@ -28,6 +28,37 @@ class TextToImageConfig(Strict):
     caption_with: CaptionWith = None
 
 
+class DreamBoothConfig(Strict):
+    """A few pictures of one subject, which gets a word of its own (Ruiz et al. 2023, arXiv 2208.12242)."""
+
+    type: Literal["dreambooth"]
+    identifier: str = Field(
+        "<subject>",
+        pattern=r"^\S{1,50}$",
+        description="The word that is added to the tokenizer and stands for the subject in prompts",
+    )
+    subject: str = Field(
+        min_length=1,
+        max_length=100,
+        description="What the subject is one of, such as dog: prompts read a photo of <subject> dog",
+    )
+    prior_images: Annotated[int, Field(strict=True, ge=0, le=1000)] = Field(
+        0, description="Pictures of the whole kind that the base makes once, against forgetting it; 0: none"
+    )
+    prior_weight: Annotated[float, Field(strict=True, gt=0, le=100)] = 1.0
+    train_text_encoder: Flag = False
+
+    @property
+    def prompt(self) -> str:
+        """Of the subject's pictures."""
+        return f"a photo of {self.identifier} {self.subject}"
+
+    @property
+    def prior_prompt(self) -> str:
+        """Of pictures of the whole kind."""
+        return f"a photo of a {self.subject}"
+
+
 class ControlNetConfig(Strict):
     """Pictures with captions and condition pictures; on a base without a ControlNet it starts as a copy of the UNet."""
 
@@ -42,13 +73,14 @@ class InstructionConfig(Strict):
 
 
 TaskConfig = Annotated[
-    ClassConditionalConfig | TextToImageConfig | ControlNetConfig | InstructionConfig,
+    ClassConditionalConfig | TextToImageConfig | DreamBoothConfig | ControlNetConfig | InstructionConfig,
     Field(discriminator="type"),
 ]
 
 FIELDS_OF_TASK: dict[TaskName, tuple[Holding, ...]] = {
     "class-conditional": ("file", "label"),
     "text-to-image": ("file", "caption"),
+    "dreambooth": ("file",),
     "controlnet": ("file", "condition", "caption"),
     "instruction": ("prompt", "answer"),
 }  # what every example of a dataset must have

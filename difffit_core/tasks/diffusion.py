@@ -1,9 +1,11 @@
 """What all tasks on a diffusion model share: pictures become latents, noise is added, and the network's output is judged."""
 
 from abc import abstractmethod
+from functools import cached_property
 from pathlib import Path
 
 import torch
+from diffusers import AutoencoderKL
 from PIL import Image
 from torch import Tensor
 
@@ -11,7 +13,7 @@ from difffit_core.base_models import BaseModelEntry
 from difffit_core.dataset import Item
 from difffit_core.devices import training_autocast
 from difffit_core.diffusion import add_noise, load_diffusion, per_sample_loss
-from difffit_core.dit import load_autoencoder
+from difffit_core.dit import latent_scale, load_autoencoder
 from difffit_core.latents import draw_latents, encode_pictures
 from difffit_core.spec import TrainingSpec
 from difffit_core.tasks.task import Examples, Progress, Task, Tensors
@@ -23,12 +25,21 @@ class DiffusionTask(Task):
     def __init__(self, spec: TrainingSpec, base: BaseModelEntry, device: torch.device) -> None:
         super().__init__(spec, base, device)
         self.diffusion = load_diffusion(base.path, spec.defaults.min_snr_gamma).to(device)
+        self.scaling, self.channels = latent_scale(base.path)
 
     def use_gradient_checkpointing(self) -> None:
         self.model.enable_gradient_checkpointing()
 
     def load_frozen(self) -> None:
-        self.vae = load_autoencoder(self.base.path).to(self.device)
+        pass
+
+    @cached_property
+    def vae(self) -> AutoencoderKL:
+        """On the device until it is released."""
+        return load_autoencoder(self.base.path).to(self.device)
+
+    def release(self) -> None:
+        self.__dict__.pop("vae", None)
 
     def encode(self, items: list[Item], folder: Path, progress: Progress) -> Tensors:
         """`mean` and `std` `[N, 2, C, H, W]` (upright, mirrored) of the pictures, and what `encode_conditions` makes."""
@@ -63,8 +74,7 @@ class DiffusionTask(Task):
 
     def loss(self, examples: Examples, indices: Tensor, drawn: Tensors) -> Tensor:
         noise, timesteps = drawn["noise"], drawn["timesteps"]
-        scaling = float(self.vae.config.scaling_factor)
-        latents = draw_latents(examples.tensors, indices, drawn["mirrored"], drawn["posterior_noise"], scaling)
+        latents = draw_latents(examples.tensors, indices, drawn["mirrored"], drawn["posterior_noise"], self.scaling)
         noisy = add_noise(self.diffusion, latents, noise, timesteps)
         with training_autocast(self.device):
             output = self.predict(examples, indices, drawn, noisy)

@@ -37,6 +37,9 @@ class Instruction(Task):
     def load_frozen(self) -> None:
         pass
 
+    def release(self) -> None:
+        pass
+
     def encode(self, items: list[Item], folder: Path, progress: Progress) -> Tensors:
         """`tokens` and `targets` `[N, L]`; in the targets the prompt and the padding are IGNORED."""
         tokens, targets = [], []

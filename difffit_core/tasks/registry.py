@@ -18,6 +18,10 @@ def load_task(spec: TrainingSpec, base: BaseModelEntry, device: torch.device) ->
             from difffit_core.tasks.text_to_image import TextToImage
 
             return TextToImage(spec, base, device)
+        case "dreambooth":
+            from difffit_core.tasks.dreambooth import DreamBooth
+
+            return DreamBooth(spec, base, device)
         case "controlnet":
             from difffit_core.tasks.controlnet import ControlNet
 

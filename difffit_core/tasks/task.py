@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from difffit_core.base_models import BaseModelEntry
 from difffit_core.dataset import Item
+from difffit_core.methods.injection import prepare, trained_parameters
 from difffit_core.spec import TrainingSpec
 
 Tensors = dict[str, Tensor]
@@ -39,7 +40,7 @@ class Examples:
 
 
 class Task(ABC):
-    """One kind of training on one base. The constructor loads `model`, which the method is put into; nothing else yet.
+    """One kind of training on one base. The constructor loads `model`, which the method is put into, and what else is trained.
 
     Everything random comes from `draw`, in tensors with a row for each example of the batch: whoever computes
     some rows of a batch, in whatever portions, computes them from the same numbers.
@@ -53,6 +54,18 @@ class Task(ABC):
         self.spec, self.h, self.base, self.device = spec, spec.hyperparameters, base, device
         self.class_names: list[str] = []
 
+    def prepare(self) -> None:
+        """Put the method in; afterwards exactly what is trained requires gradients."""
+        prepare(self.model, self.spec.method)
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """What is trained, by its name in the adapter."""
+        return trained_parameters(self.model)
+
+    def warnings(self, items: list[Item]) -> list[str]:
+        """What a user should know of these examples before they are trained on."""
+        return []
+
     def compiled_parts(self) -> list[nn.Module]:
         """The modules to compile, each by itself."""
         return [self.model]
@@ -63,7 +76,11 @@ class Task(ABC):
 
     @abstractmethod
     def load_frozen(self) -> None:
-        """Load what encodes the dataset, takes part in the loss or makes previews, and is not trained."""
+        """Load what takes part in the loss and is not trained."""
+
+    @abstractmethod
+    def release(self) -> None:
+        """Let go of what only encodes examples and makes pictures; it is loaded again when it is needed."""
 
     @abstractmethod
     def encode(self, items: list[Item], folder: Path, progress: Progress) -> Tensors:

@@ -1,25 +1,24 @@
-"""Pictures with captions on a Stable Diffusion folder: CLIP's text embeddings, computed once, steer the UNet."""
+"""Pictures with captions, on Stable Diffusion and PixArt: prompts are embedded once, and steer the network."""
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
 from PIL import Image
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer
 
 from difffit_core.base_models import BaseModelEntry
 from difffit_core.dataset import Item
-from difffit_core.errors import ModelError
-from difffit_core.networks import load_part
-from difffit_core.sampling import Predict, decode, denoise, grid
+from difffit_core.networks import load_network, predict, told
+from difffit_core.sampling import Predict, decode, denoise, grid, learns_variance
 from difffit_core.spec import GenerationSpec, TrainingSpec
 from difffit_core.tasks.diffusion import DiffusionTask
 from difffit_core.tasks.task import Examples, Tensors
+from difffit_core.text_encoders import TextEncoder, load_text_encoder
 
 PREVIEW_CAPTIONS = 4
-EMBED_BATCH = 32
+EMBEDDED = ("text", "text_mask")  # what a text encoder makes of prompts
 
 
 class TextToImage(DiffusionTask):
@@ -27,65 +26,67 @@ class TextToImage(DiffusionTask):
 
     def __init__(self, spec: TrainingSpec, base: BaseModelEntry, device: torch.device) -> None:
         super().__init__(spec, base, device)
-        self.model = self.load_network()
+        self.model = load_network(base, spec.task.type)
 
-    def load_network(self) -> Any:
-        """The network that is trained."""
-        return load_part(UNet2DConditionModel, self.base.path, "unet")
+    @cached_property
+    def text_encoder(self) -> TextEncoder:
+        """On the device until it is released."""
+        return load_text_encoder(self.base.path, self.device)
+
+    def release(self) -> None:
+        super().release()
+        self.__dict__.pop("text_encoder", None)
+
+    @property
+    def denoiser(self) -> Any:
+        """The network that predicts noise."""
+        return self.model
+
+    def caption_of(self, item: Item) -> str:
+        """What a picture is said to show."""
+        return item.caption
 
     def encode_conditions(self, items: list[Item], folder: Path) -> Tensors:
-        """`text` `[U, L, D]`: the different captions, the first of which is empty; `caption` `[N]`: rows of it."""
-        captions = ["", *sorted({item.caption for item in items})]
+        """The different captions, embedded, the first of which is empty; `caption` `[N]`: rows of them."""
+        captions = ["", *sorted({self.caption_of(item) for item in items})]
         row_of = {caption: row for row, caption in enumerate(captions)}
-        return {"text": self._embed(captions), "caption": torch.tensor([row_of[item.caption] for item in items])}
+        rows = torch.tensor([row_of[self.caption_of(item)] for item in items])
+        return self.text_encoder.embed(captions) | {"caption": rows}
 
-    @torch.no_grad()
-    def _embed(self, captions: list[str]) -> Tensor:
-        """CLIP's last hidden states `[U, L, D]`; a longer caption than CLIP reads is cut off. No one else needs the encoder."""
-        try:
-            tokenizer = CLIPTokenizer.from_pretrained(self.base.path / "tokenizer")
-        except (OSError, ValueError) as error:
-            raise ModelError(f"The tokenizer of {self.base.path.name} cannot be loaded: {error}") from error
-        encoder = load_part(CLIPTextModel, self.base.path, "text_encoder").to(self.device)
-        embedded = []
-        for start in range(0, len(captions), EMBED_BATCH):
-            batch = captions[start : start + EMBED_BATCH]
-            tokens = tokenizer(batch, padding="max_length", truncation=True, return_tensors="pt").input_ids
-            embedded.append(encoder(tokens.to(self.device)).last_hidden_state.cpu())
-        return torch.cat(embedded)
+    def prompts(self, examples: Examples, rows: Tensor) -> Tensors:
+        """The embedded captions at `rows` `[B]`."""
+        return told({name: examples.tensors[name] for name in EMBEDDED if name in examples.tensors}, rows)
 
     def predict(self, examples: Examples, indices: Tensor, drawn: Tensors, noisy: Tensor) -> Tensor:
         captions = torch.where(drawn["dropped"], 0, examples.tensors["caption"][indices])
-        output: Tensor = self.model(noisy, drawn["timesteps"], examples.tensors["text"][captions]).sample
-        return output
+        return predict(self.model, noisy, drawn["timesteps"], self.prompts(examples, captions))
 
     def sample(self, examples: Examples, seed: int) -> list[Image.Image]:
         assert self.h.resolution is not None
         rows = torch.arange(len(examples), device=self.device)
         spec = GenerationSpec(
-            prompts=[item.caption for item in examples.items],
+            prompts=[self.caption_of(item) for item in examples.items],
             steps=self.h.sample_steps,
             guidance_scale=self.h.guidance_scale,
             seed=seed,
             scheduler=self.spec.defaults.scheduler,
         )
         side = self.h.resolution // self.base.pixels_per_latent()
-        shape = (int(self.vae.config.latent_channels), side, side)
-        return decode(self.vae, denoise(self.sampler(examples), rows, -1 - rows, shape, self.base.path, spec))
+        shape, variance = (self.channels, side, side), learns_variance(self.denoiser)
+        return decode(self.vae, denoise(self.sampler(examples), rows, -1 - rows, shape, self.base.path, spec, variance))
 
     def preview(self, examples: Examples, stem: Path) -> tuple[Path, list[str]]:
         """A picture for each of a few captions, one below the other, from the same seeds at every step."""
         shown = Examples(examples.items[:PREVIEW_CAPTIONS], examples.tensors)
         path = stem.with_suffix(".png")
         grid(self.sample(shown, self.spec.seed), 1).save(path)
-        return path, [item.caption for item in shown.items]
+        return path, [self.caption_of(item) for item in shown.items]
 
     def sampler(self, examples: Examples) -> Predict:
         """The network for `denoise`, where condition i is example i, and -1 - i is that without its caption."""
 
-        def predict(latents: Tensor, timesteps: Tensor, conditions: Tensor) -> Tensor:
+        def predict_rows(latents: Tensor, timesteps: Tensor, conditions: Tensor) -> Tensor:
             captions = torch.where(conditions < 0, 0, examples.tensors["caption"][conditions])
-            output: Tensor = self.model(latents, timesteps, examples.tensors["text"][captions]).sample
-            return output
+            return predict(self.model, latents, timesteps, self.prompts(examples, captions))
 
-        return predict
+        return predict_rows

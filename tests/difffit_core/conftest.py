@@ -3,19 +3,18 @@
 import pytest
 
 from difffit_core.base_models import BaseModelEntry
-from difffit_core.tasks.config import TaskName
 from tests.difffit_core.spec_dirs import TASKS, write_base
 from tests.tiny_models import write_tiny_base
 
 
 @pytest.fixture(scope="session")
-def tiny_bases(tmp_path_factory: pytest.TempPathFactory) -> dict[TaskName, BaseModelEntry]:
-    """One for each task."""
+def tiny_bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, BaseModelEntry]:
+    """One for each case."""
     return {task: write_base(tmp_path_factory.mktemp(task), task) for task in TASKS}
 
 
 @pytest.fixture(scope="session")
-def tiny_base(tiny_bases: dict[TaskName, BaseModelEntry]) -> BaseModelEntry:
+def tiny_base(tiny_bases: dict[str, BaseModelEntry]) -> BaseModelEntry:
     """A DiT."""
     return tiny_bases["class-conditional"]
 

@@ -14,50 +14,73 @@ from difffit_core.events import EventLog
 from difffit_core.processes import Processes
 from difffit_core.spec import DatasetSummary, JobSpec, TrainingSpec, resolve
 from difffit_core.stopping import StopRequest
-from difffit_core.tasks.config import TaskName
 from difffit_core.trainer import Trainer
-from tests.tiny_models import write_tiny_base, write_tiny_controlnet, write_tiny_llama, write_tiny_stable_diffusion
+from tests.tiny_models import (
+    write_tiny_base,
+    write_tiny_controlnet,
+    write_tiny_llama,
+    write_tiny_pixart,
+    write_tiny_stable_diffusion,
+)
 
-FAMILIES: dict[TaskName, Family] = {
-    "class-conditional": "dit",
-    "text-to-image": "stable-diffusion",
-    "controlnet": "controlnet",
-    "instruction": "llama",
-}
-TASKS = tuple(FAMILIES)
+Settings = dict[str, object]
+
+DREAMBOOTH: Settings = {"type": "dreambooth", "subject": "star"}
+CASES: dict[str, tuple[Family, Settings]] = {
+    "class-conditional": ("dit", {"type": "class-conditional"}),
+    "text-to-image": ("stable-diffusion", {"type": "text-to-image"}),
+    "text-to-image-pixart": ("pixart", {"type": "text-to-image"}),
+    "dreambooth": (
+        "stable-diffusion",
+        {"type": "dreambooth", "subject": "star", "prior_images": 3, "train_text_encoder": True},
+    ),
+    "controlnet": ("controlnet", {"type": "controlnet"}),
+    "controlnet-copy": ("stable-diffusion", {"type": "controlnet"}),
+    "instruction": ("llama", {"type": "instruction"}),
+}  # a base's family, and a task on it
+TASKS = tuple(CASES)
 CPU = torch.device("cpu")
 ADAPTER = "adapter/adapter.safetensors"
 COLOURS = {"star": (250, 200, 30), "tree": (20, 120, 40)}
 
 
-def write_base(folder: Path, task: TaskName) -> BaseModelEntry:
-    """A tiny base for `task`."""
-    if task == "class-conditional":
-        return write_tiny_base(folder)
-    if task == "instruction":
-        write_tiny_llama(folder)
-    else:
-        write_tiny_stable_diffusion(folder)
-        if task == "controlnet":
-            write_tiny_controlnet(folder / "controlnet")
+def write_base(folder: Path, name: str) -> BaseModelEntry:
+    """A tiny base for the case of this name."""
+    family, _ = CASES[name]
+    match family:
+        case "dit":
+            return write_tiny_base(folder)
+        case "llama":
+            write_tiny_llama(folder)
+        case "pixart":
+            write_tiny_pixart(folder)
+        case _:
+            write_tiny_stable_diffusion(folder)
+    if family == "controlnet":
+        write_tiny_controlnet(folder / "controlnet")
     defaults = TrainingDefaults(
         pretraining_learning_rate=1e-3, steps=4, batch_size=4, guidance_scale=3.0, sample_steps=2, scheduler="ddim"
     )
-    return BaseModelEntry.in_folder("tiny", folder, defaults, FAMILIES[task])
+    return BaseModelEntry.in_folder("tiny", folder, defaults, family)
 
 
-def write_spec_dir(folder: Path, base: BaseModelEntry, method: str = "difffit", **hyperparameters: object) -> TrainingSpec:
-    """A SPEC_DIR with 20 examples for the task of `base`: plain-coloured pictures of two classes, or small sums."""
-    dataset, task = folder / "dataset", base.tasks[0]
+def write_spec_dir(
+    folder: Path, base: BaseModelEntry, method: str = "difffit", task: Settings | None = None, **hyperparameters: object
+) -> TrainingSpec:
+    """A SPEC_DIR with 20 examples for a task, the first of `base` if none is given; 4 pictures of one thing for DreamBooth.
+
+    The examples are plain-coloured pictures of two classes, or small sums.
+    """
+    dataset, settings = folder / "dataset", {"type": base.tasks[0]} if task is None else task
     dataset.mkdir(parents=True)
-    summary = write_sums(dataset) if task == "instruction" else write_pictures(dataset, task)
-    body = {"base_model": "tiny", "dataset": "ds_tiny", "method": {"type": method}, "hyperparameters": hyperparameters}
-    spec = resolve(JobSpec.model_validate(body), base, summary)
+    summary = write_sums(dataset) if settings["type"] == "instruction" else write_pictures(dataset, str(settings["type"]))
+    body = {"base_model": "tiny", "dataset": "ds_tiny", "method": {"type": method}, "task": settings}
+    spec = resolve(JobSpec.model_validate(body | {"hyperparameters": hyperparameters}), base, summary)
     (folder / "spec.json").write_text(spec.model_dump_json())
     return spec
 
 
-def write_pictures(folder: Path, task: TaskName) -> DatasetSummary:
+def write_pictures(folder: Path, task: str) -> DatasetSummary:
     random = np.random.default_rng(0)
     rows: list[dict[str, str]] = []
     for name, colour in COLOURS.items():
@@ -69,6 +92,8 @@ def write_pictures(folder: Path, task: TaskName) -> DatasetSummary:
             rows.append({"file": file, "caption": f"a {name}, no {number}"})
     if task == "class-conditional":
         return index_class_folders(folder)
+    if task == "dreambooth":
+        return write_index(folder, ({"file": row["file"]} for row in rows[:4]))
     if task == "controlnet":
         (folder / "conditions").mkdir()
         for row in rows:

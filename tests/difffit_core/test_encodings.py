@@ -14,20 +14,20 @@ from difffit_core.encoded_file import read_encoded, write_encoded
 from difffit_core.encodings import FILE, encodings_key
 from difffit_core.errors import DatasetError
 from difffit_core.spec import TrainingSpec
-from difffit_core.tasks.config import TaskName
-from tests.difffit_core.spec_dirs import ADAPTER, run_here, write_base, write_spec_dir
+from difffit_core.tasks.config import ControlNetConfig
+from tests.difffit_core.spec_dirs import ADAPTER, CASES, run_here, write_base, write_spec_dir
 
 Change = Callable[[TrainingSpec], TrainingSpec]
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[TaskName], TrainingSpec]:
-    made: dict[TaskName, TrainingSpec] = {}
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], TrainingSpec]:
+    made: dict[str, TrainingSpec] = {}
 
-    def spec_of(task: TaskName) -> TrainingSpec:
+    def spec_of(task: str) -> TrainingSpec:
         if task not in made:
             folder = tmp_path_factory.mktemp(task)
-            made[task] = write_spec_dir(folder / "job", write_base(folder / "base", task))
+            made[task] = write_spec_dir(folder / "job", write_base(folder / "base", task), task=CASES[task][1])
         return made[task]
 
     return spec_of
@@ -35,6 +35,11 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[TaskName], Tr
 
 def hyperparameter(**values: Any) -> Change:
     return lambda spec: spec.model_copy(update={"hyperparameters": spec.hyperparameters.model_copy(update=values)})
+
+
+def option(**values: Any) -> Change:
+    """The same job with another option of its task."""
+    return lambda spec: spec.model_copy(update={"task": spec.task.model_copy(update=values)})
 
 
 def other_content(spec: TrainingSpec) -> TrainingSpec:
@@ -58,12 +63,18 @@ def changed_file(name: str) -> Callable[[TrainingSpec, Path], TrainingSpec]:
         ("class-conditional", other_content),
         ("class-conditional", hyperparameter(resolution=32)),
         ("class-conditional", hyperparameter(validation_fraction=0.5)),
-        ("text-to-image", lambda spec: spec.model_copy(update={"task": spec.task.model_copy(update={"type": "controlnet"})})),
+        ("text-to-image", lambda spec: spec.model_copy(update={"task": ControlNetConfig(type="controlnet")})),
+        ("dreambooth", option(prior_images=4)),
+        ("dreambooth", option(prior_images=0)),
+        ("dreambooth", option(subject="tree")),
+        ("dreambooth", hyperparameter(guidance_scale=1.0)),
+        ("dreambooth", hyperparameter(sample_steps=9)),
+        ("dreambooth", lambda spec: spec.model_copy(update={"seed": 9})),
         ("instruction", hyperparameter(max_tokens=32)),
     ],
 )
 def test_what_examples_are_encoded_from_is_in_the_key(
-    folders: Callable[[TaskName], TrainingSpec], task: TaskName, change: Change
+    folders: Callable[[str], TrainingSpec], task: str, change: Change
 ) -> None:
     spec = folders(task)
     assert encodings_key(change(spec)) != encodings_key(spec)
@@ -80,6 +91,11 @@ def test_what_examples_are_encoded_from_is_in_the_key(
         ("text-to-image", "text_encoder/config.json", True),
         ("text-to-image", "tokenizer/tokenizer_config.json", True),
         ("text-to-image", "unet/diffusion_pytorch_model.safetensors", False),
+        ("text-to-image-pixart", "model_index.json", True),
+        ("text-to-image-pixart", "tokenizer/tokenizer.json", True),
+        ("dreambooth", "unet/diffusion_pytorch_model.safetensors", True),
+        ("dreambooth", "text_encoder/model.safetensors", True),
+        ("dreambooth", "scheduler/scheduler_config.json", True),
         ("controlnet", "text_encoder/model.safetensors", True),
         ("controlnet", "controlnet/diffusion_pytorch_model.safetensors", False),
         ("instruction", "tokenizer.json", True),
@@ -88,13 +104,13 @@ def test_what_examples_are_encoded_from_is_in_the_key(
     ],
 )
 def test_of_a_base_what_encodes_is_in_the_key_and_what_trains_is_not(
-    folders: Callable[[TaskName], TrainingSpec], tmp_path: Path, task: TaskName, file: str, matters: bool
+    folders: Callable[[str], TrainingSpec], tmp_path: Path, task: str, file: str, matters: bool
 ) -> None:
     spec = folders(task)
     assert (encodings_key(changed_file(file)(spec, tmp_path / "other")) != encodings_key(spec)) == matters
 
 
-def test_a_file_that_changes_in_place_is_read_again(folders: Callable[[TaskName], TrainingSpec], tmp_path: Path) -> None:
+def test_a_file_that_changes_in_place_is_read_again(folders: Callable[[str], TrainingSpec], tmp_path: Path) -> None:
     spec = changed_file("vae/config.json")(folders("class-conditional"), tmp_path / "base")
     before = encodings_key(spec)
     weights = tmp_path / "base" / "vae" / "diffusion_pytorch_model.safetensors"
@@ -103,9 +119,7 @@ def test_a_file_that_changes_in_place_is_read_again(folders: Callable[[TaskName]
 
 
 @pytest.mark.parametrize("task", ["class-conditional", "text-to-image", "instruction"])
-def test_how_a_job_trains_is_not_in_the_key(
-    folders: Callable[[TaskName], TrainingSpec], tmp_path: Path, task: TaskName
-) -> None:
+def test_how_a_job_trains_is_not_in_the_key(folders: Callable[[str], TrainingSpec], tmp_path: Path, task: str) -> None:
     spec = folders(task)
     training = hyperparameter(
         **{"steps": 9, "batch_size": 2, "micro_batch_size": 1, "learning_rate": 0.5, "ema_decay": 0.5, "horizontal_flip": True},
@@ -116,6 +130,14 @@ def test_how_a_job_trains_is_not_in_the_key(
         tmp_path, BaseModelEntry.in_folder("x", Path(spec.base_model_path), spec.defaults, spec.family), "lora"
     )
     assert encodings_key(spec) == encodings_key(training) == encodings_key(other) == encodings_key(bitfit)
+
+
+def test_the_pictures_of_a_subject_alone_depend_on_the_autoencoder_alone(folders: Callable[[str], TrainingSpec]) -> None:
+    """Its prompts are embedded in every step, as its word is trained."""
+    alone = option(prior_images=0)(folders("dreambooth"))
+    other = option(identifier="<dog>", subject="tree", prior_weight=0.5, train_text_encoder=False)(alone)
+    other = hyperparameter(guidance_scale=1.0, sample_steps=9)(other).model_copy(update={"seed": 9})
+    assert encodings_key(other) == encodings_key(alone)
 
 
 def test_another_job_encodes_nothing_and_trains_the_same(tmp_path: Path) -> None:

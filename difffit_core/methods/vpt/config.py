@@ -15,7 +15,7 @@ NO_SEQUENCE = "trained tokens need blocks that read one plain sequence of tokens
 class VPTDeepConfig(Method):
     """VPT-deep (arXiv 2203.12119): trained tokens in the first blocks, the final layer, and the class table."""
 
-    unfit: ClassVar[Mapping[Family, str]] = dict.fromkeys(("unet", "controlnet", "llama", "generic"), NO_SEQUENCE)
+    unfit: ClassVar[Mapping[Family, str]] = dict.fromkeys(("unet", "controlnet", "pixart", "llama", "generic"), NO_SEQUENCE)
 
     type: Literal["vpt-deep"]
     tokens: PositiveInt = Field(1, description="How many tokens a block gets.")

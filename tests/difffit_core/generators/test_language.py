@@ -12,9 +12,8 @@ from difffit_core.errors import SpecError
 from difffit_core.generators.language import choose
 from difffit_core.generators.registry import load_generator
 from difffit_core.spec import TextGenerationSpec
-from difffit_core.tasks.config import TaskName
 
-Bases = dict[TaskName, BaseModelEntry]
+Bases = dict[str, BaseModelEntry]
 
 
 def spec(**changes: Any) -> TextGenerationSpec:

@@ -9,12 +9,11 @@ from PIL import Image
 from difffit_core.base_models import BaseModelEntry
 from difffit_core.dataset import INDEX, read_index, write_index
 from difffit_core.errors import DatasetError
-from difffit_core.tasks.config import TaskName
 from difffit_core.tasks.diffusion import DiffusionTask
 from difffit_core.tasks.task import Examples, Tensors
 from tests.difffit_core.spec_dirs import make_trainer, write_spec_dir
 
-Bases = dict[TaskName, BaseModelEntry]
+Bases = dict[str, BaseModelEntry]
 
 
 def loaded(folder: Path, base: BaseModelEntry) -> tuple[DiffusionTask, Examples, Tensors]:

@@ -9,17 +9,23 @@ from torch import Tensor
 
 from difffit_core.base_models import BaseModelEntry
 from difffit_core.spec import TrainingSpec
-from difffit_core.tasks.config import TaskName
-from tests.difffit_core.spec_dirs import ADAPTER, TASKS, events_of, make_trainer, run_here, write_spec_dir
+from tests.difffit_core.spec_dirs import ADAPTER, CASES, TASKS, events_of, make_trainer, run_here, write_spec_dir
 
-Bases = dict[TaskName, BaseModelEntry]
+Bases = dict[str, BaseModelEntry]
+
+
+def spec_dir(folder: Path, bases: Bases, case: str, **hyperparameters: object) -> TrainingSpec:
+    return write_spec_dir(folder, bases[case], "difffit", CASES[case][1], **hyperparameters)
+
 
 each_task = pytest.mark.parametrize("task", TASKS)
 
 
 @each_task
-def test_it_learns_and_shows_what_it_makes(tmp_path: Path, tiny_bases: Bases, task: TaskName) -> None:
-    spec = write_spec_dir(tmp_path, tiny_bases[task], steps=12, learning_rate=1e-2, validate_every=12, sample_every=6)
+def test_it_learns_and_shows_what_it_makes(tmp_path: Path, tiny_bases: Bases, task: str) -> None:
+    spec = spec_dir(
+        tmp_path, tiny_bases, task, steps=12, learning_rate=1e-2, validation_fraction=0.25, validate_every=12, sample_every=6
+    )
     events = run_here(tmp_path, spec)
     losses = {event["base"]: event["loss"] for event in events if event["type"] == "validation"}
     assert losses[False] < 0.99 * losses[True]
@@ -31,11 +37,18 @@ def test_it_learns_and_shows_what_it_makes(tmp_path: Path, tiny_bases: Bases, ta
 
 
 @each_task
-def test_stopped_at_any_step_it_goes_on_exactly(tmp_path: Path, tiny_bases: Bases, task: TaskName) -> None:
+def test_stopped_at_any_step_it_goes_on_exactly(tmp_path: Path, tiny_bases: Bases, task: str) -> None:
     """Whatever interrupts it, and in portions that do not divide the batch, the adapter is the same to the bit."""
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
-    spec = write_spec_dir(
-        straight, tiny_bases[task], steps=6, micro_batch_size=3, warmup_steps=2, lr_schedule="cosine", validation_fraction=0.0
+    spec = spec_dir(
+        straight,
+        tiny_bases,
+        task,
+        steps=6,
+        micro_batch_size=3,
+        warmup_steps=2,
+        lr_schedule="cosine",
+        validation_fraction=0.0,
     )
     shutil.copytree(straight, stopped)
     run_here(straight, spec)
@@ -51,9 +64,9 @@ def test_stopped_at_any_step_it_goes_on_exactly(tmp_path: Path, tiny_bases: Base
     "change", [{"micro_batch_size": 3}, {"micro_batch_size": 1}, {"gradient_checkpointing": True}], ids=str
 )
 def test_memory_is_saved_without_another_gradient(
-    tmp_path: Path, tiny_bases: Bases, task: TaskName, change: dict[str, object], in_fp32: None
+    tmp_path: Path, tiny_bases: Bases, task: str, change: dict[str, object], in_fp32: None
 ) -> None:
-    spec = write_spec_dir(tmp_path, tiny_bases[task], label_dropout=0.5)
+    spec = spec_dir(tmp_path, tiny_bases, task, label_dropout=0.5)
     changed = spec.model_copy(update={"hyperparameters": spec.hyperparameters.model_copy(update=change)})
     expected, gradients = first_gradients(tmp_path, spec), first_gradients(tmp_path, changed)
     assert gradients.keys() == expected.keys()
@@ -62,8 +75,17 @@ def test_memory_is_saved_without_another_gradient(
 
 
 @each_task
-def test_it_learns_on_a_packed_base(tmp_path: Path, tiny_bases: Bases, task: TaskName) -> None:
-    spec = write_spec_dir(tmp_path, tiny_bases[task], steps=12, learning_rate=1e-2, base_precision="int8", validate_every=12)
+def test_it_learns_on_a_packed_base(tmp_path: Path, tiny_bases: Bases, task: str) -> None:
+    spec = spec_dir(
+        tmp_path,
+        tiny_bases,
+        task,
+        steps=12,
+        learning_rate=1e-2,
+        validation_fraction=0.25,
+        base_precision="int8",
+        validate_every=12,
+    )
     events = run_here(tmp_path, spec)
     losses = {event["base"]: event["loss"] for event in events if event["type"] == "validation"}
     assert losses[False] < losses[True]

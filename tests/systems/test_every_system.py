@@ -1,0 +1,85 @@
+"""Every task through the routes that users use: upload, train, pause, look, generate, download."""
+
+import base64
+import io
+import threading
+import zipfile
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from difffit_core.tasks.config import TaskName
+from tests.difffit_core.spec_dirs import TASKS
+from tests.systems.conftest import Service, png
+from tests.worker.waiting import wait_for
+
+TRAINING_SECONDS = 120.0  # until a step is done, on a machine that is busy
+
+each_task = pytest.mark.parametrize("task", TASKS)
+
+
+def request_for(task: TaskName) -> dict[str, Any]:
+    if task == "class-conditional":
+        return {"labels": ["sunset", 0], "seed": 5}
+    if task == "instruction":
+        return {"prompts": ["Add 1 and 2."], "seed": 5, "max_tokens": 8, "temperature": 0}
+    steered = {"condition_image": base64.b64encode(png(Image.new("RGB", (16, 16), "gray"))).decode()}
+    return {"prompts": ["a sunset, calm\nand wide"], "seed": 5} | (steered if task == "controlnet" else {})
+
+
+@each_task
+def test_it_trains_through_a_pause_and_its_adapter_is_used(service: Service, task: TaskName) -> None:
+    job_id = service.post_job(task, hyperparameters={"steps": 60, "validation_fraction": 0.2})
+    train_through_a_pause(service, job_id)
+    job = service.job(job_id)
+    assert (job["status"], job["error"], job["task"]["type"]) == ("succeeded", None, task)
+    assert job["progress"]["step"] == job["progress"]["total_steps"] == 60
+    assert 0 < job["trained_parameters"] < job["total_parameters"]
+    assert job["losses"]["validation"] < job["losses"]["validation_base"]
+    check_samples(service, job_id, task)
+    check_generation(service, job["adapter"], task)
+    for file_format, member in (("merged", "config.json"), ("peft", "adapter_config.json")):
+        with zipfile.ZipFile(io.BytesIO(service.export(job["adapter"], file_format))) as archive:
+            assert any(name.endswith(member) for name in archive.namelist())
+
+
+def train_through_a_pause(service: Service, job_id: str) -> None:
+    def pause() -> None:
+        wait_for(lambda: service.job(job_id)["progress"]["step"] > 0, TRAINING_SECONDS)
+        service.client.post(f"/jobs/{job_id}/pause")
+
+    pausing = threading.Thread(target=pause)
+    pausing.start()
+    service.train()
+    pausing.join()
+    if service.job(job_id)["status"] == "paused":  # it may have been quicker
+        assert service.client.post(f"/jobs/{job_id}/resume").json()["status"] == "queued"
+        service.train()
+
+
+def check_samples(service: Service, job_id: str, task: TaskName) -> None:
+    newest, *_, oldest = service.client.get(f"/jobs/{job_id}/samples").json()["data"]
+    assert (newest["step"], oldest["step"]) == (60, 0)
+    shown = service.client.get(newest["url"])
+    assert shown.headers["content-type"] == newest["media_type"]
+    if task == "instruction":
+        assert "Add" in shown.text
+    else:
+        with Image.open(io.BytesIO(shown.content)) as picture:
+            assert picture.width >= 16
+
+
+def check_generation(service: Service, adapter_id: str, task: TaskName) -> None:
+    request = request_for(task)
+    made, again = (service.generate(adapter=adapter_id, **request) for _ in range(2))
+    if task == "instruction":
+        assert [text["prompt"] for text in made["texts"]] == request["prompts"]
+        assert made["texts"] == again["texts"]
+        return
+    pictures = [[service.client.get(image["url"]).content for image in each["images"]] for each in (made, again)]
+    assert pictures[0] == pictures[1]
+    assert [image["label"] for image in made["images"]] == request.get("prompts", ["sunset", "forest"])
+    if task != "class-conditional":
+        base = service.generate(base_model=f"tiny-{task}", **request)
+        assert service.client.get(base["images"][0]["url"]).content != pictures[0][0]
