@@ -12,9 +12,10 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from difffit_core.buckets import Size, nearest_size
 from difffit_core.contents import example_sha256, fields_of_all
 from difffit_core.errors import DatasetError
-from difffit_core.pictures import to_rgb
+from difffit_core.pictures import to_rgb, upright_size
 from difffit_core.spec import DatasetSummary, content_sha256
 
 INDEX = "index.jsonl"
@@ -137,13 +138,24 @@ def _class_by_class(items: list[Item]) -> list[Item]:
     return [item for _, item in sorted(ranked, key=lambda ranked_item: ranked_item[0])]
 
 
-def load_picture(path: Path, size: int) -> Tensor:
-    """The picture in a file as `square_pixels` has it."""
+def load_picture(path: Path, size: Size) -> Tensor:
+    """The picture in a file as `pixels` has it."""
     with Image.open(path) as opened:
-        return square_pixels(opened, size)
+        return pixels(opened, size)
 
 
-def square_pixels(picture: Image.Image, size: int) -> Tensor:
-    """A picture as `[3, size, size]` floats in [-1, 1]: as `to_rgb` has it, shorter side fitted, centre cropped."""
-    square = ImageOps.fit(to_rgb(picture), (size, size), Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.array(square)).permute(2, 0, 1).float() / 127.5 - 1.0
+def pixels(picture: Image.Image, size: Size) -> Tensor:
+    """A picture as `[3, H, W]` floats in [-1, 1]: as `to_rgb` has it, made just so large as to fill `size`, centre cropped."""
+    fitted = ImageOps.fit(to_rgb(picture), size, Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.array(fitted)).permute(2, 0, 1).float() / 127.5 - 1.0
+
+
+def by_size(items: Sequence[Item], folder: Path, sizes: Sequence[Size]) -> dict[Size, list[Item]]:
+    """The items by the size that their picture in `folder` is nearest to."""
+    groups: dict[Size, list[Item]] = defaultdict(list)
+    if len(sizes) == 1:
+        return {sizes[0]: list(items)}
+    for item in items:
+        with Image.open(folder / item.file) as picture:
+            groups[nearest_size(upright_size(picture), sizes)].append(item)
+    return groups

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from difffit_core.base_models import BaseModelEntry, file_sha256, weights_sha256
+from difffit_core.base_models import file_sha256, weights_sha256
+from difffit_core.buckets import Size, bucket_sizes
 from difffit_core.spec import TrainingSpec
 from difffit_core.tasks.config import DreamBoothConfig
 
@@ -48,7 +49,17 @@ def encodings_key(spec: TrainingSpec) -> str:
 
 
 def _pictures(spec: TrainingSpec) -> dict[str, Any]:
-    return {"resolution": spec.hyperparameters.resolution, "vae": _network(Path(spec.base_model_path) / "vae")}
+    return {"sizes": sizes_of(spec), "vae": _network(Path(spec.base_model_path) / "vae")}
+
+
+def sizes_of(spec: TrainingSpec) -> list[Size]:
+    """The sizes to which pictures are brought, each to the nearest; none for texts."""
+    h = spec.hyperparameters
+    if h.resolution is None:
+        return []
+    return (
+        bucket_sizes(h.resolution, spec.base().pixels_per_token()) if h.aspect == "buckets" else [(h.resolution, h.resolution)]
+    )
 
 
 def _texts(base: Path) -> dict[str, Any]:
@@ -65,11 +76,10 @@ def _prior(spec: TrainingSpec) -> dict[str, Any]:
     if spec.task.prior_images == 0:
         return {}
     h, path = spec.hyperparameters, Path(spec.base_model_path)
-    base = BaseModelEntry.in_folder(spec.base_model, path, spec.defaults, spec.family)
     return _texts(path) | {
         "prior": [spec.task.prior_images, spec.task.prior_prompt, spec.seed, h.sample_steps, h.guidance_scale],
         "scheduler": [spec.defaults.scheduler, _files(path / "scheduler", ["*.json"])],
-        "unet": [base.sha256(), _files(path / "unet", ["config.json"])],
+        "unet": [spec.base().sha256(), _files(path / "unet", ["config.json"])],
     }
 
 

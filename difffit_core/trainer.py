@@ -12,11 +12,11 @@ from torch import Tensor
 
 from difffit_core import initial_values
 from difffit_core.adapter_file import save_adapter
-from difffit_core.base_models import BaseModelEntry
-from difffit_core.dataset import Item, read_index, split
+from difffit_core.buckets import size_name
+from difffit_core.dataset import Item, by_size, read_index, split
 from difffit_core.devices import inference_autocast
-from difffit_core.encoded_file import Parts, read_encoded, write_encoded
-from difffit_core.encodings import FILE
+from difffit_core.encoded_file import Buckets, Parts, read_encoded, write_encoded
+from difffit_core.encodings import FILE, sizes_of
 from difffit_core.errors import DatasetError, SpecError, TrainingDiverged
 from difffit_core.evaluation.training import JobEvaluations
 from difffit_core.events import EventLog
@@ -54,7 +54,7 @@ class Trainer:
         self._evaluations: JobEvaluations | None = None
         if self.h.evaluate_every is not None and processes.is_first:
             self._evaluations = JobEvaluations(spec, folder, self.device, events)
-        self.base = BaseModelEntry.in_folder(spec.base_model, Path(spec.base_model_path), spec.defaults, spec.family)
+        self.base = spec.base()
         self.task = load_task(spec, self.base, self.device)
         self.model = self.task.model
         self.task.prepare()
@@ -124,7 +124,8 @@ class Trainer:
         while self.state.step < self.h.steps:
             self._check(self._step(train))
 
-    def _load_data(self) -> tuple[Examples, Examples | None]:
+    def _load_data(self) -> tuple[Buckets, Buckets]:
+        """What is trained on and what is held out, if anything is."""
         items = read_index(self.folder / "dataset", fields_of(self.spec.task))
         if not items:
             raise DatasetError("The dataset holds no examples.")
@@ -132,40 +133,54 @@ class Trainer:
             self.events.emit("warning", message=message)
         train, held_out = split(items, self.h.validation_fraction)
         parts = {"train": train, "validation": held_out[:VALIDATION_DRAWS]}  # a validation draws no more
-        tensors = self._kept(parts) or self._encode(parts)
+        buckets = self._kept(parts) or self._encode(parts)
         self.task.release()
-        examples = {part: Examples(parts[part], tensors[part]) for part in parts}
-        return examples["train"], examples["validation"] if held_out else None
+        self._warn_of_small(buckets["train"])
+        return buckets["train"], buckets["validation"]
 
-    def _kept(self, parts: Parts) -> dict[str, Tensors] | None:
+    def _kept(self, parts: Parts) -> dict[str, Buckets] | None:
         """What this job or another has encoded already, where it can be used."""
         path = self.folder / FILE
         if not path.exists():
             return None
         try:
-            tensors = read_encoded(path, parts, self.device)
+            buckets = read_encoded(path, parts, self.device)
         except DatasetError as error:
             self.events.emit("warning", message=f"The examples are encoded anew: {error.message}")
             return None
         self.events.emit("encodings_reused", examples=sum(map(len, parts.values())))
-        return tensors
+        return buckets
 
-    def _encode(self, parts: dict[str, list[Item]]) -> dict[str, Tensors]:
-        """The tensors of each part, kept in a file from which an interrupted job, or another one, goes on."""
-        path, encoded = self.folder / FILE, dict[str, Tensors]()
-        for part, items in parts.items():
-
-            def progress(done: int, of: int, part: str = part) -> None:
-                self.events.emit("encoding", part=part, done=done, total=of)
-
-            encoded[part] = self.task.encode(items, self.folder / "dataset", progress) if items else {}
-        write_encoded(path, parts, encoded)
+    def _encode(self, parts: Parts) -> dict[str, Buckets]:
+        """The examples of each part, kept in a file from which an interrupted job, or another one, goes on."""
+        path = self.folder / FILE
+        write_encoded(path, parts, {part: self._encode_part(part, items) for part, items in parts.items()})
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         self.events.emit("encoded", path=FILE, bytes=path.stat().st_size, sha256=digest)
         return read_encoded(path, parts, self.device)
 
-    def _train(self, train: Examples, held_out: Examples | None) -> None:
+    def _encode_part(self, part: str, items: list[Item]) -> Buckets:
+        dataset, buckets, before = self.folder / "dataset", list[Examples](), 0
+
+        def progress(done: int, of: int) -> None:
+            self.events.emit("encoding", part=part, done=before + done, total=max(len(items), before + of))
+
+        sizes = sizes_of(self.spec)
+        groups = by_size(items, dataset, sizes) if sizes else {None: items}
+        for size, members in groups.items() if items else ():
+            buckets.append(Examples(members, self.task.encode(members, dataset, size, progress), size))
+            before += len(members)
+        return buckets
+
+    def _warn_of_small(self, buckets: Buckets) -> None:
+        batch = self.h.batch_size
+        small = [f"{size_name(b.size)} ({len(b)})" for b in buckets if b.size is not None and len(b) < batch]
+        if small and self.h.aspect == "buckets":
+            message = f"These buckets hold fewer pictures than a batch of {batch}, and repeat them in it: {', '.join(small)}."
+            self.events.emit("warning", message=f"{message} Each picture is still seen as often as any other.")
+
+    def _train(self, train: Buckets, held_out: Buckets) -> None:
         """All steps that are left. What belongs after the last one is `_run`'s, so that a resumed run does it too."""
         seconds_a_step, reported = 0.0, 0.0
         self._evaluate_when_due()  # this run may go on where the one before was stopped while it evaluated
@@ -198,16 +213,17 @@ class Trainer:
                 self._sample(held_out or train)
             self._evaluate_when_due()
 
-    def _step(self, train: Examples) -> float:
+    def _step(self, train: Buckets) -> float:
         """One optimiser step on one batch, of which this process computes its share in portions; returns the batch's loss."""
         batch, step = self.h.batch_size, self.state.step
-        indices = self.state.batch_indices(train.classes)  # [B]
-        drawn = self.task.draw(train, batch, random_generator(self.spec.seed, "step", step))
+        bucket, indices = self.state.batch_indices([examples.classes for examples in train])  # [B]
+        examples = train[bucket]
+        drawn = self.task.draw(examples, batch, random_generator(self.spec.seed, "step", step))
         loss = self._no_loss()
         for portion in self.processes.share(batch).split(self.h.micro_batch_size):
             # What a model draws by itself, such as dropout, starts anew as well.
             torch.manual_seed(random_generator(self.spec.seed, f"model/{portion[0]}", step).initial_seed())
-            losses = self.task.loss(train, indices[portion].to(self.device), self._rows(drawn, portion))
+            losses = self.task.loss(examples, indices[portion].to(self.device), self._rows(drawn, portion))
             part = losses.sum() / batch
             part.backward()
             loss += part.detach()
@@ -243,33 +259,37 @@ class Trainer:
                 param="hyperparameters.learning_rate",
             )
 
-    def _validate(self, held_out: Examples | None, base: bool = False) -> None:
+    def _validate(self, held_out: Buckets, base: bool = False) -> None:
         """Report the loss of the EMA weights, or of the untouched base, on the held-out examples where there are any."""
-        if held_out is not None:
+        if held_out:
             with self._averaged():
                 self.events.emit("validation", step=self.state.step, loss=self._held_out_loss(held_out), base=base)
 
     @torch.no_grad()
-    def _held_out_loss(self, held_out: Examples) -> float:
+    def _held_out_loss(self, held_out: Buckets) -> float:
         """Mean loss of the held-out examples with fixed random numbers, alike for every job and step."""
-        examples = min(len(held_out), VALIDATION_DRAWS)
-        draws = max(1, VALIDATION_DRAWS // examples) if self.task.noisy else 1
-        indices = torch.arange(examples).repeat(draws)  # [examples * draws]
-        drawn = self.task.fixed_draw(held_out, len(indices), random_generator(0, "validation", 0))
+        draws = max(1, VALIDATION_DRAWS // sum(map(len, held_out))) if self.task.noisy else 1
+        losses = [self._bucket_losses(examples, number, draws) for number, examples in enumerate(held_out)]
+        return round(float(torch.cat(losses).mean()), 6)
+
+    def _bucket_losses(self, examples: Examples, number: int, draws: int) -> Tensor:
+        """The losses `[examples * draws]` of the held-out bucket of that number."""
+        indices = torch.arange(len(examples)).repeat(draws)
+        drawn = self.task.fixed_draw(examples, len(indices), random_generator(0, "validation", number))
         # Whoever holds less than a batch at a time has no room for a large one here either.
         portion = VALIDATION_BATCH if self.h.micro_batch_size >= self.h.batch_size else self.h.micro_batch_size
         losses = [
-            self.task.loss(held_out, indices[rows].to(self.device), self._rows(drawn, rows))
+            self.task.loss(examples, indices[rows].to(self.device), self._rows(drawn, rows))
             for rows in torch.arange(len(indices)).split(portion)
         ]
-        return round(float(torch.cat(losses).mean()), 6)
+        return torch.cat(losses)
 
-    def _sample(self, examples: Examples) -> None:
+    def _sample(self, buckets: Buckets) -> None:
         """Write what the EMA weights make."""
         stem = self.folder / "samples" / f"step-{self.state.step:06d}"
         stem.parent.mkdir(exist_ok=True)
         with self._drawing():
-            path, labels = self.task.preview(examples, stem)
+            path, labels = self.task.preview(buckets, stem)
         self.events.emit("sample", step=self.state.step, path=str(path.relative_to(self.folder)), labels=labels)
 
     def _evaluate_when_due(self) -> None:

@@ -15,6 +15,7 @@ from difffit_core.encodings import FILE, encodings_key
 from difffit_core.errors import DatasetError
 from difffit_core.spec import TrainingSpec
 from difffit_core.tasks.config import ControlNetConfig
+from difffit_core.tasks.task import Examples
 from tests.difffit_core.spec_dirs import ADAPTER, CASES, run_here, write_base, write_spec_dir
 
 Change = Callable[[TrainingSpec], TrainingSpec]
@@ -63,6 +64,7 @@ def changed_file(name: str) -> Callable[[TrainingSpec, Path], TrainingSpec]:
         ("class-conditional", other_content),
         ("class-conditional", hyperparameter(resolution=32)),
         ("class-conditional", hyperparameter(validation_fraction=0.5)),
+        ("text-to-image", hyperparameter(aspect="buckets")),
         ("text-to-image", lambda spec: spec.model_copy(update={"task": ControlNetConfig(type="controlnet")})),
         ("dreambooth", option(prior_images=4)),
         ("dreambooth", option(prior_images=0)),
@@ -173,13 +175,15 @@ def test_a_file_that_cannot_be_used_is_written_anew_with_a_warning(tmp_path: Pat
 
 
 def test_encoded_tensors_come_back_as_they_were(tmp_path: Path) -> None:
-    parts = {"train": [Item("a"), Item("b")], "validation": []}
-    tensors = {"train": {"mean": torch.rand(2, 3).T, "label": torch.tensor([1, 0])}, "validation": {}}
-    write_encoded(tmp_path / FILE, parts, tensors)
+    parts = {"train": [Item("a"), Item("b"), Item("c")], "validation": []}
+    wide = Examples(parts["train"][:1], {"mean": torch.rand(1, 3)}, (32, 8))
+    tall = Examples(parts["train"][1:], {"mean": torch.rand(2, 6).T[:2], "label": torch.tensor([1, 0])}, (8, 32))
+    write_encoded(tmp_path / FILE, parts, {"train": [wide, tall], "validation": []})
     found = read_encoded(tmp_path / FILE, parts, torch.device("cpu"))
-    assert found.keys() == tensors.keys()
-    assert torch.equal(found["train"]["mean"], tensors["train"]["mean"])
-    assert torch.equal(found["train"]["label"], tensors["train"]["label"])
+    assert found["validation"] == []
+    for bucket, expected in zip(found["train"], [tall, wide], strict=True):  # the larger first
+        assert (bucket.items, bucket.size, bucket.tensors.keys()) == (expected.items, expected.size, expected.tensors.keys())
+        assert all(torch.equal(tensor, expected.tensors[name]) for name, tensor in bucket.tensors.items())
     with pytest.raises(DatasetError) as refused:
-        read_encoded(tmp_path / FILE, parts | {"train": [Item("b"), Item("a")]}, torch.device("cpu"))
+        read_encoded(tmp_path / FILE, parts | {"train": [Item("b"), Item("a"), Item("c")]}, torch.device("cpu"))
     assert refused.value.code == "invalid_encodings"
