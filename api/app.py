@@ -62,11 +62,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         ],
     )
     install_error_handlers(app)
+    # Routes are tried in this order: first those that are asked for most.
     for module in (
+        jobs,
         datasets,
         uploads,
         models,
-        jobs,
         job_outputs,
         adapters,
         evaluations,

@@ -2,21 +2,25 @@
 
 import logging
 from asyncio import Semaphore
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
 from fastapi.concurrency import contextmanager_in_threadpool
-from sqlalchemy import BindParameter, Row, Select, select
+from sqlalchemy import ColumnElement, Row, Select, String, func, select, true
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import InstrumentedAttribute, Session, sessionmaker
 
 from api.keyring import KeyRing
 from api.notifications import Notifications
 from api.rates import Rates
+from api.together import Answer, Asked, Together
 from difffit_core.base_models import BaseModelEntry
-from jobstore.database import CONNECTIONS, Prepared
+from difffit_core.errors import DiffFitError
+from jobstore.database import CONNECTIONS, Prepared, given
 from jobstore.errors import NotFoundError, StorageError
 from jobstore.objects import ObjectStore
 from jobstore.settings import Settings
@@ -48,6 +52,7 @@ class Resources:
     # A request keeps its connection while it waits for a thread. Were there as many such requests as connections, all
     # threads could wait for a connection, and those that have one for a thread.
     turns: Semaphore = field(default_factory=lambda: Semaphore(CONNECTIONS // 2))
+    gathered: dict[object, Together[Any, Any]] = field(default_factory=dict)  # by the function that answers
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
@@ -56,6 +61,13 @@ class Resources:
             yield session
         for action in session.info.pop("after_commit", []):
             action()
+
+    async def together(
+        self, answer: Callable[["Resources", list[Asked]], Sequence[Answer | DiffFitError]], asked: Asked
+    ) -> Answer:
+        """What `answer` says of this request, which it is given with all others for it that come at the same time."""
+        gathering: Together[Asked, Answer] = self.gathered.setdefault(answer, Together(partial(answer, self)))
+        return await gathering.ask(asked)
 
 
 def after_commit(session: Session, action: Callable[[], object]) -> None:
@@ -76,7 +88,7 @@ def discard(session: Session, store: ObjectStore, keys: Iterable[str]) -> None:
     after_commit(session, delete)
 
 
-def get_resources(request: Request) -> Resources:
+async def get_resources(request: Request) -> Resources:  # otherwise it would be run in a thread
     resources: Resources = request.app.state.resources
     return resources
 
@@ -91,7 +103,7 @@ ResourcesDep = Annotated[Resources, Depends(get_resources)]
 Transaction = Annotated[Session, Depends(get_transaction, scope="function")]
 
 
-def owned_rows(model: type[Owned], tenant: str | BindParameter[str]) -> Select[Owned]:
+def owned_rows(model: type[Owned], tenant: str | ColumnElement[str]) -> Select[Owned]:
     """The rows of the tenant that are not deleted: every query for such rows begins here."""
     rows = select(model).where(model.tenant_id == tenant)
     deleted_at = DELETED_AT.get(model)
@@ -112,14 +124,30 @@ def owned(
     return found
 
 
-def owned_row(
-    session: Session, rows: Prepared, model: type[Owned], row_id: str, tenant: str, param: str | None = None
-) -> Row[Any]:
-    """The columns of the one row that the query gives for `id` and `tenant`; raises NotFoundError where there is none."""
-    found = rows.run(session, id=row_id, tenant=tenant).first() if "\0" not in row_id else None
-    if found is None:
-        raise not_found(model, row_id, param)
-    return found
+# Rows that several requests want, each with its caller's tenant.
+ASKED = (
+    func.unnest(given("ids", ARRAY(String)), given("tenants", ARRAY(String)))
+    .table_valued("id", "tenant")
+    .render_derived(name="asked")
+)
+
+
+def asked_rows(model: type[Owned]) -> Select[Owned]:
+    return owned_rows(model, ASKED.c.tenant).where(model.id == ASKED.c.id)
+
+
+def each_asked(rows: Select[*tuple[Any, ...]]) -> Prepared:
+    """A query made of `asked_rows`, with `id` and `tenant_id`; what `find_asked` runs."""
+    # OFFSET 0: each row is looked up by itself. The plan of a join, made while the table is empty, would go on scanning it.
+    one = rows.offset(0).lateral("found")
+    return Prepared(select(one).select_from(ASKED.join(one, true())))
+
+
+def find_asked(session: Session, rows: Prepared, asked: Collection[tuple[str, str]]) -> dict[tuple[str, str], Row[Any]]:
+    """{(id, tenant): columns} of those of the rows that there are and that are the tenant's."""
+    wanted = [(row_id, tenant) for row_id, tenant in asked if "\0" not in row_id]
+    found = rows.run(session, ids=[row_id for row_id, _ in wanted], tenants=[tenant for _, tenant in wanted])
+    return {(row.id, row.tenant_id): row for row in found}
 
 
 def not_found(model: type[Owned], row_id: str, param: str | None) -> NotFoundError:

@@ -23,6 +23,7 @@ OF_PICTURES = {"steps", "guidance_scale", "scheduler"}
 FIELDS: dict[TaskName, set[str]] = {
     "class-conditional": OF_PICTURES | {"labels"},
     "text-to-image": OF_PICTURES | {"prompts", "negative_prompt"},
+    "dreambooth": OF_PICTURES | {"prompts", "negative_prompt"},
     "controlnet": OF_PICTURES | {"prompts", "negative_prompt", "condition_image"},
     "instruction": {"prompts", "max_tokens", "temperature", "top_p"},
 }  # of a request, that models of a task take; all others are every model's

@@ -58,9 +58,18 @@ async def _document_header(idempotency_key: IdempotencyHeader = None) -> None:
 Idempotent = Depends(_document_header)
 
 
+def current_claim() -> Claim | None:
+    """The key that the request of this context holds."""
+    return _claim.get()
+
+
 def created(session: Session, location: str) -> None:
     """Note in this transaction what the request creates, and where it is."""
-    claim = _claim.get()
+    created_by(session, current_claim(), location)
+
+
+def created_by(session: Session, claim: Claim | None, location: str) -> None:
+    """The same of the request that holds this key, if any; raises InProgressError where another has taken it over."""
     if claim is not None:
         idempotency.created(session, claim, location)
 

@@ -206,7 +206,7 @@ class Plan(BaseModel):
 
     @classmethod
     def of(cls, spec: TrainingSpec) -> "Plan":
-        return cls(plan=spec.model_dump(mode="json", exclude={"base_model_path", "feature_weights"}))
+        return cls(plan=spec.model_dump(mode="json", exclude={"base_model_path", "feature_weights", "captioner_path"}))
 
 
 class EventView(BaseModel):

@@ -128,18 +128,18 @@ def requests(api: Api, seconds: float) -> dict[str, Any]:
     A round of POSTs begins with an empty queue and leaves some thousand jobs in it.
     """
     body = json.dumps({"base_model": "emoji-dit", "dataset": add_dataset(api)}).encode()
-    job_id = httpx.post(f"{api.url}/jobs", content=body, headers=api.headers | {"content-type": "application/json"}).json()[
-        "id"
-    ]
+    as_json = api.headers | {"content-type": "application/json"}
+    job_ids = [httpx.post(f"{api.url}/jobs", content=body, headers=as_json).json()["id"] for _ in range(CONNECTIONS)]
     with api.sessions.begin() as session:  # jobs are looked at while they run
-        session.get_one(Job, job_id).status = "running"
-    kinds = {"bare": ("GET", "/bare", b""), "get_job": ("GET", f"/jobs/{job_id}", b""), "post_job": ("POST", "/jobs", body)}
+        session.execute(update(Job).where(Job.id.in_(job_ids)).values(status="running"))
+    looks = [f"/jobs/{job_id}" for job_id in job_ids]
+    kinds = {"bare": ("GET", ["/bare"], b""), "get_job": ("GET", looks, b""), "post_job": ("POST", ["/jobs"], body)}
     measured: dict[str, list[dict[str, float]]] = {name: [] for name in kinds}
     for _ in range(2):
         with api.sessions.begin() as session:
             session.execute(update(Job).where(Job.status == "queued").values(status="cancelled"))
-        for name, (method, path, data) in kinds.items():
-            measured[name].append(asyncio.run(load(api, method, path, data, seconds)))
+        for name, (method, paths, data) in kinds.items():
+            measured[name].append(asyncio.run(load(api, method, paths, data, seconds)))
     best = {name: max(runs, key=lambda run: run["per_second"]) for name, runs in measured.items()}
     ratios = {
         f"{name}_of_bare": round(best[name]["per_second"] / best["bare"]["per_second"], 3) for name in ("get_job", "post_job")
@@ -147,16 +147,17 @@ def requests(api: Api, seconds: float) -> dict[str, Any]:
     return best | ratios
 
 
-async def load(api: Api, method: str, path: str, body: bytes, seconds: float) -> dict[str, float]:
-    """Requests one after the other on each of some connections; the rate, and how long one took."""
+async def load(api: Api, method: str, paths: list[str], body: bytes, seconds: float) -> dict[str, float]:
+    """Requests one after the other on each of some connections, which share the paths; the rate, and how long one took."""
     parts = urlsplit(api.url)
-    head = f"{method} {path} HTTP/1.1\r\nhost: {parts.netloc}\r\nauthorization: {api.headers['authorization']}\r\n"
+    head = f"host: {parts.netloc}\r\nauthorization: {api.headers['authorization']}\r\n"
     if body:
         head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
-    request, took = head.encode() + b"\r\n" + body, list[float]()
+    took = list[float]()
     until = time.perf_counter() + seconds
 
-    async def send_on_one_connection() -> None:
+    async def send_on_one_connection(path: str) -> None:
+        request = f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode() + body
         reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
         while (began := time.perf_counter()) < until:
             writer.write(request)
@@ -168,7 +169,7 @@ async def load(api: Api, method: str, path: str, body: bytes, seconds: float) ->
             took.append(time.perf_counter() - began)
         writer.close()
 
-    await asyncio.gather(*(send_on_one_connection() for _ in range(CONNECTIONS)))
+    await asyncio.gather(*(send_on_one_connection(paths[i % len(paths)]) for i in range(CONNECTIONS)))
     cuts = quantiles(took, n=100)
     return {"per_second": round(len(took) / seconds, 1), "p50_ms": round(1e3 * cuts[49], 2), "p99_ms": round(1e3 * cuts[98], 2)}
 

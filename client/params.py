@@ -23,7 +23,10 @@ KIND_NAMES = {
 
 def params(
     model: Annotated[
-        str, typer.Option(help="dit-xl-2-256, dit-xl-2-512, sd-1.5-unet, sd-1.5-controlnet, llama-7b, emoji-dit, or a folder.")
+        str,
+        typer.Option(
+            help="dit-xl-2-256, dit-xl-2-512, sd-1.5-unet, sd-1.5-controlnet, pixart-xl-2-512, llama-7b, emoji-dit, …"
+        ),
     ],
     method: Annotated[str, typer.Option(help="A method of POST /jobs, or lora-r8, lora-r16.")] = "difffit",
     settings: Annotated[

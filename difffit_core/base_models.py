@@ -160,9 +160,16 @@ def get_base_model(catalog: dict[str, BaseModelEntry], model_id: str) -> BaseMod
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        loaded: dict[str, Any] = json.loads(path.read_text())
+        state = path.stat()
+        return _parsed(path, state.st_mtime_ns, state.st_size)
     except (OSError, ValueError) as error:
         raise ModelError(f"The base model's file {path.name} cannot be read: {error}") from error
+
+
+@lru_cache(maxsize=256)
+def _parsed(path: Path, _changed_at: int, _size: int) -> dict[str, Any]:
+    """The file as it was when it was last changed: every job that is posted asks for some of them."""
+    loaded: dict[str, Any] = json.loads(path.read_text())
     return loaded
 
 

@@ -22,8 +22,8 @@ POSITIONS = "positions"  # [N]: where the examples of a bucket stand among the i
 NO_SIZE = "any"  # the name of the bucket of all texts
 
 
-def write_encoded(path: Path, parts: Parts, buckets: Mapping[str, Buckets]) -> None:
-    """Write the buckets of each part, whole or not at all."""
+def write_encoded(path: Path, parts: Parts, buckets: Mapping[str, Buckets], captions: str = "") -> None:
+    """Write the buckets of each part, and captions that were written for them, whole or not at all."""
     flat: Tensors = {}
     for part, items in parts.items():
         position_of = {item: position for position, item in enumerate(items)}
@@ -33,7 +33,7 @@ def write_encoded(path: Path, parts: Parts, buckets: Mapping[str, Buckets]) -> N
             tensors = examples.tensors | {POSITIONS: positions}
             flat |= {f"{part}/{name}/{key}": tensor.contiguous() for key, tensor in tensors.items()}
     unfinished = path.with_suffix(".part")
-    save_file(flat, unfinished, {"items": _digest(parts)})
+    save_file(flat, unfinished, {"items": _digest(parts), "captions": captions})
     unfinished.replace(path)
 
 
@@ -50,6 +50,15 @@ def read_encoded(path: Path, parts: Parts, device: torch.device) -> dict[str, Bu
         return {part: _buckets(parts[part], found[part]) for part in parts}
     except (OSError, ValueError, LookupError, SafetensorError) as error:
         raise DatasetError(f"{path.name} cannot be read: {error}", code="invalid_encodings") from error
+
+
+def kept_captions(path: Path) -> str:
+    """The captions that `write_encoded` was given; none where the file is damaged."""
+    try:
+        with safe_open(path, "pt") as file:
+            return str((file.metadata() or {}).get("captions", ""))
+    except (OSError, SafetensorError):
+        return ""
 
 
 def _buckets(items: list[Item], tensors: Mapping[str, Tensors]) -> Buckets:

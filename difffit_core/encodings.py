@@ -8,6 +8,7 @@ from typing import Any
 
 from difffit_core.base_models import file_sha256, weights_sha256
 from difffit_core.buckets import Size, bucket_sizes
+from difffit_core.errors import ModelError
 from difffit_core.spec import TrainingSpec
 from difffit_core.tasks.config import DreamBoothConfig
 
@@ -43,6 +44,8 @@ def encodings_key(spec: TrainingSpec) -> str:
             inputs |= _pictures(spec)
         case "text-to-image" | "controlnet":
             inputs |= _pictures(spec) | _texts(path)
+            if "caption" not in spec.dataset.holds:
+                inputs |= {"captioner": _captioner(spec.captioner_path)}
         case "dreambooth":  # its prompts are embedded in every step
             inputs |= _pictures(spec) | _prior(spec)
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
@@ -68,6 +71,14 @@ def _texts(base: Path) -> dict[str, Any]:
         "tokenizer": _files(base / "tokenizer", TOKENIZER_FILES),
         "text_encoder": _network(base / "text_encoder"),
     }
+
+
+def _captioner(path: str | None) -> Any:
+    """What writes missing captions; nothing where it cannot be used, and then the trainer says so."""
+    try:
+        return path and [weights_sha256(Path(path)), _files(Path(path), ["*.json", "*.txt"])]
+    except ModelError:
+        return None
 
 
 def _prior(spec: TrainingSpec) -> dict[str, Any]:

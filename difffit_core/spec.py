@@ -194,6 +194,7 @@ class TrainingSpec(Strict):
     seed: int
     defaults: TrainingDefaults  # of the base: its loss weighting, and its scheduler for sample grids
     feature_weights: FeatureWeights = FeatureWeights()  # what evaluations measure with, on the machine that trains
+    captioner_path: str | None = None  # of the operator's BLIP model, for tasks that have captions written
     compile: bool = False  # compile the blocks: half a minute that pays from some thousand steps on; wants a C++ compiler
 
     def base(self) -> BaseModelEntry:
@@ -205,6 +206,9 @@ class TrainingSpec(Strict):
         if self.hyperparameters.warmup_steps >= self.hyperparameters.steps:
             raise ValueError("hyperparameters.warmup_steps must be below hyperparameters.steps")
         return self
+
+
+TASK = TypeAdapter[TaskConfig](TaskConfig)
 
 
 def read_spec(folder: Path) -> TrainingSpec:
@@ -286,7 +290,7 @@ def resolve(spec: JobSpec, base: BaseModelEntry, dataset: DatasetSummary) -> Tra
 def _task(spec: JobSpec, base: BaseModelEntry) -> TaskConfig:
     """The task as it was asked for, or the base's first; raises SpecError where the base is not for it."""
     if spec.task is None:
-        return TypeAdapter[TaskConfig](TaskConfig).validate_python({"type": base.tasks[0]})
+        return TASK.validate_python({"type": base.tasks[0]})
     if spec.task.type not in base.tasks:
         raise SpecError(
             f"{base.id}, a {base.family} model, is not for {spec.task.type}; it is for {', '.join(base.tasks)}.",

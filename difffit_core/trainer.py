@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -13,9 +14,11 @@ from torch import Tensor
 from difffit_core import initial_values
 from difffit_core.adapter_file import save_adapter
 from difffit_core.buckets import size_name
-from difffit_core.dataset import Item, by_size, read_index, split
+from difffit_core.captions import FILE as CAPTIONS
+from difffit_core.captions import read_items, write_missing_captions
+from difffit_core.dataset import Item, by_size, split
 from difffit_core.devices import inference_autocast
-from difffit_core.encoded_file import Buckets, Parts, read_encoded, write_encoded
+from difffit_core.encoded_file import Buckets, Parts, kept_captions, read_encoded, write_encoded
 from difffit_core.encodings import FILE, sizes_of
 from difffit_core.errors import DatasetError, SpecError, TrainingDiverged
 from difffit_core.evaluation.training import JobEvaluations
@@ -25,13 +28,13 @@ from difffit_core.frozen_base import store_base
 from difffit_core.processes import Processes
 from difffit_core.spec import TrainingSpec
 from difffit_core.stopping import Stopped, StopRequest
-from difffit_core.tasks.config import fields_of
 from difffit_core.tasks.registry import load_task
 from difffit_core.tasks.task import Examples, Tensors
 from difffit_core.training_state import TrainingState, newest_checkpoint, random_generator
 
 PROGRESS_SECONDS = 0.5  # at least so long between progress events
 RATE_STEPS = 20  # the rate is averaged over about so many steps
+SHOWN_CAPTIONS = 10  # of those that were written, in an event
 VALIDATION_BATCH = 64
 VALIDATION_DRAWS = 512  # (example, random numbers) pairs of a validation, at most
 
@@ -51,6 +54,8 @@ class Trainer:
                 f"A batch of {self.h.batch_size} cannot be shared by {processes.count} processes.",
                 param="hyperparameters.batch_size",
             )
+        if processes.is_first:
+            self._write_captions()
         self._evaluations: JobEvaluations | None = None
         if self.h.evaluate_every is not None and processes.is_first:
             self._evaluations = JobEvaluations(spec, folder, self.device, events)
@@ -67,6 +72,20 @@ class Trainer:
                 part.compile()
         self.state = TrainingState(self.task.parameters(), self.h, spec.seed)
         self._others_wait = processes.is_first and processes.count > 1
+
+    def _write_captions(self) -> None:
+        """Before anything else reads the dataset; what was written for the encodings that are there is not written again."""
+        encoded, kept = self.folder / FILE, self.folder / CAPTIONS
+        if encoded.exists() and not kept.exists():
+            kept.write_text(kept_captions(encoded))
+
+        def progress(done: int, of: int) -> None:
+            self.events.emit("encoding", part="captions", done=done, total=of)
+
+        captions = write_missing_captions(self.spec, self.folder, self.device, progress)
+        if captions:
+            examples = [{"file": file, "caption": caption} for file, caption in islice(captions.items(), SHOWN_CAPTIONS)]
+            self.events.emit("captioned", pictures=len(captions), examples=examples)
 
     def run(self) -> None:
         """Train to the end, or to a checkpoint where a stop is requested. Raises DiffFitError for what the user can mend."""
@@ -126,7 +145,7 @@ class Trainer:
 
     def _load_data(self) -> tuple[Buckets, Buckets]:
         """What is trained on and what is held out, if anything is."""
-        items = read_index(self.folder / "dataset", fields_of(self.spec.task))
+        items = read_items(self.spec, self.folder)
         if not items:
             raise DatasetError("The dataset holds no examples.")
         for message in self.task.warnings(items):
@@ -154,7 +173,9 @@ class Trainer:
     def _encode(self, parts: Parts) -> dict[str, Buckets]:
         """The examples of each part, kept in a file from which an interrupted job, or another one, goes on."""
         path = self.folder / FILE
-        write_encoded(path, parts, {part: self._encode_part(part, items) for part, items in parts.items()})
+        buckets = {part: self._encode_part(part, items) for part, items in parts.items()}
+        captions = self.folder / CAPTIONS
+        write_encoded(path, parts, buckets, captions.read_text() if captions.exists() else "")
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         self.events.emit("encoded", path=FILE, bytes=path.stat().st_size, sha256=digest)
@@ -307,6 +328,7 @@ class Trainer:
         """While this is open the model makes pictures with its EMA weights."""
         with self._averaged(), inference_autocast(self.device), torch.no_grad():
             yield
+        self.task.release()
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
@@ -314,7 +336,6 @@ class Trainer:
         eager = torch.compiler.set_stance("force_eager")
         with self._stop.deferred(), self.state.averaged(), self._stop.interruptible(), eager:
             yield
-        self.task.release()
 
     def _checkpoint(self) -> None:
         path = self.folder / "checkpoints" / f"step-{self.state.step:06d}"

@@ -5,10 +5,25 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
-from sqlalchemy import BindParameter, CursorResult, Engine, Insert, Select, String, bindparam, create_engine, event
+from sqlalchemy import (
+    BindParameter,
+    CursorResult,
+    Engine,
+    Insert,
+    Select,
+    String,
+    bindparam,
+    create_engine,
+    event,
+    func,
+    insert,
+    literal_column,
+    select,
+)
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DisconnectionError
-from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.sql.dml import ReturningInsert
 from sqlalchemy.types import TypeEngine
@@ -74,11 +89,7 @@ class Prepared:
     SQLAlchemy takes several times as long to build a statement and to find it in its cache as the server takes to answer it.
     """
 
-    def __init__(self, statement: Select[*tuple[Any, ...]] | ReturningInsert[*tuple[Any, ...]] | Insert, *columns: str) -> None:
-        """Of an INSERT, `columns` are those that it is given."""
-        if columns:
-            self._text = str(statement.compile(dialect=DIALECT, column_keys=columns))
-            return
+    def __init__(self, statement: Select[*tuple[Any, ...]] | ReturningInsert[*tuple[Any, ...]] | Insert) -> None:
         compiled = statement.compile(dialect=DIALECT, compile_kwargs={"render_postcompile": True})
         self._text = str(compiled)
         # Constants stand in the text: PostgreSQL sees then which partial index it can use, whatever plan it keeps.
@@ -90,3 +101,11 @@ class Prepared:
         """`parameters` are the columns, or what of the statement is `given`; rows are as the driver has them."""
         session.flush()
         return session.connection().exec_driver_sql(self._text, parameters)
+
+
+def insert_rows(model: type[DeclarativeBase], *columns: str) -> Insert:
+    """An INSERT of any number of rows: they are `given` as `rows`, a JSON list of objects with these columns."""
+    rows = func.jsonb_populate_recordset(literal_column(f"NULL::{model.__tablename__}"), given("rows", JSONB())).table_valued(
+        *columns
+    )
+    return insert(model).from_select(columns, select(*(rows.c[name] for name in columns)))

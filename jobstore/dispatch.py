@@ -1,12 +1,14 @@
 """The Celery application and the wake-up messages. A message carries a row's id only; the row is the truth."""
 
 import logging
+from functools import cache
 from typing import Any, Literal
 from urllib.parse import parse_qs, urlsplit
 
 from celery import Celery
 from kombu import Exchange, Queue
 from kombu.exceptions import OperationalError
+from redis import Redis, RedisError
 
 from jobstore.settings import get_settings
 
@@ -23,6 +25,7 @@ QUEUES: dict[Kind, str] = {
 # Longer than any task is reserved: below a task's length Redis would deliver its message a second time.
 VISIBILITY_TIMEOUT = 86_400  # seconds
 CONNECT_TIMEOUT = 3.0  # seconds
+ENOUGH = 100  # messages; more than there are workers that could be idle
 
 
 def broker_url(redis_url: str) -> str:
@@ -66,9 +69,25 @@ celery_app = Celery("difffit")
 celery_app.add_defaults(_configuration)  # a function, so that importing this module reads no settings
 
 
-def wake(kind: Kind, row_id: str) -> None:
-    """Tell a worker that a row waits; call it after the commit. A broker that is away is logged: the sweeper sends again."""
+def wake(kind: Kind, *row_ids: str) -> None:
+    """Tell workers that rows wait; call it after the commit. A broker that is away is logged: the sweeper sends again.
+
+    A worker that is woken trains every job that waits, and one that is idle takes a message at once: while `ENOUGH` messages
+    for training are unread, one more would wake nobody.
+    """
     try:
-        celery_app.send_task(f"difffit.{kind}", args=[row_id], retry=False)
-    except OperationalError as error:
-        logger.warning("The message for %s was not sent, the sweeper will send it again: %s", row_id, error)
+        for row_id in row_ids[: ENOUGH - _unread(kind)] if kind == "train" else row_ids:
+            celery_app.send_task(f"difffit.{kind}", args=[row_id], retry=False)
+    except (OperationalError, RedisError) as error:
+        logger.warning("The messages for %s were not sent, the sweeper will send them again: %s", ", ".join(row_ids), error)
+
+
+def _unread(kind: Kind) -> int:
+    """Messages in the queue, `ENOUGH` at most."""
+    # Celery would make a client for every question, which costs ten times as much as the answer.
+    return min(ENOUGH, int(_broker(get_settings().redis_url.get_secret_value()).llen(QUEUES[kind])))
+
+
+@cache
+def _broker(url: str) -> Redis:
+    return Redis.from_url(url, socket_connect_timeout=CONNECT_TIMEOUT, socket_timeout=CONNECT_TIMEOUT)

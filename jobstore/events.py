@@ -4,13 +4,14 @@ Listeners run `LISTEN difffit`; the payload is {kind: id}. PostgreSQL delivers i
 """
 
 import json
+from collections.abc import Iterable
 from typing import Literal
 
-from sqlalchemy import func, insert, select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from jobstore import webhooks
-from jobstore.database import Prepared
+from jobstore.database import Prepared, insert_rows
 from jobstore.errors import NotFoundError
 from jobstore.ids import new_id
 from jobstore.tables import Job, JobEvent, Json
@@ -18,12 +19,13 @@ from jobstore.tables import Job, JobEvent, Json
 CHANNEL = "difffit"
 ENDS = frozenset({"succeeded", "failed", "cancelled"})  # events that are named like the status a job ends in
 Kind = Literal["job", "generation", "key"]
-FIRST = Prepared(insert(JobEvent), "id", "job_id", "sequence", "type", "data")
+FIRST = Prepared(insert_rows(JobEvent, "id", "job_id", "sequence", "type", "data"))
 
 
-def begin(session: Session, job_id: str, type: str) -> None:
-    """Write the first event of a job that this transaction has made: nobody else can write to it or wait for it yet."""
-    FIRST.run(session, id=new_id("evt"), job_id=job_id, sequence=1, type=type, data="{}")
+def begin(session: Session, job_ids: Iterable[str], type: str) -> None:
+    """Write the first event of jobs that this transaction has made: nobody else can write to them or wait for them yet."""
+    rows = [{"id": new_id("evt"), "job_id": job_id, "sequence": 1, "type": type, "data": {}} for job_id in job_ids]
+    FIRST.run(session, rows=json.dumps(rows))
 
 
 def append(session: Session, job_id: str, type: str, data: Json, event_id: str | None = None) -> JobEvent:

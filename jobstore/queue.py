@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import Select, String, and_, any_, func, or_, select, true, update
+from sqlalchemy import Select, String, any_, func, select, true, update
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session, aliased
 from sqlalchemy.sql.selectable import LateralFromClause
@@ -20,6 +20,8 @@ from jobstore.tables import Job, Tenant
 
 NO_LIMIT = 2**31
 IN_ORDER = (Job.priority.desc(), Job.id)  # of one tenant's jobs; the index ix_jobs_waiting holds them so
+FROM_BEHIND = (Job.priority, Job.id.desc())
+WANTED = any_(given("ids", ARRAY(String)))
 
 
 def claim_next(session: Session, lease_seconds: float, most_running: int = NO_LIMIT) -> tuple[str, UUID] | None:
@@ -77,14 +79,17 @@ class Line:
         return min(self.waiting, max(0, level) + (level >= 0 and self.key(level) < key))
 
 
-def positions(session: Session, job_ids: list[str]) -> dict[str, int]:
-    """{job: its place in the queue, 1 is next} of those of the jobs that wait; the order in which `claim_next` takes them."""
-    found_lines = ONE.run(session, id=job_ids[0]) if len(job_ids) == 1 else MANY.run(session, ids=job_ids)
+def positions(session: Session, job_ids: list[str], newest: bool = False) -> dict[str, int]:
+    """{job: its place in the queue, 1 is next} of those of the jobs that wait; the order in which `claim_next` takes them.
+
+    `newest`: these jobs came last, so that there are few behind them.
+    """
     lines, ranks = dict[str, Line](), dict[str, tuple[str, int]]()
-    for tenant, waiting, at_work, served_at, first_id, job_id, rank in found_lines:
+    found_lines = (COUNTED if newest or len(job_ids) == 1 else NUMBERED).run(session, ids=job_ids)
+    for tenant, waiting, at_work, served_at, first_id, job_id, behind in found_lines:
         lines[tenant] = Line(waiting, at_work, served_at, first_id)
-        if job_id is not None and rank is not None:
-            ranks[job_id] = tenant, rank
+        if job_id is not None and behind is not None:
+            ranks[job_id] = tenant, waiting - 1 - behind
     found = {}
     for job_id, (tenant, rank) in ranks.items():
         others = sum(line.before(lines[tenant].key(rank)) for name, line in lines.items() if name != tenant)
@@ -93,40 +98,39 @@ def positions(session: Session, job_ids: list[str]) -> dict[str, int]:
 
 
 def _lines(asked: Select[str, str, int]) -> Select[str, int, int, datetime | None, str, str | None, int | None]:
-    """The line of each tenant, once for each of its jobs that is asked for and waits, with that job's rank."""
-    queued = func.count().filter(Job.status == JobStatus.QUEUED)
-    at_work = func.count().filter(Job.status.in_(WITH_WORKER))
-    counts = (
-        select(Job.tenant_id, queued.label("waiting"), at_work.label("at_work"))
-        .where(Job.status.in_([JobStatus.QUEUED, *WITH_WORKER]))
-        .group_by(Job.tenant_id)
-        .subquery()
-    )
-    first, ranks = _head(), asked.subquery()
-    return (
-        select(Tenant.id, counts.c.waiting, counts.c.at_work, Tenant.served_at, first.c.id, ranks.c.id, ranks.c.rank)
-        .join(counts, counts.c.tenant_id == Tenant.id)
+    """The line of each tenant, once for each of its jobs that is asked for and waits, with the number of jobs behind it."""
+    # Counted apart, each by an index of its own: the waiting jobs are many, and their rows large.
+    queued = select(func.count().label("jobs")).where(Job.tenant_id == Tenant.id, Job.status == JobStatus.QUEUED)
+    at_work = select(Job.tenant_id, func.count().label("jobs")).where(Job.status.in_(WITH_WORKER)).group_by(Job.tenant_id)
+    line, busy, first, ranks = queued.lateral(), at_work.subquery(), _head(), asked.subquery()
+    tenants = (
+        select(Tenant.id, line.c.jobs, func.coalesce(busy.c.jobs, 0).label("busy"), Tenant.served_at, first.c.id.label("first"))
+        .select_from(Tenant)
         .join(first, true())
-        .outerjoin(ranks, ranks.c.tenant_id == Tenant.id)
+        .join(line, true())
+        .outerjoin(busy, busy.c.tenant_id == Tenant.id)
     )
+    # Materialized: once for each tenant, and not for each of the jobs that are asked for.
+    lines = tenants.cte("lines").prefix_with("MATERIALIZED")
+    return select(*lines.c, ranks.c.id, ranks.c.behind).outerjoin_from(lines, ranks, ranks.c.tenant_id == lines.c.id)
 
 
-def _ranks() -> Select[str, str, int]:
-    """(id, tenant, rank) of the jobs `ids`, found by numbering their tenants' lines."""
-    asked = any_(given("ids", ARRAY(String)))
-    mine = select(Job.tenant_id).where(Job.id == asked, Job.status == JobStatus.QUEUED)
-    rank = (func.row_number().over(partition_by=Job.tenant_id, order_by=IN_ORDER) - 1).label("rank")
-    ranked = select(Job.id, Job.tenant_id, rank).where(Job.status == JobStatus.QUEUED, Job.tenant_id.in_(mine)).subquery()
-    return select(ranked.c.id, ranked.c.tenant_id, ranked.c.rank).where(ranked.c.id == asked)
+def _numbered() -> Select[str, str, int]:
+    """(id, tenant, jobs behind it) of the waiting jobs `ids`, found by numbering their tenants' lines."""
+    mine = select(Job.tenant_id).where(Job.id == WANTED, Job.status == JobStatus.QUEUED)
+    behind = (func.row_number().over(partition_by=Job.tenant_id, order_by=FROM_BEHIND) - 1).label("behind")
+    lines = select(Job.id, Job.tenant_id, behind).where(Job.status == JobStatus.QUEUED, Job.tenant_id.in_(mine)).subquery()
+    return select(lines.c.id, lines.c.tenant_id, lines.c.behind).where(lines.c.id == WANTED)
 
 
-def _rank() -> Select[str, str, int]:
-    """The same of the one job `id`, found by counting those before it: no line is sorted."""
+def _counted() -> Select[str, str, int]:
+    """The same, found by counting the jobs behind each: two ranges of the index, short ones for jobs that came last."""
     other = aliased(Job)
-    sooner = or_(other.priority > Job.priority, and_(other.priority == Job.priority, other.id < Job.id))
-    before = select(func.count()).where(other.tenant_id == Job.tenant_id, other.status == JobStatus.QUEUED, sooner)
-    one = select(Job.id, Job.tenant_id, before.scalar_subquery().label("rank"))
-    return one.where(Job.id == given("id"), Job.status == JobStatus.QUEUED)
+    waits = select(func.count()).where(other.tenant_id == Job.tenant_id, other.status == JobStatus.QUEUED)
+    lower = waits.where(other.priority < Job.priority).scalar_subquery()
+    later = waits.where(other.priority == Job.priority, other.id > Job.id).scalar_subquery()
+    counted = select(Job.id, Job.tenant_id, (lower + later).label("behind"))
+    return counted.where(Job.id == WANTED, Job.status == JobStatus.QUEUED)
 
 
-MANY, ONE = Prepared(_lines(_ranks())), Prepared(_lines(_rank()))
+NUMBERED, COUNTED = Prepared(_lines(_numbered())), Prepared(_lines(_counted()))

@@ -1,5 +1,7 @@
 """What a tenant may use: its own limits where the operator has set them, else those of the settings."""
 
+from dataclasses import dataclass
+
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import BindParameter, ColumnElement, Select, func, select
 from sqlalchemy.orm import Session
@@ -48,23 +50,34 @@ def usage_of(session: Session, tenant: Tenant) -> Usage:
     return Usage(storage_bytes=stored_bytes(session, tenant.id), queued_jobs=queued, running_jobs=running)
 
 
-def check_queue(session: Session, tenant_id: str, settings: Settings) -> None:
-    """Raises QuotaError (`queue_full`) where the tenant's queue has no place for one more job.
+@dataclass
+class Line:
+    """A tenant's waiting jobs as one transaction counts them, with those that it adds."""
 
-    Near the limit the tenant's row is locked until the commit, so that requests at the same time do not pass it together.
-    """
+    waiting: int
+    limit: int
+
+    def join(self) -> None:
+        """Count one job more; raises QuotaError (`queue_full`) where there is no place for it."""
+        if self.waiting >= self.limit:
+            raise QuotaError(
+                f"{self.waiting} jobs wait for a worker, and your tenant may have {self.limit} there. Post the job again "
+                "when some have begun.",
+                code="queue_full",
+                param="queued_jobs",
+                retry_after=FULL_RETRY_SECONDS,
+            )
+        self.waiting += 1
+
+
+def line_of(session: Session, tenant_id: str, settings: Settings) -> Line:
+    """The tenant's line. Near the limit its row is locked until the commit: what others add at the same time counts."""
     own, count = WAITING.run(session, tenant=tenant_id).one()
     limit = _limits(own, settings).queued_jobs
     if count >= limit - MARGIN:
         session.get_one(Tenant, tenant_id, with_for_update=True)
         count = WAITING.run(session, tenant=tenant_id).one()[1]
-    if count >= limit:
-        raise QuotaError(
-            f"{count} jobs wait for a worker, and your tenant may have {limit} there. Post the job again when some have begun.",
-            code="queue_full",
-            param="queued_jobs",
-            retry_after=FULL_RETRY_SECONDS,
-        )
+    return Line(count, limit)
 
 
 def check_storage(session: Session, tenant_id: str, settings: Settings, wanted: int) -> int:

@@ -32,6 +32,7 @@ class Settings(BaseSettings):
     inception_weights: Path | None = Field(
         None, description="The file of Inception that FID is measured with; workers fetch it to there if it is missing"
     )
+    captioner: Path | None = Field(None, description="A folder with a BLIP model, for jobs that have captions written")
     clip_model: Path | None = Field(None, description="A folder with the CLIP model that CLIP scores are measured with")
     heartbeat_file: Path | None = Field(None, description="A worker touches this file while it is healthy")
 
@@ -39,6 +40,9 @@ class Settings(BaseSettings):
     heartbeat_seconds: Annotated[float, Field(gt=0)] = Field(1.0, description="Between renewals of a lease")
     sweep_seconds: Annotated[float, Field(gt=0)] = Field(5.0, description="Between searches for lost messages and leases")
     stop_grace_seconds: Annotated[float, Field(gt=0)] = Field(60.0, description="From asking a trainer to stop to killing it")
+    silence_seconds: Annotated[float, Field(gt=0)] = Field(
+        1800.0, description="A trainer that reports nothing for so long hangs: it is killed, and the attempt is lost"
+    )
     max_attempts: Annotated[int, Field(ge=1)] = Field(3, description="After so many lost workers a job fails")
 
     keep_checkpoints: Annotated[int, Field(ge=1)] = Field(3, description="Training states that are kept of each job")

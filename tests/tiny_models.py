@@ -4,6 +4,7 @@ import json
 import string
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import (
@@ -17,6 +18,11 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from transformers import (
+    BertTokenizer,
+    BlipConfig,
+    BlipForConditionalGeneration,
+    BlipImageProcessor,
+    BlipProcessor,
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTokenizer,
@@ -104,6 +110,21 @@ def write_tiny_llama(folder: Path, *, layers: int = 4, tied: bool = False) -> Pa
     """A folder that `AutoModelForCausalLM` and `AutoTokenizer` load: characters as tokens, bytes for all others."""
     tiny_llama(layers=layers, tied=tied).save_pretrained(folder)
     tiny_llama_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def write_tiny_blip(folder: Path) -> Path:
+    """A folder that `BlipForConditionalGeneration` and `BlipProcessor` load: 16 x 16 pictures, captions of characters."""
+    torch.manual_seed(0)
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", *CHARACTERS, *(f"##{c}" for c in CHARACTERS)]
+    tokenizer = BertTokenizer(vocab={token: index for index, token in enumerate(tokens)}, bos_token="[DEC]")
+    width: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    width |= {"initializer_range": 1.0}  # so that captions depend on the picture
+    text = {"vocab_size": len(tokens), "encoder_hidden_size": 16, "max_position_embeddings": 64, "bos_token_id": 5}
+    text |= {"pad_token_id": 0, "eos_token_id": 3, "sep_token_id": 3}
+    config = BlipConfig(text_config=text | width, vision_config={"image_size": 16, "patch_size": 8} | width, projection_dim=16)
+    BlipForConditionalGeneration(config).save_pretrained(folder)
+    BlipProcessor(BlipImageProcessor(size={"height": 16, "width": 16}), tokenizer).save_pretrained(folder)
     return folder
 
 

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -44,8 +45,11 @@ class MakingWay(Exception):
     """Somebody waits for pictures, and this evaluation has got on."""
 
 
-def run_evaluation(evaluation_id: str) -> None:
-    """Claim the evaluation and bring it on, to its end unless somebody waits; does nothing where another worker has it."""
+def run_evaluation(evaluation_id: str, make_room: Callable[[], bool]) -> None:
+    """Claim the evaluation and bring it on, to its end unless somebody waits; does nothing where another worker has it.
+
+    `make_room` gives the memory of this process's own models back, and says whether there were any.
+    """
     settings = get_settings()
     with sessions().begin() as session:
         token = leases.claim(session, Evaluation, evaluation_id, settings.lease_seconds)
@@ -54,7 +58,7 @@ def run_evaluation(evaluation_id: str) -> None:
         return
     with Lease(sessions(), Evaluation, evaluation_id, token, settings) as lease, scratch_folder(evaluation_id, token) as folder:
         try:
-            _bring_on(evaluation, lease, folder)
+            _bring_on(evaluation, lease, folder, make_room)
         except LeaseLost:
             logger.warning("Lost the lease of %s; another worker goes on with it", evaluation_id)
         except (Stopping, MakingWay):
@@ -63,10 +67,12 @@ def run_evaluation(evaluation_id: str) -> None:
             wake("evaluate", evaluation_id)
 
 
-def _bring_on(evaluation: Evaluation, lease: Lease, folder: Path) -> None:
+def _bring_on(evaluation: Evaluation, lease: Lease, folder: Path, make_room: Callable[[], bool]) -> None:
     try:
         dataset_sha256 = persist(lease, lambda: _stage(evaluation, folder))
         ending = _measure(evaluation, lease, folder)
+        if ending.get("code") == "out_of_memory" and make_room():
+            ending = _measure(evaluation, lease, folder)
         if ending["type"] == "failed":
             _finish(lease, "failed", error={name: ending[name] for name in ("code", "message", "param")})
         else:
@@ -113,6 +119,7 @@ def _measure(evaluation: Evaluation, lease: Lease, folder: Path) -> Event:
     kept = {path.name for path in (folder / DRAWN).iterdir()}
     gone_on, looked_at = False, time.monotonic()
     environment = {"GOMP_SPINCOUNT": SPIN_COUNT} | child_environment() | {"DIFFFIT_DEVICE": get_settings().device}
+    (folder / "events.jsonl").unlink(missing_ok=True)  # of an evaluator that had too little memory
     with (folder / "log").open("wb") as log:
         child = subprocess.Popen(
             [*EVALUATOR, str(folder)], stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True

@@ -1,5 +1,6 @@
 """Makes images and texts: keeps the last used models in memory and works off every request that waits."""
 
+import gc
 import io
 import json
 import logging
@@ -64,6 +65,18 @@ class Engine:
             with sessions()() as session:
                 queued = select(Generation.id).where(Generation.status == "queued", Generation.lease_token.is_(None))
                 waiting = session.scalar(queued.order_by(Generation.id).limit(1))
+
+    def make_room(self) -> bool:
+        """Give the memory of all models back, for somebody else on the device; whether there were any."""
+        held = bool(self._bases)
+        self._bases.clear()
+        self._adapters.clear()
+        if held:
+            import torch
+
+            gc.collect()  # their modules refer to each other in circles
+            torch.cuda.empty_cache()
+        return held
 
     def _run_one(self, generation_id: str) -> None:
         settings = get_settings()

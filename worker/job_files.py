@@ -35,6 +35,7 @@ def stage(sessions: sessionmaker[Session], job: Job, spec_dir: Path, objects: Ob
     # The API may run on another machine, where the model lies elsewhere.
     spec = job.training_spec | {"base_model_path": str(base.path)}
     spec |= {"feature_weights": settings.feature_weights.model_dump()}
+    spec |= {"captioner_path": settings.captioner and str(settings.captioner)}
     (spec_dir / "spec.json").write_text(json.dumps(spec))
     fetch_tar(objects, dataset.content_key, spec_dir / "dataset")
     (spec_dir / "checkpoints").mkdir(exist_ok=True)

@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from difffit_core.errors import DiffFitError
 from jobstore import events, leases, queue
@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.05  # between looks at the trainer's events; far below what a person notices
 LAST_LINES = 20  # of a crashed trainer's log that go into the job's error
+
+CutOff = Literal["out_of_time", "silent"]  # why a trainer was ended before its last step, where nobody asked for it
 
 
 def run_next(standby: Standby) -> bool:
@@ -72,38 +74,47 @@ def _run(job: Job, lease: Lease, spec_dir: Path, standby: Standby) -> None:
     trainer = standby.begin(spec_dir)
     out_of_time = None if job.max_duration is None else began + job.max_duration - job.seconds_used
     try:
-        timed_out = _follow(trainer, recorder, lease, spec_dir, out_of_time)
+        cut_off = _follow(trainer, recorder, lease, spec_dir, out_of_time)
     finally:
         trainer.kill()
         if not lease.lost.is_set():
             _keep_log(job, trainer, lease)
-    _decide(job, trainer, recorder.ending, lease, timed_out)
+    _decide(job, trainer, recorder.ending, lease, cut_off)
 
 
-def _follow(trainer: TrainerProcess, recorder: Recorder, lease: Lease, spec_dir: Path, out_of_time: float | None) -> bool:
+def _follow(
+    trainer: TrainerProcess, recorder: Recorder, lease: Lease, spec_dir: Path, out_of_time: float | None
+) -> CutOff | None:
     """Record events until the trainer has exited; pass on the wish to stop, and insist after the grace period.
 
-    True where it was stopped because `out_of_time`, a value of the monotonic clock, has come.
+    It is stopped when `out_of_time`, a value of the monotonic clock, has come, and killed when it has been silent for too long.
     """
     reported = read_events(spec_dir / "events.jsonl")
     kill_at: float | None = None
-    timed_out = False
+    cut_off: CutOff | None = None
+    heard_at = time.monotonic()
     while True:
         exited = trainer.exit_status() is not None  # asked first: what it wrote before its end is read below
         event = next(reported)
         if lease.lost.is_set():
             raise LeaseLost(lease.row_id)
-        timed_out = timed_out or (out_of_time is not None and time.monotonic() > out_of_time and not exited)
-        if kill_at is None and (lease.asked_to_stop or timed_out or stop_requested()):
+        if cut_off is None and not exited:
+            if out_of_time is not None and time.monotonic() > out_of_time:
+                cut_off = "out_of_time"
+            elif event is None and time.monotonic() > heard_at + get_settings().silence_seconds:
+                cut_off = "silent"
+                trainer.kill()
+        if kill_at is None and (lease.asked_to_stop or cut_off == "out_of_time" or stop_requested()):
             trainer.stop()
             kill_at = time.monotonic() + get_settings().stop_grace_seconds
         if kill_at is not None and time.monotonic() > kill_at:
             trainer.kill()
         if event is not None:
             recorder.record(event)
+            heard_at = time.monotonic()  # afterwards: the wait for a database that is away is not the trainer's silence
         elif exited:
             recorder.flush()
-            return timed_out
+            return cut_off
         else:
             time.sleep(POLL_SECONDS)
 
@@ -121,18 +132,21 @@ def read_events(path: Path) -> Iterator[Event | None]:
                 yield None
 
 
-def _decide(job: Job, trainer: TrainerProcess, ending: Event | None, lease: Lease, timed_out: bool) -> None:
+def _decide(job: Job, trainer: TrainerProcess, ending: Event | None, lease: Lease, cut_off: CutOff | None) -> None:
     """What the trainer's end means for the job."""
     status, how = trainer.exit_status(), ending and ending["type"]
     if status == 0 and ending is not None and how == "succeeded":
         _end(lease, JobStatus.SUCCEEDED, {"seconds": ending["seconds"]})
     elif lease.asked_to_stop:
         _stop(lease)
-    elif timed_out:
+    elif cut_off == "out_of_time":
         message = f"The job has had a worker for its max_duration of {job.max_duration} seconds. Its last checkpoint is kept."
         _fail(lease, {"code": "max_duration_exceeded", "message": message, "param": "max_duration"})
     elif ending is not None and how == "failed":
         _failed(job, lease, ending)
+    elif cut_off == "silent":
+        what = f"The trainer reported nothing for {get_settings().silence_seconds:g} seconds and was killed."
+        _crashed(job, lease, f"{what} {_last_lines(trainer.log())}", "trainer_silent")
     elif stop_requested():
         _stop(lease)
     else:

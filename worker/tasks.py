@@ -44,7 +44,7 @@ def export(export_id: str) -> None:
 
 def evaluate(evaluation_id: str) -> None:
     with task_running():
-        run_evaluation(evaluation_id)
+        run_evaluation(evaluation_id, engine().make_room)
 
 
 def check(dataset_id: str) -> None:

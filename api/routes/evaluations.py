@@ -15,9 +15,8 @@ from api.routes.jobs import dataset_summary
 from api.schemas import EvaluationRequest, EvaluationView, Listing, errors
 from difffit_core.errors import SpecError
 from difffit_core.evaluation.metrics import check_configured, check_metrics
-from difffit_core.evaluation.spec import EvaluationSpec
+from difffit_core.evaluation.spec import EvaluationSpec, drawn_by
 from difffit_core.spec import DatasetSummary
-from difffit_core.tasks.config import FIELDS_OF_TASK
 from jobstore.dispatch import wake
 from jobstore.ids import new_id
 from jobstore.objects import evaluation_prefix
@@ -60,7 +59,7 @@ def create_evaluation(
 
 def _check(request: EvaluationRequest, model: Drawer, dataset: DatasetSummary, resources: Resources) -> None:
     """Raise SpecError where a metric cannot be had of this model, or the dataset does not say what the model is to draw."""
-    fields = FIELDS_OF_TASK[model.task]
+    fields = drawn_by(model.task)
     check_metrics(request.metrics, has_pictures="file" in fields, has_captions="caption" in fields, param="metrics")
     check_configured(request.metrics, resources.settings.feature_weights, "metrics")
     missing = [field for field in fields if field not in dataset.holds]

@@ -1,50 +1,68 @@
 """Jobs: create or plan, list, look at, cancel, pause, resume, retry, delete."""
 
+import json
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Response
 from pydantic import BaseModel
-from sqlalchemy import Row, insert, select
+from sqlalchemy import Row, select
 from sqlalchemy.orm import Session
 
 from api.auth import TenantId
 from api.deletion import delete_ended_job
-from api.dependencies import Resources, ResourcesDep, Transaction, after_commit, owned, owned_row, owned_rows
-from api.idempotency import Idempotent, created
+from api.dependencies import (
+    Resources,
+    ResourcesDep,
+    Transaction,
+    after_commit,
+    asked_rows,
+    each_asked,
+    find_asked,
+    not_found,
+    owned,
+    owned_rows,
+)
+from api.idempotency import Idempotent, created_by, current_claim
 from api.pagination import PageQuery, page_of
 from api.schemas import Answers, JobView, Listing, Plan, errors
 from difffit_core.base_models import get_base_model
-from difffit_core.errors import DatasetError, SpecError
+from difffit_core.errors import DatasetError, DiffFitError, SpecError
 from difffit_core.evaluation.metrics import check_configured
 from difffit_core.spec import DatasetSummary, JobSpec, TrainingSpec, resolve
+from difffit_core.tasks.config import check_captioner
 from jobstore import events, queue
-from jobstore.database import Prepared, given
+from jobstore.database import Prepared, insert_rows
 from jobstore.dispatch import wake
 from jobstore.errors import ConflictError
+from jobstore.idempotency import Claim
 from jobstore.ids import new_id
 from jobstore.lifecycle import Action, JobStatus, UserAction, request
-from jobstore.quotas import check_queue
+from jobstore.quotas import line_of
 from jobstore.tables import Adapter, Dataset, Job
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
 PLANNED: Answers = {200: {"model": Plan, "description": "The plan"}}
-# What every job asks for: its dataset, which nobody deletes until the commit, its row, and that row with what it trained.
-DATASET = Prepared(
-    owned_rows(Dataset, given("tenant"))
-    .with_only_columns(Dataset.id, Dataset.status, Dataset.error, Dataset.sha256, Dataset.classes, Dataset.holds)
-    .where(Dataset.id == given("id"))
+# What jobs ask for: their datasets, which nobody deletes until the commit, their rows, and those with what they trained.
+DATASETS = each_asked(
+    asked_rows(Dataset)
+    .with_only_columns(
+        *(Dataset.id, Dataset.tenant_id, Dataset.status, Dataset.error, Dataset.sha256, Dataset.classes, Dataset.holds)
+    )
     .with_for_update(read=True)
 )
-NEW_JOB = Prepared(
-    insert(Job).returning(*Job.__table__.columns),
-    *("id", "tenant_id", "dataset_id", "init_adapter_id", "name", "priority", "max_duration", "status", "base_model"),
-    *("spec", "training_spec", "total_steps", "attempt", "seconds_used", "step", "losses"),
+NEW_JOBS = Prepared(
+    insert_rows(
+        Job,
+        *("id", "tenant_id", "dataset_id", "init_adapter_id", "name", "priority", "max_duration", "status", "base_model"),
+        *("spec", "training_spec", "total_steps", "attempt", "seconds_used", "step", "losses"),
+    ).returning(*Job.__table__.columns)
 )
 ADAPTER = select(Adapter.id).where(Adapter.job_id == Job.id, Adapter.deleted_at.is_(None)).scalar_subquery()
-JOB = Prepared(owned_rows(Job, given("tenant")).where(Job.id == given("id")).add_columns(ADAPTER.label("adapter")))
+JOBS = each_asked(asked_rows(Job).add_columns(ADAPTER.label("adapter")))
 DryRun = Annotated[bool, Query(description="Answer the plan with status 200 and start nothing")]
 
 
@@ -55,30 +73,76 @@ DryRun = Annotated[bool, Query(description="Answer the plan with status 200 and 
     dependencies=[Idempotent],
     responses=PLANNED | errors(400, 404, 409, 413, 415, 429),
 )
-def create_job(spec: JobSpec, tenant: TenantId, resources: ResourcesDep, dry_run: DryRun = False) -> Response:
+async def create_job(spec: JobSpec, tenant: TenantId, resources: ResourcesDep, dry_run: DryRun = False) -> Response:
     """Queue a fine-tuning job. Fields that are left out or "auto" are chosen for the base model and the dataset."""
-    # The transaction begins and ends within this one turn of a thread, and what was built here is not validated once more.
-    with resources.transaction() as session:
-        training_spec = _resolve(session, spec, tenant, resources)
-        if dry_run:
-            return _json(Plan.of(training_spec))
-        check_queue(session, tenant, resources.settings)
-        view = _queue(session, spec, training_spec, tenant)
-        created(session, f"/jobs/{view.id}")
+    # What was built here is not validated once more.
+    if dry_run:
+        return _json(await resources.together(_plan, NewJob(spec, tenant)))
+    view = await resources.together(_create, NewJob(spec, tenant, current_claim()))
     return _json(view, 202, {"location": f"/jobs/{view.id}"})
 
 
-def _resolve(session: Session, spec: JobSpec, tenant: str, resources: Resources) -> TrainingSpec:
-    """The job as it will be trained; the dataset and the initial adapter stay until the commit."""
-    base = get_base_model(resources.catalog, spec.base_model)
-    dataset = owned_row(session, DATASET, Dataset, spec.dataset, tenant, param="dataset")
-    training_spec = resolve(spec, base, dataset_summary(dataset))
-    metrics = training_spec.hyperparameters.evaluation_metrics
-    check_configured(metrics, resources.settings.feature_weights, "hyperparameters.evaluation_metrics")
-    if spec.init_adapter is not None:
-        adapter = owned(session, Adapter, spec.init_adapter, tenant, param="init_adapter", keep=True)
-        _check_initial(session, adapter, training_spec)
-    return training_spec
+@dataclass(frozen=True)
+class NewJob:
+    """One request for a job."""
+
+    spec: JobSpec
+    tenant: str
+    claim: Claim | None = None
+    id: str = field(default_factory=partial(new_id, "job"))
+
+    @property
+    def dataset(self) -> tuple[str, str]:
+        return self.spec.dataset, self.tenant
+
+
+def _plan(resources: Resources, jobs: list[NewJob]) -> list[Plan | DiffFitError]:
+    with resources.transaction() as session:
+        specs = _resolve(session, jobs, resources)
+    return [spec if isinstance(spec, DiffFitError) else Plan.of(spec) for spec in specs]
+
+
+def _create(resources: Resources, jobs: list[NewJob]) -> list[JobView | DiffFitError]:
+    """Queue those of the jobs that can be trained and have a place in their tenants' queues."""
+    with resources.transaction() as session:
+        specs = _resolve(session, jobs, resources)
+        # In order, so that two transactions that lock tenants do not wait for each other.
+        lines = {tenant: line_of(session, tenant, resources.settings) for tenant in sorted({job.tenant for job in jobs})}
+        refused, rows = dict[str, DiffFitError](), list[dict[str, Any]]()
+        for job, spec in zip(jobs, specs, strict=True):
+            try:
+                if isinstance(spec, DiffFitError):
+                    raise spec
+                lines[job.tenant].join()
+                created_by(session, job.claim, f"/jobs/{job.id}")
+                rows.append(_row(job, spec))
+            except DiffFitError as error:
+                refused[job.id] = error
+        views = _queue(session, rows) if rows else {}
+    return [refused.get(job.id) or views[job.id] for job in jobs]
+
+
+def _resolve(session: Session, jobs: list[NewJob], resources: Resources) -> list[TrainingSpec | DiffFitError]:
+    """Each job as it will be trained, or why it cannot be; datasets and initial adapters stay until the commit."""
+    datasets = find_asked(session, DATASETS, {job.dataset for job in jobs})
+
+    def resolved(job: NewJob) -> TrainingSpec | DiffFitError:
+        try:
+            base = get_base_model(resources.catalog, job.spec.base_model)
+            if job.dataset not in datasets:
+                raise not_found(Dataset, job.spec.dataset, "dataset")
+            training_spec = resolve(job.spec, base, dataset_summary(datasets[job.dataset]))
+            metrics = training_spec.hyperparameters.evaluation_metrics
+            check_configured(metrics, resources.settings.feature_weights, "hyperparameters.evaluation_metrics")
+            check_captioner(training_spec.task, resources.settings.captioner)
+            if job.spec.init_adapter is not None:
+                adapter = owned(session, Adapter, job.spec.init_adapter, job.tenant, param="init_adapter", keep=True)
+                _check_initial(session, adapter, training_spec)
+        except DiffFitError as error:
+            return error
+        return training_spec
+
+    return [resolved(job) for job in jobs]
 
 
 def dataset_summary(dataset: Row[Any] | Dataset) -> DatasetSummary:
@@ -113,29 +177,34 @@ def _check_initial(session: Session, adapter: Adapter, spec: TrainingSpec) -> No
             )
 
 
-def _queue(session: Session, spec: JobSpec, training_spec: TrainingSpec, tenant: str) -> JobView:
-    job = NEW_JOB.run(
-        session,
-        id=new_id("job"),
-        tenant_id=tenant,
-        dataset_id=spec.dataset,
-        init_adapter_id=spec.init_adapter,
-        name=spec.name,
-        priority=spec.priority,
-        max_duration=spec.max_duration,
-        status=JobStatus.QUEUED,
-        base_model=spec.base_model,
-        spec=spec.model_dump_json(),
-        training_spec=training_spec.model_dump_json(),
-        total_steps=training_spec.hyperparameters.steps,
-        attempt=0,
-        seconds_used=0.0,
-        step=0,
-        losses="{}",
-    ).one()
-    events.begin(session, job.id, "queued")
-    after_commit(session, partial(wake, "train", job.id))
-    return JobView.of(job, queue.positions(session, [job.id])[job.id], adapter=None)
+def _row(job: NewJob, training_spec: TrainingSpec) -> dict[str, Any]:
+    return {
+        "id": job.id,
+        "tenant_id": job.tenant,
+        "dataset_id": job.spec.dataset,
+        "init_adapter_id": job.spec.init_adapter,
+        "name": job.spec.name,
+        "priority": job.spec.priority,
+        "max_duration": job.spec.max_duration,
+        "status": JobStatus.QUEUED,
+        "base_model": job.spec.base_model,
+        "spec": job.spec.model_dump(mode="json"),
+        "training_spec": training_spec.model_dump(mode="json"),
+        "total_steps": training_spec.hyperparameters.steps,
+        "attempt": 0,
+        "seconds_used": 0.0,
+        "step": 0,
+        "losses": {},
+    }
+
+
+def _queue(session: Session, rows: list[dict[str, Any]]) -> dict[str, JobView]:
+    jobs = NEW_JOBS.run(session, rows=json.dumps(rows)).all()
+    ids = [job.id for job in jobs]
+    events.begin(session, ids, "queued")
+    after_commit(session, partial(wake, "train", *ids))
+    places = queue.positions(session, ids, newest=True)
+    return {job.id: JobView.of(job, places[job.id], adapter=None) for job in jobs}
 
 
 @router.get("", responses=errors())
@@ -153,13 +222,23 @@ FoundJob = Annotated[Job, Depends(find_job)]
 
 
 @router.get("/{job_id}", response_model=JobView, responses=errors(404))
-def get_job(job_id: str, tenant: TenantId, resources: ResourcesDep) -> Response:
+async def get_job(job_id: str, tenant: TenantId, resources: ResourcesDep) -> Response:
     """One job with its progress and losses."""
-    # Everybody who waits asks for this: one turn of a thread, and no second validation of what was just built.
+    return _json(await resources.together(_look, (job_id, tenant)))
+
+
+def _look(resources: Resources, asked: list[tuple[str, str]]) -> list[JobView | DiffFitError]:
+    """The jobs of these ids and tenants."""
     with resources.reading() as session:
-        job = owned_row(session, JOB, Job, job_id, tenant)
-        position = queue.positions(session, [job_id]).get(job_id) if job.status == JobStatus.QUEUED else None
-    return _json(JobView.of(job, position, job.adapter))
+        jobs = find_asked(session, JOBS, set(asked))
+        waiting = [job.id for job in jobs.values() if job.status == JobStatus.QUEUED]
+        places = queue.positions(session, waiting) if waiting else {}
+
+    def view(key: tuple[str, str]) -> JobView | DiffFitError:
+        job = jobs.get(key)
+        return not_found(Job, key[0], None) if job is None else JobView.of(job, places.get(job.id), job.adapter)
+
+    return [view(key) for key in asked]
 
 
 def _json(view: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> Response:

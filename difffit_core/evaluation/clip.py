@@ -14,7 +14,7 @@ from difffit_core.evaluation.weights import sha256_of
 class Clip:
     """Both of CLIP's encoders with the folder's own preparation of pictures and texts."""
 
-    def __init__(self, folder: Path, device: torch.device) -> None:
+    def __init__(self, folder: Path) -> None:
         """Raises ModelError (`invalid_feature_weights`) where the folder cannot be loaded."""
         try:
             model: Any = CLIPModel.from_pretrained(folder, use_safetensors=True, local_files_only=True)
@@ -24,14 +24,16 @@ class Clip:
         except (OSError, ValueError) as error:
             message = f"{folder} is no folder of a CLIP model that transformers can load: {error}"
             raise ModelError(message, code="invalid_feature_weights") from error
-        self._model = model.to(device).float().eval()
-        self._device = device
+        self._model = model.float().eval()
+
+    def to(self, device: torch.device) -> None:
+        self._model.to(device)
 
     @torch.inference_mode()
     def features(self, pictures: Tensor) -> Tensor:
         """`[N, D]` on the CPU of uint8 pictures `[N, 3, H, W]`."""
-        pixels = self._processor(images=list(pictures.cpu()), return_tensors="pt").pixel_values.to(self._device)
-        with torch.autocast(self._device.type, enabled=False):
+        pixels = self._processor(images=list(pictures.cpu()), return_tensors="pt").pixel_values.to(self._model.device)
+        with torch.autocast(self._model.device.type, enabled=False):
             features: Tensor = self._model.get_image_features(pixel_values=pixels).pooler_output
         return features.cpu()
 
@@ -40,6 +42,6 @@ class Clip:
         """`[N, D]` on the CPU; what is longer than CLIP reads is cut off."""
         length = self._model.config.text_config.max_position_embeddings
         tokens = self._tokenizer(captions, padding=True, truncation=True, max_length=length, return_tensors="pt")
-        with torch.autocast(self._device.type, enabled=False):
-            features: Tensor = self._model.get_text_features(**tokens.to(self._device)).pooler_output
+        with torch.autocast(self._model.device.type, enabled=False):
+            features: Tensor = self._model.get_text_features(**tokens.to(self._model.device)).pooler_output
         return features.cpu()

@@ -28,6 +28,9 @@ class FeatureExtractor(Protocol):
     def features(self, pictures: Tensor) -> Tensor:
         """`[N, D]` on the CPU of uint8 pictures `[N, 3, H, W]` of any size."""
 
+    def to(self, device: torch.device) -> None:
+        """Compute there from now on."""
+
 
 @dataclass(frozen=True)
 class NetworkExtractor:
@@ -42,29 +45,32 @@ class NetworkExtractor:
         with torch.autocast(device.type, enabled=False):
             return torch.cat([self.network(part.to(device)).cpu() for part in pictures.split(BATCH)])
 
+    def to(self, device: torch.device) -> None:
+        self.network.to(device)
 
-def load_extractor(name: ExtractorName, weights: FeatureWeights, device: torch.device) -> FeatureExtractor:
-    """The network on the device; ModelError where its weights are missing, cannot be fetched or are another's."""
+
+def load_extractor(name: ExtractorName, weights: FeatureWeights) -> FeatureExtractor:
+    """The network, on the CPU; ModelError where its weights are missing, cannot be fetched or are another's."""
     match name:
         case "inception":
             if weights.inception is None:
                 raise missing_weights(name, "no file is named")
-            return load_network(InceptionV3(), fetch_inception(Path(weights.inception)), device)
+            return load_network(InceptionV3(), fetch_inception(Path(weights.inception)))
         case "mobilenet":
             path = find_weights() if weights.mobilenet is None else Path(weights.mobilenet)
-            return load_network(MobileNetV2(), path, device)
+            return load_network(MobileNetV2(), path)
         case "clip":
             if weights.clip is None:
                 raise missing_weights(name, "no folder is named")
             from difffit_core.evaluation.clip import Clip  # here, because who counts no captions should not load transformers
 
-            return Clip(Path(weights.clip), device)
+            return Clip(Path(weights.clip))
 
 
-def load_network(network: nn.Module, weights: Path, device: torch.device) -> NetworkExtractor:
+def load_network(network: nn.Module, weights: Path) -> NetworkExtractor:
     """The network with these weights, in evaluation mode."""
     read_weights(network, weights)
-    return NetworkExtractor(network.requires_grad_(False).eval().to(device), sha256_of(weights))
+    return NetworkExtractor(network.requires_grad_(False).eval(), sha256_of(weights))
 
 
 def pixels_of(pictures: list[Image.Image]) -> Tensor:

@@ -1,6 +1,7 @@
 """One evaluation: pictures are drawn in portions, seen by the networks, and compared with a dataset's held-out pictures."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -33,13 +34,17 @@ Features = dict[str, Tensor]  # `[N, D]` by the name of a network; "captions" ar
 
 
 class Evaluation:
-    """The networks that a plan needs, on a device. The constructor fails where one is not to be had: before any drawing."""
+    """The networks that a plan needs. The constructor fails where one is not to be had: before any drawing.
+
+    They are on the device while they measure only, for the memory belongs to training.
+    """
 
     def __init__(self, plan: EvaluationPlan, weights: FeatureWeights, device: torch.device) -> None:
-        self.plan = plan
+        self.plan, self._device = plan, device
         self._extractors: dict[ExtractorName, FeatureExtractor] = {
-            name: load_extractor(name, weights, device) for name in extractors_of(plan.metrics)
+            name: load_extractor(name, weights) for name in extractors_of(plan.metrics)
         }
+        self._seen_by = self._extractors.keys() | ({"captions"} if "clip" in self._extractors else set())
 
     def check(self, held_out: Sequence[Item], param: str) -> None:
         """Raise DatasetError where there are too few held-out pictures to compare with; `param` is what sets their share."""
@@ -60,13 +65,24 @@ class Evaluation:
         `chosen` say what the pictures are to show; the files of `held_out` lie in `dataset/` of `spec_dir`, in whose
         `references/` their features are kept.
         """
-        drawn = self._drawn(draw, chosen, folder, progress)
-        references: Features = {
-            name: reference_features(self.plan, name, extractor, held_out, spec_dir)
-            for name, extractor in self._extractors.items()
-            if name != "clip"
-        }
+        with self._on_device():
+            drawn = self._drawn(draw, chosen, folder, progress)
+            references: Features = {
+                name: reference_features(self.plan, name, extractor, held_out, spec_dir)
+                for name, extractor in self._extractors.items()
+                if name != "clip"
+            }
         return [figure for metric in self.plan.metrics for figure in self._figures(metric, drawn, references)]
+
+    @contextmanager
+    def _on_device(self) -> Iterator[None]:
+        try:
+            for extractor in self._extractors.values():
+                extractor.to(self._device)
+            yield
+        finally:
+            for extractor in self._extractors.values():
+                extractor.to(torch.device("cpu"))
 
     def _drawn(self, draw: Draw, chosen: Sequence[Item], folder: Path, progress: Progress) -> Features:
         total = self.plan.samples
@@ -75,7 +91,7 @@ class Evaluation:
             rows = range(start, min(start + PORTION, total))
             path = folder / f"portion-{start:06d}.safetensors"
             kept = _read(path)
-            if kept is None:
+            if kept is None or kept.keys() != self._seen_by:
                 kept = self._see(pixels_of(draw(rows)), [chosen[row] for row in rows])
                 write_tensors(path, kept)
             portions.append(kept)

@@ -8,12 +8,18 @@ from difffit_core.base_models import BaseModelEntry
 from difffit_core.evaluation.metrics import FeatureWeights, MetricName
 from difffit_core.spec import Scheduler, Seed
 from difffit_core.strict import Strict
-from difffit_core.tasks.config import TaskName
+from difffit_core.tasks.config import FIELDS_OF_TASK, Holding, TaskName
 
 HoldOut = Annotated[
     float,
     Field(ge=0, le=0.5, description="Share of each class to compare with, where the dataset's authors name no test split"),
 ]
+
+
+def drawn_by(task: TaskName) -> tuple[Holding, ...]:
+    """What every example of a dataset must have, for a model of the task to draw a picture to compare with its own."""
+    told: Holding = "label" if task == "class-conditional" else "caption"
+    return tuple(dict.fromkeys((*FIELDS_OF_TASK[task], told)))
 
 
 class EvaluationSpec(Strict):

@@ -10,11 +10,10 @@ from difffit_core.devices import pick_device
 from difffit_core.errors import SpecError
 from difffit_core.evaluation.measure import Evaluation, chosen_items
 from difffit_core.evaluation.metrics import EvaluationPlan, Reference
-from difffit_core.evaluation.spec import EvaluationSpec, StandaloneEvaluation
+from difffit_core.evaluation.spec import EvaluationSpec, StandaloneEvaluation, drawn_by
 from difffit_core.events import EventLog
 from difffit_core.generators.registry import load_generator
 from difffit_core.spec import GenerationSpec
-from difffit_core.tasks.config import FIELDS_OF_TASK
 
 ADAPTER, DRAWN = "adapter.safetensors", "drawn"  # in the folder; `drawn/` keeps what was measured of each portion
 
@@ -22,7 +21,7 @@ ADAPTER, DRAWN = "adapter.safetensors", "drawn"  # in the folder; `drawn/` keeps
 def evaluate(folder: Path, asked: StandaloneEvaluation, events: EventLog, device: str) -> None:
     """Report progress and figures; goes on where it was interrupted. Raises DiffFitError for what the user can mend."""
     spec, dataset = asked.spec, folder / "dataset"
-    items = read_index(dataset, FIELDS_OF_TASK[asked.task])
+    items = read_index(dataset, drawn_by(asked.task))
     held_out = split(items, spec.validation_fraction)[1]
     adapter = read_adapter(folder / ADAPTER) if (folder / ADAPTER).exists() else None
     resolution = (adapter and adapter.header.resolution) or asked.base.image_size()

@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from difffit_core.dataset import read_index, split, split_name
+from difffit_core.captions import read_items
+from difffit_core.dataset import split, split_name
 from difffit_core.evaluation.measure import Evaluation, chosen_items
 from difffit_core.evaluation.metrics import EvaluationPlan, Reference
 from difffit_core.events import EventLog
 from difffit_core.spec import TrainingSpec
-from difffit_core.tasks.config import fields_of
 from difffit_core.tasks.diffusion import DiffusionTask
 from difffit_core.tasks.task import Examples, Task
 
@@ -26,7 +26,7 @@ class JobEvaluations:
         h = spec.hyperparameters
         assert h.resolution is not None  # what makes no pictures has no metrics
         self._folder, self._dataset, self._events = folder, folder / "dataset", events
-        items = read_index(self._dataset, fields_of(spec.task))
+        items = read_items(spec, folder)
         self._held_out = split(items, h.validation_fraction)[1]
         reference = Reference(dataset=spec.dataset.sha256, split=split_name(items, h.validation_fraction))
         plan = EvaluationPlan(
@@ -51,7 +51,8 @@ class JobEvaluations:
         def draw(rows: range) -> list[Image.Image]:
             items = [self._chosen[row] for row in rows]
             size = plan.resolution, plan.resolution  # that of the pictures which they are compared with
-            tensors = task.encode_conditions(items, self._dataset, size)
+            with torch.autocast(task.device.type, enabled=False):
+                tensors = task.encode_conditions(items, self._dataset, size)
             examples = Examples(items, {name: tensor.to(task.device) for name, tensor in tensors.items()}, size)
             return task.sample(examples, plan.seed + rows.start)
 

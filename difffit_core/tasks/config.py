@@ -1,9 +1,11 @@
 """What a user may set of each task, told apart by `type`, and what each wants of a base and of a dataset. Torch-free."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
+from difffit_core.errors import SpecError
 from difffit_core.strict import Flag, Strict
 
 TaskName = Literal["class-conditional", "text-to-image", "dreambooth", "controlnet", "instruction"]
@@ -90,3 +92,14 @@ def fields_of(task: TaskConfig) -> tuple[Holding, ...]:
     """What every example must have for this task as it is set: captions need not be there where they are written."""
     writes = getattr(task, "caption_with", None) is not None
     return tuple(field for field in FIELDS_OF_TASK[task.type] if not (writes and field == "caption"))
+
+
+def check_captioner(task: TaskConfig, captioner: Path | None) -> None:
+    """Raise SpecError where captions are to be written and there is no model that writes them."""
+    if getattr(task, "caption_with", None) is not None and captioner is None:
+        raise SpecError(
+            "This server has no model that writes captions: its operator names one by DIFFFIT_CAPTIONER. "
+            "Send captions with the pictures, and leave caption_with out.",
+            code="no_captioner",
+            param="task.caption_with",
+        )

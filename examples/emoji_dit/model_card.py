@@ -86,7 +86,7 @@ def write_model_card(
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
     half = len(labels) // 2
     first, second = order[:half], order[half : 2 * half]
-    extractor = load_network(MobileNetV2(), weights, torch.device("cpu"))
+    extractor = load_network(MobileNetV2(), weights)
     real = extractor.features(pictures)
     others = {
         "Noto, the second half: **the floor**": real[second],

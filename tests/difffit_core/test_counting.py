@@ -17,9 +17,11 @@ from difffit_core.errors import ModelError, SpecError
 from difffit_core.methods.config import named_method
 from difffit_core.methods.injection import count_parameters, prepare
 from difffit_core.methods.structure import is_norm, replace_modules
+from difffit_core.subject import SubjectEmbedding
 from tests.tiny_models import write_tiny_llama
 
 DIT, UNET, CONTROLNET, LLAMA = "dit-xl-2-256", "sd-1.5-unet", "sd-1.5-controlnet", "llama-7b"
+PIXART = "pixart-xl-2-512"
 ZERO_CONVOLUTIONS = 11_479_680
 
 
@@ -84,7 +86,10 @@ def test_a_subject_token_is_768_more_and_lora_of_rank_4_the_yardstick() -> None:
     assert lora == 797_184
     with torch.device("meta"):
         text_encoder = build("sd-1.5-text-encoder")
-    assert text_encoder.get_input_embeddings().embedding_dim == 768  # type: ignore[operator]
+        table = text_encoder.get_input_embeddings()  # type: ignore[operator]
+        word = SubjectEmbedding(table, torch.empty(table.embedding_dim)).subject
+    totals = [count(UNET, named_method("difffit", {"preset": preset})).trained for preset in ("attention", "branches")]
+    assert [total + word.numel() for total in totals] == [481_732, 594_372]
     assert 1 - 593_604 / lora == pytest.approx(0.255, abs=0.001)  # the paper's "about 26 %"
     assert 1 - 480_964 / lora == pytest.approx(0.397, abs=0.001)
 
@@ -104,6 +109,15 @@ def test_a_controlnet_trains_its_zero_convolutions_its_biases_and_scales(setting
     counted = count(CONTROLNET, named_method("difffit", settings))
     assert counted.kinds["weight"] == ZERO_CONVOLUTIONS
     assert counted.trained == trained
+
+
+def test_pixart_is_fitted_as_a_dit_with_two_attentions_a_block() -> None:
+    assert count(PIXART, named_method("full")).trained == 610_856_096
+    counted = count(PIXART, named_method("difffit"))
+    assert counted.kinds == {"bias": 432_032, "scale": 11 * 1152 * 14}
+    scaled = {group.name.removeprefix("transformer_blocks.*.") for group in counted.groups if group.kind == "scale"}
+    attentions = {f"attn{i}.{part}.gamma" for i in (1, 2) for part in ("to_q", "to_k", "to_v", "to_out.*")}
+    assert scaled == attentions | {f"{end}.gamma_branch" for end in ("attn1.to_out.*", "attn2.to_out.*", "ff.net.*")}
 
 
 def test_llama_7b_gets_biases_in_all_layers_and_scales_in_the_first_14() -> None:
@@ -170,4 +184,4 @@ def test_every_architecture_is_in_the_package() -> None:
     patterns = project["tool"]["setuptools"]["package-data"]["difffit_core"]
     names = {f"{ARCHITECTURES.name}/{path.name}" for path in ARCHITECTURES.iterdir()}
     assert names == {n for n in names if any(fnmatch.fnmatch(n, pattern) for pattern in patterns)}
-    assert {DIT, "dit-xl-2-512", UNET, CONTROLNET, "sd-1.5-text-encoder", LLAMA, "emoji-dit"} == architectures().keys()
+    assert {DIT, "dit-xl-2-512", UNET, CONTROLNET, "sd-1.5-text-encoder", PIXART, LLAMA, "emoji-dit"} == architectures().keys()

@@ -17,6 +17,7 @@ from difffit_core.spec import TrainingSpec
 from difffit_core.tasks.config import ControlNetConfig
 from difffit_core.tasks.task import Examples
 from tests.difffit_core.spec_dirs import ADAPTER, CASES, run_here, write_base, write_spec_dir
+from tests.tiny_models import write_tiny_blip
 
 Change = Callable[[TrainingSpec], TrainingSpec]
 
@@ -132,6 +133,16 @@ def test_how_a_job_trains_is_not_in_the_key(folders: Callable[[str], TrainingSpe
         tmp_path, BaseModelEntry.in_folder("x", Path(spec.base_model_path), spec.defaults, spec.family), "lora"
     )
     assert encodings_key(spec) == encodings_key(training) == encodings_key(other) == encodings_key(bitfit)
+
+
+def test_what_writes_captions_is_in_the_key_where_it_writes_any(folders: Callable[[str], TrainingSpec], tmp_path: Path) -> None:
+    blip = write_tiny_blip(tmp_path / "blip")
+    captioned = folders("text-to-image").model_copy(update={"captioner_path": str(blip)})
+    missing = captioned.model_copy(update={"dataset": captioned.dataset.model_copy(update={"holds": ["file"]})})
+    keys = encodings_key(captioned), encodings_key(missing)
+    (blip / "config.json").write_text((blip / "config.json").read_text() + " ")
+    assert (keys[0] == encodings_key(captioned), keys[1] == encodings_key(missing)) == (True, False)
+    assert encodings_key(missing.model_copy(update={"captioner_path": "nowhere"})) not in keys
 
 
 def test_the_pictures_of_a_subject_alone_depend_on_the_autoencoder_alone(folders: Callable[[str], TrainingSpec]) -> None:

@@ -108,3 +108,48 @@ def test_a_base_is_not_for_every_task(tiny_base: BaseModelEntry) -> None:
     with pytest.raises(SpecError, match="it is for class-conditional") as caught:
         resolve(asked, tiny_base, TWO_CLASSES)
     assert (caught.value.code, caught.value.param) == ("wrong_family", "task.type")
+
+
+def test_instructions_are_learned_with_the_papers_settings(tiny_bases: dict[str, BaseModelEntry]) -> None:
+    """LLaMA-7B of the supplement: 3e-4, batch 128 by accumulation, 100 steps of warm-up, 256 tokens."""
+    base = tiny_bases["instruction"]
+    defaults = base.defaults.model_copy(update={"pretraining_learning_rate": 3e-4, "steps": 1200, "batch_size": 128})
+    base = base.model_copy(update={"defaults": defaults})
+    many = ANSWERED.model_copy(update={"classes": {"": 52_000}})
+    resolved = resolve(job(), base, many).hyperparameters
+    assert resolved.learning_rate == pytest.approx(3e-4)
+    assert (resolved.batch_size, resolved.micro_batch_size) == (128, 4)
+    assert (resolved.warmup_steps, resolved.max_tokens) == (100, 256)
+    assert resolve(job(steps=30), base, many).hyperparameters.warmup_steps == 3
+    assert resolve(job(steps=1), base, many).hyperparameters.warmup_steps == 0
+
+
+def test_the_published_dits_are_fitted_with_the_papers_recipe() -> None:
+    base = load_catalog()["facebook/DiT-XL-2-256"]
+    food = TWO_CLASSES.model_copy(update={"classes": {str(label): 750 for label in range(101)}})
+    network = {"sample_size": 32, "patch_size": 2, "block_out_channels": [1, 1, 1, 1]}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("difffit_core.base_models._read_json", lambda path: network)  # its files are not here
+        resolved = resolve(job(), base, food).hyperparameters
+    assert resolved.learning_rate == pytest.approx(1e-3)
+    assert (resolved.batch_size, resolved.steps) == (256, 24_000)
+    assert (resolved.label_dropout, resolved.ema_decay, resolved.resolution) == (0.1, 0.9999, 256)
+    assert (resolved.guidance_scale, resolved.sample_steps) == (4.0, 250)
+    assert (resolved.lr_schedule, resolved.weight_decay, resolved.horizontal_flip) == ("constant", 0.0, True)
+
+
+def test_of_a_few_pictures_of_one_subject_all_are_trained_on(tiny_bases: dict[str, BaseModelEntry]) -> None:
+    task = {"type": "dreambooth", "subject": "dog"}
+    spec = JobSpec.model_validate({"base_model": "tiny", "dataset": "ds_1", "task": task})
+    pictures = DatasetSummary(sha256="0" * 64, classes={"": 4}, holds=["file"])
+    resolved = resolve(spec, tiny_bases["dreambooth"], pictures)
+    assert resolved.task == spec.task
+    assert (resolved.hyperparameters.validation_fraction, resolved.hyperparameters.label_dropout) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    "task", [{"subject": "dog", "identifier": "two words"}, {"subject": ""}, {}, {"subject": "dog", "prior_images": -1}]
+)
+def test_a_subject_needs_a_kind_and_one_word(task: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        JobSpec.model_validate({"base_model": "tiny", "dataset": "ds_1", "task": {"type": "dreambooth"} | task})

@@ -13,9 +13,9 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from api.app import create_app
-from difffit_core.tasks.config import TaskName
 from jobstore.settings import Settings, get_settings
 from jobstore.tables import Tenant
+from tests.difffit_core.spec_dirs import CASES
 from worker import runtime
 from worker.child import TRAINER, Standby
 from worker.dataset_check import check_dataset
@@ -35,7 +35,7 @@ class Service:
         self.client = client
         self.engine = Engine()
 
-    def dataset(self, task: TaskName) -> str:
+    def dataset(self, task: str) -> str:
         name, data = upload_for(task)
         posted = self.client.post("/datasets", files={"file": (name, data)})
         assert posted.status_code == 202, posted.text
@@ -45,10 +45,11 @@ class Service:
         assert checked["status"] == "ready", checked
         return dataset_id
 
-    def post_job(self, task: TaskName, **fields: Any) -> str:
-        spec = {"base_model": f"tiny-{task}", "dataset": self.dataset(task), "task": {"type": task}, "seed": 3}
-        spec["hyperparameters"] = SMALL | fields.pop("hyperparameters", {})
-        posted = self.client.post("/jobs", json=spec | fields)
+    def post_job(self, case: str, **hyperparameters: Any) -> str:
+        """A job of one of `spec_dirs.CASES`."""
+        _, task = CASES[case]
+        spec = {"base_model": f"tiny-{case}", "dataset": self.dataset(str(task["type"])), "task": task, "seed": 3}
+        posted = self.client.post("/jobs", json=spec | {"hyperparameters": SMALL | hyperparameters})
         assert posted.status_code == 202, posted.text
         return str(posted.json()["id"])
 
@@ -82,7 +83,7 @@ class Service:
         return made.content
 
 
-def upload_for(task: TaskName) -> tuple[str, bytes]:
+def upload_for(task: str) -> tuple[str, bytes]:
     """A small real dataset as a user would send it: plain-coloured pictures with what the task wants, or sums."""
     if task == "instruction":
         rows = [{"instruction": f"Add {a} and {b}.", "input": "", "output": str(a + b)} for a in range(4) for b in range(3)]

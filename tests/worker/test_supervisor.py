@@ -147,6 +147,22 @@ def test_a_crash_is_tried_again_from_the_last_checkpoint(
     assert [store.get_bytes(key) for key in logs] == [b"--- attempt 1\nabout to die\n", b"--- attempt 2\n"]
 
 
+def test_a_trainer_that_hangs_is_killed_and_the_job_goes_on_from_the_last_checkpoint(
+    rows: Rows, dataset: str, run: Callable[..., None], fast_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = rows.job(dataset, steps=30, checkpoint_every=10)
+    monkeypatch.setattr(fast_settings, "silence_seconds", 2.0)
+    run("--hang-at", "12")
+    hung = rows.get(Job, job_id)
+    assert (hung.status, hung.attempt) == ("running", 1)
+    assert "Attempt 1 of 3: The trainer reported nothing for 2 seconds" in rows.events(job_id, "warning")[-1].data["message"]
+    sweep(runtime.sessions(), fast_settings)
+    run("--hang-at", "12")
+    job = rows.get(Job, job_id)
+    assert (job.status, job.attempt, job.step) == ("succeeded", 2, 30)
+    assert [event.data["resumed_from"] for event in rows.events(job_id, "started")] == [None, 10]
+
+
 def test_after_the_last_crash_the_job_fails(
     rows: Rows, dataset: str, run: Callable[..., None], fast_settings: Settings
 ) -> None:

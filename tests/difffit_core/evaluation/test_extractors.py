@@ -20,7 +20,6 @@ from difffit_core.evaluation.weights import find_weights
 from tests.difffit_core.evaluation.networks import pictures, write_tiny_clip, write_weights
 from tests.tiny_models import tiny_clip_tokenizer
 
-CPU = torch.device("cpu")
 # By the size of the pictures.
 TORCH_FIDELITY = {
     64: [
@@ -54,7 +53,7 @@ def weights(folder: Path) -> FeatureWeights:
 def test_features_do_not_depend_on_the_batch_and_tell_pictures_apart(
     weights: FeatureWeights, name: ExtractorName, width: int
 ) -> None:
-    extractor: FeatureExtractor = load_extractor(name, weights, CPU)
+    extractor: FeatureExtractor = load_extractor(name, weights)
     images = torch.randint(0, 256, (3, 3, 40, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     at_once, alone = extractor.features(images), torch.cat([extractor.features(image[None]) for image in images])
     assert at_once.shape == (3, width)
@@ -65,7 +64,7 @@ def test_features_do_not_depend_on_the_batch_and_tell_pictures_apart(
 
 def test_inception_sees_what_torch_fidelitys_sees(weights: FeatureWeights) -> None:
     """Features that torch-fidelity 0.4.0 gives for the same file and pictures: their means, norms and three of them."""
-    extractor = load_extractor("inception", weights, CPU)
+    extractor = load_extractor("inception", weights)
     for size, expected in TORCH_FIDELITY.items():
         found = extractor.features(pictures(2, size))
         summary = torch.cat([found.mean(1, keepdim=True), found.norm(dim=1, keepdim=True), found[:, [0, 777, 1500]]], 1)
@@ -93,7 +92,7 @@ class OfTensors(CLIPModel):
 
 
 def test_clip_score_is_torchmetrics(folder: Path) -> None:
-    captions, seen, clip = ["a cat", "two dogs"], pictures(2, 48), Clip(folder / "clip", CPU)
+    captions, seen, clip = ["a cat", "two dogs"], pictures(2, 48), Clip(folder / "clip")
 
     def model() -> tuple[CLIPModel, CLIPProcessor]:
         processor = CLIPProcessor(CLIPImageProcessorPil.from_pretrained(folder / "clip"), tiny_clip_tokenizer())
@@ -112,7 +111,7 @@ def test_weights_of_another_network_and_damaged_files_are_refused(tmp_path: Path
     damaged.write_bytes(b"no weights")
     for path in (other, damaged):
         with pytest.raises(ModelError) as caught:
-            load_extractor(name, FeatureWeights.model_validate({name: str(path)}), CPU)
+            load_extractor(name, FeatureWeights.model_validate({name: str(path)}))
         assert caught.value.code == "invalid_feature_weights"
         assert str(path) in caught.value.message
 
@@ -124,7 +123,7 @@ def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
 
     torch.save(Harmful(), tmp_path / "weights.pth")
     with pytest.raises(ModelError):
-        load_network(MobileNetV2(), tmp_path / "weights.pth", CPU)
+        load_network(MobileNetV2(), tmp_path / "weights.pth")
     assert not (tmp_path / "ran").exists()
 
 
@@ -134,15 +133,15 @@ def test_inception_is_fetched_where_its_file_is_missing(tmp_path: Path, monkeypa
     monkeypatch.setattr(weights_module, "INCEPTION_URL", (tmp_path / "published.pth").as_uri())
     asked = FeatureWeights(inception=str(path))
     with pytest.raises(ModelError) as caught:
-        load_extractor("inception", asked, CPU)
+        load_extractor("inception", asked)
     assert caught.value.code == "feature_weights_missing"
     assert "DIFFFIT_INCEPTION_WEIGHTS" in caught.value.message
     write_weights(InceptionV3(), tmp_path / "published.pth")
     with pytest.raises(ModelError, match="hash"):
-        load_extractor("inception", asked, CPU)
+        load_extractor("inception", asked)
     assert not path.exists()
     monkeypatch.setattr(weights_module, "INCEPTION_SHA256", weights_module.sha256_of(tmp_path / "published.pth")[:8])
-    load_extractor("inception", asked, CPU)
+    load_extractor("inception", asked)
     assert path.read_bytes() == (tmp_path / "published.pth").read_bytes()
 
 
@@ -161,6 +160,6 @@ def test_mobilenets_weights_are_found_where_the_package_is_installed(tmp_path: P
 @pytest.mark.parametrize("name", ["inception", "clip"])
 def test_networks_that_nobody_has_named_are_missing_with_advice(name: ExtractorName) -> None:
     with pytest.raises(ModelError) as caught:
-        load_extractor(name, FeatureWeights(), CPU)
+        load_extractor(name, FeatureWeights())
     assert caught.value.code == "feature_weights_missing"
     assert "DIFFFIT_" in caught.value.message

@@ -104,6 +104,12 @@ def test_an_interrupted_evaluation_draws_only_what_is_missing(
         evaluation.run(draw, items, items, tmp_path, tmp_path / "one", lambda *at: None)
     found = evaluation.run(draw, items, items, tmp_path, tmp_path / "one", lambda *at: None)
     assert drawn == [0, 1, 2, 3, 4, 5, 3, 4, 5, 6, 7]
+    evaluation.run(draw, items, items, tmp_path, tmp_path / "one", lambda *at: None)
+    assert len(drawn) == 11
+    captioned = [Item(**{**vars(item), "caption": "a cat"}) for item in items]
+    other = Evaluation(plan("clip-score"), weights, CPU)  # nobody has seen the pictures by that
+    other.run(draw, captioned, captioned, tmp_path, tmp_path / "one", lambda *at: None)
+    assert drawn[11:] == list(range(8))
     assert found == evaluation.run(noise, items, items, tmp_path, tmp_path / "another", lambda *at: None)
 
 

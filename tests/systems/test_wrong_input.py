@@ -1,0 +1,66 @@
+"""What users of each system get wrong: refused before any compute where it can be, and with the field and what to do."""
+
+from typing import Any
+
+import pytest
+
+from tests.systems.conftest import Service
+
+DREAMBOOTH: dict[str, Any] = {"type": "dreambooth", "subject": "dog"}
+# (base model, what the dataset was made for, the task, code, field)
+REFUSED: list[tuple[str, str, dict[str, Any] | None, str, str]] = [
+    ("text-to-image", "class-conditional", None, "no_caption", "dataset"),
+    ("text-to-image", "dreambooth", None, "no_caption", "dataset"),
+    ("text-to-image", "instruction", None, "no_file", "dataset"),
+    ("controlnet", "text-to-image", None, "no_condition", "dataset"),
+    ("class-conditional", "text-to-image", None, "no_label", "dataset"),
+    ("class-conditional", "instruction", None, "no_file", "dataset"),
+    ("instruction", "text-to-image", None, "no_prompt", "dataset"),
+    ("class-conditional", "class-conditional", DREAMBOOTH, "wrong_family", "task.type"),
+    ("text-to-image-pixart", "dreambooth", DREAMBOOTH, "wrong_family", "task.type"),
+    ("instruction", "instruction", {"type": "text-to-image"}, "wrong_family", "task.type"),
+    ("text-to-image", "dreambooth", {"type": "text-to-image", "caption_with": "blip"}, "no_captioner", "task.caption_with"),
+    ("text-to-image", "dreambooth", {"type": "text-to-image", "caption_with": "me"}, "invalid_value", "task.caption_with"),
+    ("dreambooth", "dreambooth", {"type": "dreambooth"}, "missing_field", "task.subject"),
+    (
+        "dreambooth",
+        "dreambooth",
+        {"type": "dreambooth", "subject": "dog", "identifier": "a b"},
+        "invalid_value",
+        "task.identifier",
+    ),
+    (
+        "dreambooth",
+        "dreambooth",
+        {"type": "dreambooth", "subject": "dog", "prior_images": -1},
+        "invalid_value",
+        "task.prior_images",
+    ),
+    ("dreambooth", "dreambooth", {"type": "dreamboth"}, "invalid_value", "task.type"),
+]
+
+
+def test_a_job_that_cannot_be_trained_is_refused_with_its_field(service: Service) -> None:
+    datasets = {made_for: service.dataset(made_for) for made_for in {row[1] for row in REFUSED}}
+    for base, made_for, task, code, param in REFUSED:
+        spec = {"base_model": f"tiny-{base}", "dataset": datasets[made_for]} | ({} if task is None else {"task": task})
+        answer = service.client.post("/jobs", json=spec)
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"], error["param"]) == (422, code, param), spec
+    resolution = {
+        "base_model": "tiny-text-to-image",
+        "dataset": datasets["text-to-image"],
+        "hyperparameters": {"resolution": 15},
+    }
+    error = service.client.post("/jobs", json=resolution).json()["error"]
+    assert error["param"] == "hyperparameters.resolution"
+
+
+@pytest.mark.parametrize("identifier", ["a", "<|endoftext|>"])
+def test_a_word_that_the_tokenizer_has_already_fails_before_any_step(service: Service, identifier: str) -> None:
+    spec = {"base_model": "tiny-dreambooth", "dataset": service.dataset("dreambooth"), "hyperparameters": {"batch_size": 2}}
+    job_id = service.client.post("/jobs", json=spec | {"task": DREAMBOOTH | {"identifier": identifier}}).json()["id"]
+    service.train()
+    job = service.job(job_id)
+    assert (job["status"], job["progress"]["step"]) == ("failed", 0)
+    assert (job["error"]["code"], job["error"]["param"]) == ("token_exists", "task.identifier")
