@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -150,12 +150,16 @@ def pixels(picture: Image.Image, size: Size) -> Tensor:
     return torch.from_numpy(np.array(fitted)).permute(2, 0, 1).float() / 127.5 - 1.0
 
 
-def by_size(items: Sequence[Item], folder: Path, sizes: Sequence[Size]) -> dict[Size, list[Item]]:
+def by_size(
+    items: Sequence[Item], folder: Path, sizes: Sequence[Size], progress: Callable[[int, int], None]
+) -> dict[Size, list[Item]]:
     """The items by the size that their picture in `folder` is nearest to."""
     groups: dict[Size, list[Item]] = defaultdict(list)
     if len(sizes) == 1:
         return {sizes[0]: list(items)}
-    for item in items:
+    for done, item in enumerate(items, start=1):
         with Image.open(folder / item.file) as picture:
             groups[nearest_size(upright_size(picture), sizes)].append(item)
+        if done % 1000 == 0 or done == len(items):
+            progress(done, len(items))
     return groups

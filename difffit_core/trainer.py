@@ -5,7 +5,6 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 
 import torch
@@ -13,16 +12,12 @@ from torch import Tensor
 
 from difffit_core import initial_values
 from difffit_core.adapter_file import save_adapter
-from difffit_core.buckets import size_name
-from difffit_core.captions import FILE as CAPTIONS
-from difffit_core.captions import read_items, write_missing_captions
-from difffit_core.dataset import Item, by_size, split
 from difffit_core.devices import inference_autocast
-from difffit_core.encoded_file import Buckets, Parts, kept_captions, read_encoded, write_encoded
-from difffit_core.encodings import FILE, sizes_of
-from difffit_core.errors import DatasetError, SpecError, TrainingDiverged
+from difffit_core.encoded_file import Buckets
+from difffit_core.errors import SpecError, TrainingDiverged
 from difffit_core.evaluation.training import JobEvaluations
 from difffit_core.events import EventLog
+from difffit_core.examples import VALIDATION_DRAWS, caption_pictures, load_examples
 from difffit_core.families import family_of
 from difffit_core.frozen_base import store_base
 from difffit_core.processes import Processes
@@ -34,9 +29,7 @@ from difffit_core.training_state import TrainingState, newest_checkpoint, random
 
 PROGRESS_SECONDS = 0.5  # at least so long between progress events
 RATE_STEPS = 20  # the rate is averaged over about so many steps
-SHOWN_CAPTIONS = 10  # of those that were written, in an event
 VALIDATION_BATCH = 64
-VALIDATION_DRAWS = 512  # (example, random numbers) pairs of a validation, at most
 
 
 class Trainer:
@@ -55,7 +48,7 @@ class Trainer:
                 param="hyperparameters.batch_size",
             )
         if processes.is_first:
-            self._write_captions()
+            caption_pictures(spec, folder, self.device, events)  # before anything else reads the dataset
         self._evaluations: JobEvaluations | None = None
         if self.h.evaluate_every is not None and processes.is_first:
             self._evaluations = JobEvaluations(spec, folder, self.device, events)
@@ -72,20 +65,6 @@ class Trainer:
                 part.compile()
         self.state = TrainingState(self.task.parameters(), self.h, spec.seed)
         self._others_wait = processes.is_first and processes.count > 1
-
-    def _write_captions(self) -> None:
-        """Before anything else reads the dataset; what was written for the encodings that are there is not written again."""
-        encoded, kept = self.folder / FILE, self.folder / CAPTIONS
-        if encoded.exists() and not kept.exists():
-            kept.write_text(kept_captions(encoded))
-
-        def progress(done: int, of: int) -> None:
-            self.events.emit("encoding", part="captions", done=done, total=of)
-
-        captions = write_missing_captions(self.spec, self.folder, self.device, progress)
-        if captions:
-            examples = [{"file": file, "caption": caption} for file, caption in islice(captions.items(), SHOWN_CAPTIONS)]
-            self.events.emit("captioned", pictures=len(captions), examples=examples)
 
     def run(self) -> None:
         """Train to the end, or to a checkpoint where a stop is requested. Raises DiffFitError for what the user can mend."""
@@ -145,61 +124,9 @@ class Trainer:
 
     def _load_data(self) -> tuple[Buckets, Buckets]:
         """What is trained on and what is held out, if anything is."""
-        items = read_items(self.spec, self.folder)
-        if not items:
-            raise DatasetError("The dataset holds no examples.")
-        for message in self.task.warnings(items):
-            self.events.emit("warning", message=message)
-        train, held_out = split(items, self.h.validation_fraction)
-        parts = {"train": train, "validation": held_out[:VALIDATION_DRAWS]}  # a validation draws no more
-        buckets = self._kept(parts) or self._encode(parts)
+        train, held_out = load_examples(self.spec, self.folder, self.task, self.events)
         self.task.release()
-        self._warn_of_small(buckets["train"])
-        return buckets["train"], buckets["validation"]
-
-    def _kept(self, parts: Parts) -> dict[str, Buckets] | None:
-        """What this job or another has encoded already, where it can be used."""
-        path = self.folder / FILE
-        if not path.exists():
-            return None
-        try:
-            buckets = read_encoded(path, parts, self.device)
-        except DatasetError as error:
-            self.events.emit("warning", message=f"The examples are encoded anew: {error.message}")
-            return None
-        self.events.emit("encodings_reused", examples=sum(map(len, parts.values())))
-        return buckets
-
-    def _encode(self, parts: Parts) -> dict[str, Buckets]:
-        """The examples of each part, kept in a file from which an interrupted job, or another one, goes on."""
-        path = self.folder / FILE
-        buckets = {part: self._encode_part(part, items) for part, items in parts.items()}
-        captions = self.folder / CAPTIONS
-        write_encoded(path, parts, buckets, captions.read_text() if captions.exists() else "")
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        self.events.emit("encoded", path=FILE, bytes=path.stat().st_size, sha256=digest)
-        return read_encoded(path, parts, self.device)
-
-    def _encode_part(self, part: str, items: list[Item]) -> Buckets:
-        dataset, buckets, before = self.folder / "dataset", list[Examples](), 0
-
-        def progress(done: int, of: int) -> None:
-            self.events.emit("encoding", part=part, done=before + done, total=max(len(items), before + of))
-
-        sizes = sizes_of(self.spec)
-        groups = by_size(items, dataset, sizes) if sizes else {None: items}
-        for size, members in groups.items() if items else ():
-            buckets.append(Examples(members, self.task.encode(members, dataset, size, progress), size))
-            before += len(members)
-        return buckets
-
-    def _warn_of_small(self, buckets: Buckets) -> None:
-        batch = self.h.batch_size
-        small = [f"{size_name(b.size)} ({len(b)})" for b in buckets if b.size is not None and len(b) < batch]
-        if small and self.h.aspect == "buckets":
-            message = f"These buckets hold fewer pictures than a batch of {batch}, and repeat them in it: {', '.join(small)}."
-            self.events.emit("warning", message=f"{message} Each picture is still seen as often as any other.")
+        return train, held_out
 
     def _train(self, train: Buckets, held_out: Buckets) -> None:
         """All steps that are left. What belongs after the last one is `_run`'s, so that a resumed run does it too."""

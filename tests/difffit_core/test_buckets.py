@@ -66,7 +66,7 @@ def test_a_picture_that_is_turned_by_its_exif_data_is_tall(tmp_path: Path) -> No
     Image.new("RGB", (30, 15)).save(tmp_path / "turned.jpg", exif=exif)
     Image.new("RGB", (30, 15)).save(tmp_path / "wide.jpg")
     items = [Item("a", file="turned.jpg"), Item("b", file="wide.jpg")]
-    assert by_size(items, tmp_path, bucket_sizes(16, 4)) == {(12, 24): items[:1], (24, 12): items[1:]}
+    assert by_size(items, tmp_path, bucket_sizes(16, 4), lambda done, of: None) == {(12, 24): items[:1], (24, 12): items[1:]}
 
 
 @pytest.mark.parametrize("counts", [[7], [1, 5, 14], [10, 10], [3, 1, 1, 1], [1, 999], [17, 4, 4, 2, 1, 1, 1]])
