@@ -7,6 +7,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from api.dependencies import ResourcesDep
 from api.errors import AuthenticationError, ForbiddenError
+from api.keyring import KeyWatch
 from jobstore.keys import OPERATOR, OpenedKey, Scope
 
 bearer = HTTPBearer(auto_error=False, description="An API key of this server")
@@ -40,6 +41,12 @@ def _require(key: OpenedKey, scope: Scope) -> None:
 CallerKey = Annotated[OpenedKey, Depends(authenticate)]
 
 
+async def watch_key(
+    key: CallerKey, resources: ResourcesDep, credentials: Annotated[HTTPAuthorizationCredentials, Depends(bearer)]
+) -> KeyWatch:
+    return KeyWatch(resources.keyring, credentials.credentials, key)
+
+
 async def tenant_of(key: CallerKey) -> str:
     return key.tenant_id
 
@@ -56,5 +63,6 @@ async def require_operator(key: CallerKey) -> None:
 
 
 TenantId = Annotated[str, Depends(tenant_of)]
+WatchedKey = Annotated[KeyWatch, Depends(watch_key)]
 AdminTenantId = Annotated[str, Depends(admin_tenant_of)]
 Operator = Depends(require_operator)

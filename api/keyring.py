@@ -41,8 +41,7 @@ class KeyRing:
         opened = await run_in_threadpool(self._look_up, key)
         # A change that was heard meanwhile may be one of this key, and the look-up may have been before it.
         if opened is not None and opened.state == "valid" and changes == self._changes:
-            left = KEPT_SECONDS if opened.seconds_left is None else opened.seconds_left
-            self._kept[digest] = Kept(opened, now + min(left, KEPT_SECONDS))
+            self._kept[digest] = Kept(opened, min(opened.expires, now + KEPT_SECONDS))
         return opened
 
     def forget(self, key_id: str) -> None:
@@ -57,3 +56,24 @@ class KeyRing:
         # The transaction ends here: a request that waits for a thread must hold no connection.
         with self._sessions.begin() as session:
             return open_key(session, key)
+
+
+class KeyWatch:
+    """The key of a caller whose stream stays open: the stream ends when the key opens nothing any more."""
+
+    def __init__(self, keyring: KeyRing, text: str, key: OpenedKey) -> None:
+        self.key_id = key.id
+        self._keyring, self._text, self._expires = keyring, text, key.expires
+
+    @property
+    def seconds_left(self) -> float:
+        """Until the key expires, if nothing is changed about it."""
+        return max(0.0, self._expires - time.monotonic())
+
+    async def opens(self) -> bool:
+        """Whether it opens something; asked when it is said to have changed, and when no second is left."""
+        key = await self._keyring.open(self._text)
+        if key is None or key.state != "valid":
+            return False
+        self._expires = key.expires
+        return True

@@ -52,15 +52,18 @@ class Notifications:
             delay = min(2 * delay, LAST_RETRY)
 
     @contextmanager
-    def subscribe(self, kind: Kind, row_id: str) -> Iterator[asyncio.Event]:
-        changed, waiting = asyncio.Event(), self._waiting[kind, row_id]
-        waiting.add(changed)
+    def subscribe(self, *rows: tuple[Kind, str]) -> Iterator[asyncio.Event]:
+        """The event of all these rows."""
+        changed = asyncio.Event()
+        for row in rows:
+            self._waiting[row].add(changed)
         try:
             yield changed
         finally:
-            waiting.discard(changed)
-            if not waiting and self._waiting.get((kind, row_id)) is waiting:
-                del self._waiting[kind, row_id]
+            for row in rows:
+                self._waiting[row].discard(changed)
+                if not self._waiting[row]:
+                    del self._waiting[row]
 
     def _wake(self, payload: str) -> None:
         for kind, row_id in json.loads(payload).items():

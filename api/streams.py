@@ -1,4 +1,4 @@
-"""A job's events as Server-Sent Events: what was missed first, then each as it happens, until the job has ended."""
+"""A job's events as Server-Sent Events: what was missed first, then each as it happens, until the job or the key ends."""
 
 import json
 from collections.abc import AsyncIterator, Sequence
@@ -7,6 +7,7 @@ from sqlalchemy import Select, select
 from starlette.concurrency import run_in_threadpool
 
 from api.dependencies import Resources
+from api.keyring import KeyWatch
 from api.notifications import wait
 from jobstore.lifecycle import TERMINAL
 from jobstore.tables import Job, JobEvent
@@ -20,11 +21,13 @@ def events_after(job_id: str, sequence: int) -> Select[JobEvent]:
     return select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.sequence > sequence).order_by(JobEvent.sequence)
 
 
-async def stream_events(resources: Resources, job_id: str, sequence: int) -> AsyncIterator[bytes]:
-    """Every event after `sequence`; ends after the last event of a job that has ended."""
-    with resources.notifications.subscribe("job", job_id) as changed:
+async def stream_events(resources: Resources, key: KeyWatch, job_id: str, sequence: int) -> AsyncIterator[bytes]:
+    """Every event after `sequence`; ends after the last event of a job that has ended, and with the caller's key."""
+    with resources.notifications.subscribe(("job", job_id), ("key", key.key_id)) as changed:
         while True:
             changed.clear()
+            if not await key.opens():
+                return
             ended, events = await run_in_threadpool(_read, resources, job_id, sequence)
             for event in events:
                 yield _format(event)
@@ -34,7 +37,7 @@ async def stream_events(resources: Resources, job_id: str, sequence: int) -> Asy
             if ended:
                 return
             # Nothing is asked of the database until it has told of a change.
-            while not await wait(changed, PING_SECONDS):
+            while not await wait(changed, min(PING_SECONDS, key.seconds_left)) and key.seconds_left:
                 yield PING
 
 

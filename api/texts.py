@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from redis import RedisError
 
+from api.keyring import KeyWatch
 from api.notifications import wait
 from api.schemas import GenerationView
 from jobstore.text_stream import TextReader
@@ -18,15 +19,24 @@ PING = b": ping\n\n"
 
 
 async def stream_texts(
-    reader: TextReader, changed: asyncio.Event, look: Callable[[], Awaitable[GenerationView]], after: str
+    reader: TextReader,
+    changed: asyncio.Event,
+    key: KeyWatch,
+    look: Callable[[], Awaitable[GenerationView]],
+    after: str,
 ) -> AsyncIterator[bytes]:
-    """What was written after the id `after`, then each word as it comes.
+    """What was written after the id `after`, then each word as it comes; ends with the caller's key, too.
 
-    `look` reads the generation; that is done again when it has `changed`. Where Valkey is away the words come with the end.
+    `look` reads the generation; that is done again when it or the key has `changed`. Where Valkey is away the words come with
+    the end.
     """
-    quiet = 0.0
-    view = await look()
+    stale, quiet = True, 0.0
     while True:
+        if stale:
+            changed.clear()
+            if not await key.opens():
+                return
+            view, quiet = await look(), 0.0
         ended = view.finished_at is not None  # known before the words are read: so the last ones are never missed
         try:
             entries = await reader.read(view.id, after, 1 if ended else int(WAIT_SECONDS * 1000))
@@ -35,17 +45,12 @@ async def stream_texts(
             entries = []
             await wait(changed, 0 if ended else WAIT_SECONDS)
         for entry, event, data in entries:
-            after, quiet = entry, 0.0
+            after = entry
             yield f"id: {entry}\nevent: {event}\ndata: {data}\n\n".encode()
-        if entries:
-            continue
-        if ended:
+        if ended and not entries:
             yield f"event: {view.status}\ndata: {view.model_dump_json()}\n\n".encode()
             return
-        quiet += WAIT_SECONDS
+        quiet = 0.0 if entries else quiet + WAIT_SECONDS
         if quiet >= PING_SECONDS:
             yield PING
-        if changed.is_set() or quiet >= PING_SECONDS:
-            changed.clear()
-            quiet = 0.0
-            view = await look()
+        stale = changed.is_set() or quiet >= PING_SECONDS or not key.seconds_left

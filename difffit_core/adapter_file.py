@@ -58,7 +58,7 @@ def save_adapter(
 
     `resolution` is that of the pictures, in pixels, or None for a model that makes none.
     """
-    config = spec.model_dump(mode="json", exclude={"base_model_path", "feature_weights"})
+    config = spec.model_dump(mode="json", exclude={"base_model_path", "captioner_path", "feature_weights"})
     header = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,

@@ -160,10 +160,15 @@ def get_base_model(catalog: dict[str, BaseModelEntry], model_id: str) -> BaseMod
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        state = path.stat()
-        return _parsed(path, state.st_mtime_ns, state.st_size)
+        return _parsed(path, *_version(path))
     except (OSError, ValueError) as error:
         raise ModelError(f"The base model's file {path.name} cannot be read: {error}") from error
+
+
+def _version(path: Path) -> tuple[int, int]:
+    """What differs once a file has been changed: the time of that in nanoseconds, and its bytes."""
+    state = path.stat()
+    return state.st_mtime_ns, state.st_size
 
 
 @lru_cache(maxsize=256)
@@ -187,11 +192,10 @@ def weights_sha256(folder: Path) -> str:
 
 def file_sha256(path: Path) -> str:
     """Of a base's file, read once as long as it stays as it is."""
-    state = path.stat()
-    return _sha256(path, state.st_mtime_ns, state.st_size)
+    return _hashed(path, *_version(path))
 
 
 @lru_cache(maxsize=256)
-def _sha256(path: Path, _changed_at: int, _size: int) -> str:
+def _hashed(path: Path, _changed_at: int, _size: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from diffusers import ControlNetModel, PixArtTransformer2DModel, UNet2DConditionModel
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from difffit_core.base_models import BaseModelEntry
 from difffit_core.dit import load_transformer
@@ -58,6 +58,14 @@ def load_language_model(base: Path, dtype: torch.dtype | str) -> Any:
     except (OSError, ValueError) as error:
         raise ModelError(f"The language model of {base.name} cannot be loaded: {error}") from error
     return model.requires_grad_(False).eval()
+
+
+def load_tokenizer(base: Path) -> Any:
+    """A language model's; raises ModelError where it cannot be read."""
+    try:
+        return AutoTokenizer.from_pretrained(base)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"The tokenizer of {base.name} cannot be loaded: {error}") from error
 
 
 def controlnet_of(unet: UNet2DConditionModel, base: BaseModelEntry) -> ControlNetModel:

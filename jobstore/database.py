@@ -1,5 +1,6 @@
 """The way into PostgreSQL. Only a request's or a task's boundary commits: `with sessions.begin() as session: …`."""
 
+import select as sockets
 import time
 from typing import Any
 
@@ -56,21 +57,35 @@ def make_engine(url: str, reading: bool = False) -> Engine:
 
 
 def _check_rested_connections(engine: Engine) -> None:
-    """Ask the server before a connection is used that has rested for a while: it may be gone by then."""
+    """Replace connections that the server has closed since they were returned.
+
+    One that waits in the pool has nothing to read, unless the server took its leave: that costs no way there and back to see.
+    One that has rested for a while may also have been lost by the network between, so the server is asked.
+    """
 
     def on_return(_connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
         record.info["returned_at"] = time.monotonic()
 
     def on_use(connection: DBAPIConnection, record: ConnectionPoolEntry, _proxy: object) -> None:
-        rested = time.monotonic() - record.info.get("returned_at", time.monotonic())
-        if rested > RESTED_SECONDS:
-            try:
+        returned_at = record.info.get("returned_at")
+        if returned_at is None:  # it is new
+            return
+        try:
+            if _readable(connection):
+                raise DisconnectionError("The server has closed the connection.")
+            if time.monotonic() > returned_at + RESTED_SECONDS:
                 engine.dialect.do_ping(connection)
-            except psycopg.Error as error:  # the pool opens another
-                raise DisconnectionError(str(error)) from error
+        except psycopg.Error as error:  # the pool opens another
+            raise DisconnectionError(str(error)) from error
 
     event.listen(engine, "checkin", on_return)
     event.listen(engine, "checkout", on_use)
+
+
+def _readable(connection: Any) -> bool:
+    waiting = sockets.poll()
+    waiting.register(connection.fileno(), sockets.POLLIN)
+    return bool(waiting.poll(0))
 
 
 def session_factory(engine: Engine) -> sessionmaker[Session]:

@@ -18,7 +18,7 @@ from jobstore.tables import Job, JobEvent, Json
 
 CHANNEL = "difffit"
 ENDS = frozenset({"succeeded", "failed", "cancelled"})  # events that are named like the status a job ends in
-Kind = Literal["job", "generation", "key"]
+Kind = Literal["job", "generation", "key", "asked"]  # "asked": of a job, for its worker
 FIRST = Prepared(insert_rows(JobEvent, "id", "job_id", "sequence", "type", "data"))
 
 

@@ -1,7 +1,9 @@
 """API keys: shown once, stored as SHA-256 only; each opens one tenant, within its scope, until it expires or is revoked."""
 
 import hashlib
+import math
 import secrets
+import time
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal, get_args
@@ -32,7 +34,7 @@ class OpenedKey:
     tenant: str
     scope: Scope
     state: Literal["valid", "expired", "revoked"]
-    seconds_left: float | None  # until it expires; None: never
+    expires: float  # by the monotonic clock of this process; infinity: never
 
     def allows(self, scope: Scope) -> bool:
         return SCOPES.index(scope) <= SCOPES.index(self.scope)
@@ -45,22 +47,22 @@ def hash_key(key: str) -> str:
 
 def open_key(session: Session, key: str) -> OpenedKey | None:
     """Look a key up, by the database's clock, and note its use; None where it is unknown."""
-    now = select(func.now()).scalar_subquery()
+    asked_at, now = time.monotonic(), select(func.now()).scalar_subquery()
     found = session.execute(
         select(ApiKey, Tenant.name, now).join(Tenant, ApiKey.tenant_id == Tenant.id).where(ApiKey.sha256 == hash_key(key))
     ).first()
     if found is None:
         return None
     row, tenant, at = found
-    left = None if row.expires_at is None else (row.expires_at - at).total_seconds()
+    left = math.inf if row.expires_at is None else (row.expires_at - at).total_seconds()
     state: Literal["valid", "expired", "revoked"] = "valid"
     if row.revoked_at is not None and row.revoked_at <= at:
         state = "revoked"
-    elif left is not None and left <= 0:
+    elif left <= 0:
         state = "expired"
     elif row.last_used_at is None or row.last_used_at < at - LAST_USED_STEP:
         session.execute(update(ApiKey).where(ApiKey.id == row.id).values(last_used_at=at))
-    return OpenedKey(row.id, row.tenant_id, tenant, _scope(row.scope), state, left)
+    return OpenedKey(row.id, row.tenant_id, tenant, _scope(row.scope), state, asked_at + left)
 
 
 def install_key(session: Session, key: str, tenant_name: str = OPERATOR) -> Tenant:

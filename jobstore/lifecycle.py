@@ -107,6 +107,8 @@ def request(session: Session, job: Job, action: UserAction) -> bool:
     if after is S.QUEUED:
         job.woken_at = now
     events.append(session, job.id, {A.RESUME: "resumed", A.RETRY: "retried"}.get(action, after), {})
+    if before in WITH_WORKER:
+        events.notify(session, "asked", job.id)
     return True
 
 

@@ -10,7 +10,7 @@ from jobstore.database import Prepared, given
 from jobstore.errors import QuotaError
 from jobstore.lifecycle import WITH_WORKER, JobStatus
 from jobstore.settings import Settings
-from jobstore.tables import Adapter, Checkpoint, Dataset, Job, Json, Tenant, Upload
+from jobstore.tables import Adapter, Checkpoint, Dataset, Export, Image, Job, Json, Tenant, Upload
 
 MARGIN = 200  # jobs below the limit from which requests of one tenant take turns; more than are in flight at once
 FULL_RETRY_SECONDS = 60
@@ -22,7 +22,9 @@ class Limits(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    storage_bytes: int = Field(description="Uploads, checkpoints and adapters together")
+    storage_bytes: int = Field(
+        description="Of uploads and what was checked of them, checkpoints, samples, adapters and their exports"
+    )
     queued_jobs: int = Field(description="Jobs that wait for a worker")
     running_jobs: int = Field(description="Jobs that run at once; more of them wait in the queue")
     generate_per_minute: int = Field(description="Requests for images")
@@ -103,11 +105,17 @@ def storage_full(free: int) -> QuotaError:
 
 
 def stored_bytes(session: Session, tenant_id: str) -> int:
-    datasets = select(func.sum(Dataset.upload_bytes)).where(Dataset.tenant_id == tenant_id, Dataset.status != "deleted")
+    """What the tenant can free again by deleting datasets, jobs and adapters. Pictures of generations are not: they stay."""
+    datasets = select(func.sum(Dataset.upload_bytes + Dataset.content_bytes)).where(
+        Dataset.tenant_id == tenant_id, Dataset.status != "deleted"
+    )
     uploads = select(func.sum(Upload.length)).where(Upload.tenant_id == tenant_id)
     checkpoints = select(func.sum(Checkpoint.bytes)).join(Job).where(Job.tenant_id == tenant_id)
+    samples = select(func.sum(Image.bytes)).join(Job, Image.job_id == Job.id).where(Job.tenant_id == tenant_id)
     adapters = select(func.sum(Adapter.bytes)).where(Adapter.tenant_id == tenant_id, Adapter.deleted_at.is_(None))
-    return sum(int(session.scalar(query) or 0) for query in (datasets, uploads, checkpoints, adapters))
+    exports = select(func.sum(Export.bytes)).join(Adapter).where(Adapter.tenant_id == tenant_id)
+    counted = (datasets, uploads, checkpoints, samples, adapters, exports)
+    return sum(int(session.scalar(query) or 0) for query in counted)
 
 
 def _jobs(tenant_id: str | BindParameter[str], which: ColumnElement[bool]) -> Select[int]:

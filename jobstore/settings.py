@@ -66,7 +66,7 @@ class Settings(BaseSettings):
     max_json_bytes: Annotated[int, Field(gt=0)] = Field(1 * MEBIBYTE, description="Largest JSON body")
 
     tenant_storage_bytes: Annotated[int, Field(ge=0)] = Field(
-        100 * 1024 * MEBIBYTE, description="What a tenant may store: uploads, checkpoints and adapters"
+        100 * 1024 * MEBIBYTE, description="What a tenant may store, see docs/operating.md"
     )
     tenant_queued_jobs: Annotated[int, Field(ge=0)] = Field(1000, description="Most waiting jobs of a tenant")
     tenant_running_jobs: Annotated[int, Field(ge=1)] = Field(100, description="Most jobs of a tenant at work; others wait")

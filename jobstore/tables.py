@@ -78,6 +78,7 @@ class Dataset(Leased, Base):
     upload_bytes: Mapped[int]
     content_key: Mapped[str | None]  # the checked images as one tar, what a worker stages
     preview_key: Mapped[str | None]
+    content_bytes: Mapped[int] = mapped_column(default=0)  # of both
     sha256: Mapped[str | None]  # of the checked content; equal content, equal hash
     classes: Mapped[Json | None]  # {class name: number of examples}
     holds: Mapped[list[str] | None] = mapped_column(JSONB(none_as_null=True))  # what every example has, see `dataset.Item`
@@ -329,6 +330,7 @@ class Image(Base):
     job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
     position: Mapped[int]  # index in the generation, or the job's step
     object_key: Mapped[str]
+    bytes: Mapped[int] = mapped_column(default=0)
     width: Mapped[int | None]  # null for texts
     height: Mapped[int | None]
     details: Mapped[Json]  # {label, seed} of a generated image; {labels} of a sample

@@ -1,6 +1,7 @@
 """Fixtures for all tests: a real PostgreSQL and a real Valkey, and for each test a migrated database of its own.
 
-TEST_DATABASE_URL (of a user that may create databases) and TEST_REDIS_URL replace the embedded servers.
+TEST_DATABASE_URL (of a user that may create databases) and TEST_REDIS_URL replace the embedded servers. Tests run in several
+processes, which have a database of that Redis each.
 """
 
 import os
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -28,6 +30,9 @@ from jobstore.migrate import upgrade
 from jobstore.objects import ObjectStore
 from jobstore.settings import Settings, get_settings
 from jobstore.tables import Tenant
+
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")  # the number of this process among those that test
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: the cores are busy with other tests
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,8 @@ def servers() -> Iterator[Servers]:
     """Both servers and a migrated template database."""
     with ExitStack() as stack:
         database_url, redis_url = os.environ.get("TEST_DATABASE_URL"), os.environ.get("TEST_REDIS_URL")
+        if redis_url is not None:
+            redis_url = urlsplit(redis_url)._replace(path=f"/{WORKER}").geturl()
         if database_url is None or redis_url is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="difffit-tests-")))
             directory = stack.enter_context(DataDirectory(folder))

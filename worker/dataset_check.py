@@ -85,7 +85,8 @@ def _bring_to_end(dataset: Dataset, lease: Lease, folder: Path, settings: Settin
     if has_preview:
         persist(lease, lambda: objects().put_file(keys["preview_key"], preview))
     found = {"sha256": checked.sha256, "classes": checked.report["classes"], "holds": checked.holds, "report": checked.report}
-    _finish(lease, "ready", **keys, **found)
+    stored_bytes = content.stat().st_size + (preview.stat().st_size if has_preview else 0)
+    _finish(lease, "ready", content_bytes=stored_bytes, **keys, **found)
 
 
 def _finish(lease: Lease, status: str, **values: Any) -> None:

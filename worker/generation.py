@@ -126,7 +126,9 @@ class Engine:
             row = Image(id=new_id("img"), tenant_id=generation.tenant_id, generation_id=generation.id, position=position)
             row.object_key, row.width, row.height = f"images/{row.id}.png", picture.width, picture.height
             row.details = {"label": parameters["label"], "seed": parameters["seed"]}
-            self._store(lease, row.object_key, png(picture, parameters))
+            data = png(picture, parameters)
+            row.bytes = len(data)
+            self._store(lease, row.object_key, data)
             rows.append(row)
 
         def commit() -> None:

@@ -45,7 +45,7 @@ class Lease:
         self.lost = threading.Event()
         self.cancelling = self.pausing = False  # what the job's status asks of its worker
         self._sessions, self._settings = sessions, settings
-        self._closed = threading.Event()
+        self._closed, self._due = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._keep, name=f"lease-{row_id}", daemon=True)
 
     def __enter__(self) -> Self:
@@ -59,6 +59,10 @@ class Lease:
     def asked_to_stop(self) -> bool:
         """Whether the job is to be cancelled or paused."""
         return self.cancelling or self.pausing
+
+    def look(self) -> None:
+        """Renew the lease and read the job's status now, in the lease's own thread."""
+        self._due.set()
 
     def check(self) -> None:
         """Raises LeaseLost or Stopping where the work must not go on; long loops call it often."""
@@ -85,11 +89,16 @@ class Lease:
 
     def _stop_renewing(self) -> None:
         self._closed.set()
+        self._due.set()
         self._thread.join()
 
     def _keep(self) -> None:
         reached_at = time.monotonic()
-        while not self._closed.wait(self._settings.heartbeat_seconds):
+        while True:
+            self._due.wait(self._settings.heartbeat_seconds)
+            if self._closed.is_set():
+                return
+            self._due.clear()
             try:
                 with self._sessions.begin() as session:
                     status = leases.renew(session, self.model, self.row_id, self.token, self._settings.lease_seconds)

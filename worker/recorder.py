@@ -126,6 +126,7 @@ class Recorder:
         found = self._find(select(Image).where(Image.job_id == self._job.id, Image.position == step))
         row = found or Image(id=new_id("img"), tenant_id=self._job.tenant_id, job_id=self._job.id, position=step)
         row.object_key, row.details = f"{self._prefix}samples/{path.name}", {"labels": event["labels"]}
+        row.bytes = path.stat().st_size
         if path.suffix == ".png":
             with PillowImage.open(path) as picture:
                 row.width, row.height = picture.size

@@ -17,6 +17,7 @@ from jobstore.lifecycle import JobStatus
 from jobstore.objects import job_logs_prefix
 from jobstore.settings import get_settings
 from jobstore.tables import Job
+from worker.bell import Bell
 from worker.child import Standby, TrainerProcess
 from worker.encodings import stage_encodings
 from worker.job_files import stage
@@ -46,7 +47,11 @@ def run_next(standby: Standby) -> bool:
             return False
         job_id, token = claimed
         job = session.get_one(Job, job_id)
-    with Lease(sessions(), Job, job_id, token, settings) as lease, scratch_folder(job_id, token) as spec_dir:
+    with (
+        Lease(sessions(), Job, job_id, token, settings) as lease,
+        Bell(settings.database_url.get_secret_value(), job_id, lease.look),
+        scratch_folder(job_id, token) as spec_dir,
+    ):
         try:
             _run(job, lease, spec_dir, standby)
         except LeaseLost:

@@ -11,11 +11,12 @@ from fastapi.responses import StreamingResponse
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
-from api.auth import TenantId
+from api.auth import TenantId, WatchedKey
 from api.dependencies import Resources, ResourcesDep, Transaction, after_commit, owned, owned_rows
 from api.errors import GenerationFailedError, NotAcceptableError
 from api.generation import Drawer, condition_picture, generation_spec
 from api.idempotency import Idempotent, created
+from api.keyring import KeyWatch
 from api.notifications import wait
 from api.schemas import Answers, EvaluationRequest, GenerateRequest, GenerationView, errors, file_answer
 from api.texts import stream_texts
@@ -55,6 +56,7 @@ ANSWERED: Answers = {
 async def generate(
     request: GenerateRequest,
     tenant: TenantId,
+    key: WatchedKey,
     resources: ResourcesDep,
     response: Response,
     prefer: Annotated[str, Header(description="`wait=N`: answer when the images are made, after N seconds at most")] = "",
@@ -72,7 +74,7 @@ async def generate(
     seconds = min(int(asked[1]), MAX_WAIT) if asked else MAX_WAIT if as_png else 0
     generation_id = await run_in_threadpool(_queue, resources, request, tenant, accept)
     if EVENT_STREAM in accept:
-        return _stream(resources, generation_id, tenant, NOTHING_YET, 201)
+        return _stream(resources, key, generation_id, tenant, NOTHING_YET, 201)
     view = await _wait_for(resources, generation_id, tenant, seconds)
     if as_png and view.status in ENDED:
         return await run_in_threadpool(_only_image, resources, view, tenant)
@@ -122,7 +124,7 @@ def find_model(session: Session, resources: Resources, request: GenerateRequest 
 
 async def _wait_for(resources: Resources, generation_id: str, tenant: str, seconds: float) -> GenerationView:
     deadline = time.monotonic() + seconds
-    with resources.notifications.subscribe("generation", generation_id) as changed:
+    with resources.notifications.subscribe(("generation", generation_id)) as changed:
         while True:
             changed.clear()
             view = await run_in_threadpool(_read, resources, generation_id, tenant)
@@ -153,13 +155,13 @@ def _only_image(resources: Resources, view: GenerationView, tenant: str) -> Resp
     return Response(resources.store.get_bytes(image.object_key), 201, {"location": f"/generate/{view.id}"}, media_type=PNG)
 
 
-def _stream(resources: Resources, generation_id: str, tenant: str, after: str, status: int = 200) -> Response:
+def _stream(resources: Resources, key: KeyWatch, generation_id: str, tenant: str, after: str, status: int = 200) -> Response:
     async def look() -> GenerationView:
         return await run_in_threadpool(_read, resources, generation_id, tenant)
 
     async def stream() -> AsyncIterator[bytes]:
-        with resources.notifications.subscribe("generation", generation_id) as changed:
-            async for event in stream_texts(resources.texts, changed, look, after):
+        with resources.notifications.subscribe(("generation", generation_id), ("key", key.key_id)) as changed:
+            async for event in stream_texts(resources.texts, changed, key, look, after):
                 yield event
 
     headers = {"location": f"/generate/{generation_id}", "cache-control": "no-cache", "x-accel-buffering": "no"}
@@ -172,6 +174,7 @@ def _stream(resources: Resources, generation_id: str, tenant: str, after: str, s
 def get_generation(
     generation_id: str,
     tenant: TenantId,
+    key: WatchedKey,
     session: Transaction,
     resources: ResourcesDep,
     accept: Annotated[str, Header(description="`text/event-stream`: the words of a language model while they come")] = "",
@@ -183,4 +186,4 @@ def get_generation(
         return _view(session, resources, row, tenant)
     if "max_tokens" not in row.parameters:
         raise NotAcceptableError("Only texts come word by word: accept JSON.", code="no_text")
-    return _stream(resources, generation_id, tenant, last_event_id)
+    return _stream(resources, key, generation_id, tenant, last_event_id)

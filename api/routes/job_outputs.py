@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api.auth import TenantId
+from api.auth import TenantId, WatchedKey
 from api.dependencies import ResourcesDep, Transaction, owned_rows
 from api.pagination import Limit, PageQuery, cut, page_of
 from api.routes.adapters import DOWNLOADS, Format, adapter_answer
@@ -42,16 +42,17 @@ def list_events(
     page: Annotated[EventPage, Query()],
     session: Transaction,
     resources: ResourcesDep,
+    key: WatchedKey,
     accept: Annotated[str, Header()] = "",
     last_event_id: Annotated[int | None, Header(ge=0)] = None,
 ) -> Listing[EventView] | Response:
-    """The events as a list, or with `Accept: text/event-stream` as a stream that ends with the job.
+    """The events as a list, or with `Accept: text/event-stream` as a stream that ends with the job or the key.
 
     A stream goes on after `Last-Event-ID`, which is the sequence of the last event seen.
     """
     sequence = _sequence(session, job, page.after)
     if EVENT_STREAM in accept:
-        stream = stream_events(resources, job.id, sequence if last_event_id is None else last_event_id)
+        stream = stream_events(resources, key, job.id, sequence if last_event_id is None else last_event_id)
         # "no" keeps nginx from holding events back until its buffer is full.
         return StreamingResponse(
             stream, media_type=EVENT_STREAM, headers={"cache-control": "no-cache", "x-accel-buffering": "no"}

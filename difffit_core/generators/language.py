@@ -5,12 +5,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, DynamicCache
+from transformers import DynamicCache
 
 from difffit_core.base_models import BaseModelEntry
 from difffit_core.devices import inference_autocast
-from difffit_core.errors import ModelError, SpecError
+from difffit_core.errors import SpecError
 from difffit_core.generators.generator import Generator, OnText, Text
+from difffit_core.networks import load_tokenizer
 from difffit_core.spec import TextGenerationSpec
 
 BYTE = re.compile("<0x[0-9A-F]{2}>")  # a token that stands for one byte
@@ -22,7 +23,7 @@ class LanguageGenerator(Generator):
 
     def __init__(self, base: BaseModelEntry, device: str = "auto") -> None:
         super().__init__(base, device)
-        self.tokenizer = load_tokenizer(base)
+        self.tokenizer = load_tokenizer(base.path)
 
     def texts(self, spec: TextGenerationSpec, on_text: OnText | None = None) -> list[Text]:
         """As `Generator.texts`. An answer ends with the model's end token, after `max_tokens`, or where its context is full."""
@@ -32,14 +33,6 @@ class LanguageGenerator(Generator):
             with torch.inference_mode(), inference_autocast(self.device):
                 answers.append(answer(self.network, self.tokenizer, prompt, spec, number, on_text))
         return answers
-
-
-def load_tokenizer(base: BaseModelEntry) -> Any:
-    """Raises ModelError where it cannot be read."""
-    try:
-        return AutoTokenizer.from_pretrained(base.path)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"The tokenizer of {base.path.name} cannot be loaded: {error}") from error
 
 
 def answer(

@@ -44,10 +44,10 @@ class PromptedGenerator(Generator):
         pixels = self.image_size()
         side = pixels // self.base.pixels_per_latent()
         prompts = list(dict.fromkeys([spec.negative_prompt, *spec.prompts]))
+        embedded = {name: tensor.to(self.device) for name, tensor in self.text.embed(prompts).items()}
+        predict = self.predictor(embedded, condition, pixels)
         pictures: list[Image.Image] = []
         with torch.inference_mode(), inference_autocast(self.device):
-            embedded = {name: tensor.to(self.device) for name, tensor in self.text.embed(prompts).items()}
-            predict = self.predictor(embedded, condition, pixels)
             for start in range(0, len(spec.prompts), DENOISED_AT_ONCE):
                 chosen = spec.prompts[start : start + DENOISED_AT_ONCE]
                 rows = torch.tensor([prompts.index(prompt) for prompt in chosen], device=self.device)

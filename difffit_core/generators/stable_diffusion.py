@@ -36,9 +36,10 @@ class StableDiffusionGenerator(PromptedGenerator):
     def put(self, adapter: Adapter, strength: float) -> None:
         if adapter.header.task.type == "controlnet" and not self.is_steered:
             self.network = controlnet_of(self.unet, self.base).to(self.device)
+        is_subject = adapter.header.task.type == "dreambooth"
+        text = text_encoder_with(adapter, self.base.path, self.device, strength) if is_subject else self.text
         super().put(adapter, strength)
-        if adapter.header.task.type == "dreambooth":
-            self.text = text_encoder_with(adapter, self.base.path, self.device, strength)
+        self.text = text
 
     def remove(self) -> None:
         super().remove()

@@ -74,11 +74,11 @@ class DreamBooth(TextToImage):
         if self.task.prior_images == 0:
             return encoded
         assert size is not None
-        files = self._prior_pictures(folder.parent / "prior")
+        files = self._prior_pictures(folder.parent / "prior", progress)
         of_prior = encode_pictures(files, self.vae, size, progress)
         return encoded | {f"{PRIOR}{name}": tensor for name, tensor in of_prior.items()}
 
-    def _prior_pictures(self, folder: Path) -> list[Path]:
+    def _prior_pictures(self, folder: Path, progress: Progress) -> list[Path]:
         """Pictures of the whole kind from fixed seeds, by a base of their own: the one in training changes."""
         folder.mkdir(exist_ok=True)
         files = [folder / f"{number:04d}.png" for number in range(self.task.prior_images)]
@@ -89,6 +89,7 @@ class DreamBooth(TextToImage):
                     part = file.with_suffix(".part")
                     picture.save(part, "PNG")
                     part.replace(file)
+                progress(start + len(portion), len(files))
         self.__dict__.pop("_generator", None)
         return files
 

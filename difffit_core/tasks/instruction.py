@@ -5,13 +5,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from difffit_core.base_models import BaseModelEntry
 from difffit_core.buckets import Size
 from difffit_core.dataset import Item
 from difffit_core.devices import training_autocast
-from difffit_core.errors import DatasetError, ModelError
+from difffit_core.errors import DatasetError
+from difffit_core.networks import load_language_model, load_tokenizer
 from difffit_core.objectives import IGNORED, next_token_loss
 from difffit_core.spec import TrainingSpec
 from difffit_core.tasks.task import Examples, Progress, Task, Tensors
@@ -27,11 +27,8 @@ class Instruction(Task):
 
     def __init__(self, spec: TrainingSpec, base: BaseModelEntry, device: torch.device) -> None:
         super().__init__(spec, base, device)
-        try:
-            self.model = AutoModelForCausalLM.from_pretrained(base.path, dtype=torch.float32, use_safetensors=True)
-            self.tokenizer = AutoTokenizer.from_pretrained(base.path)
-        except (OSError, ValueError) as error:
-            raise ModelError(f"The language model of {base.path.name} cannot be loaded: {error}") from error
+        self.model = load_language_model(base.path, torch.float32)
+        self.tokenizer = load_tokenizer(base.path)
 
     def use_gradient_checkpointing(self) -> None:
         self.model.activation_checkpointing_enable()

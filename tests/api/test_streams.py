@@ -3,8 +3,11 @@
 import asyncio
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
 
 import httpx
 import pytest
@@ -17,9 +20,12 @@ from sqlalchemy.orm import Session, sessionmaker
 from api import streams
 from api.app import create_app
 from jobstore import events
+from jobstore.ids import new_id
+from jobstore.keys import create_key, revoke_key, rotate_key
 from jobstore.settings import Settings
-from jobstore.tables import Job
-from tests.api.conftest import Rows, Server, running_server
+from jobstore.tables import ApiKey, Generation, Job, Tenant
+from jobstore.text_stream import TextWriter
+from tests.api.conftest import Rows, Server, bearer, running_server
 from tests.worker.waiting import wait_for
 
 STREAMS = 200
@@ -62,6 +68,67 @@ def test_a_stream_goes_on_where_it_broke_off_when_the_api_comes_back(
         *(("1", "queued"), ("2", "started"), ("3", "progress")),
         *(("4", "checkpoint"), ("5", "succeeded")),
     ]
+
+
+ENDINGS: dict[str, Callable[[Session, ApiKey], object]] = {
+    "revoked": revoke_key,
+    "rotated": lambda session, key: rotate_key(session, key, timedelta(0)),
+    "expires": lambda session, key: rotate_key(session, key, timedelta(seconds=1)),
+}
+SILENCE_SECONDS = streams.PING_SECONDS - 5  # a stream that is pinged has not ended
+
+
+@dataclass
+class EndingKey:
+    """A key that is ended while it is used."""
+
+    sessions: sessionmaker[Session]
+    tenant: Tenant
+    ending: str
+
+    def __post_init__(self) -> None:
+        with self.sessions.begin() as session:
+            row, self.text = create_key(session, self.tenant, "short", "read")
+        self.id = row.id
+
+    def end(self) -> None:
+        with self.sessions.begin() as session:
+            ENDINGS[self.ending](session, session.get_one(ApiKey, self.id))
+
+    @contextmanager
+    def client(self, server: Server) -> Iterator[httpx.Client]:
+        with httpx.Client(base_url=server.url, headers=bearer(self.text), timeout=SILENCE_SECONDS) as http:
+            yield http
+            assert http.get("/jobs").status_code == 401
+
+
+def test_a_stream_ends_with_its_key(server: Server, client: TestClient, rows: Rows) -> None:
+    job_id = rows.job(client)
+    for ending in ENDINGS:
+        key, seen = EndingKey(rows.sessions, rows.tenant, ending), []
+        with key.client(server) as http, connect_sse(http, "GET", f"/jobs/{job_id}/events") as source:
+            for message in source.iter_sse():
+                if message.data:  # httpx-sse takes a ping after an event for an event
+                    seen.append(message.event)
+                    key.end()
+        assert seen == ["queued"], ending
+
+
+def test_a_stream_of_words_ends_with_its_key_though_more_come(server: Server, rows: Rows, settings: Settings) -> None:
+    generation = Generation(id=new_id("gen"), tenant_id=rows.tenant.id, base_model="emoji-dit", status="running")
+    generation.parameters = {"prompts": ["1 + 1?"], "max_tokens": 5, "temperature": 0.0, "top_p": 1.0, "seed": 1}
+    with rows.sessions.begin() as session:
+        session.add(generation)
+    words = TextWriter(settings.redis_url.get_secret_value(), generation.id)
+    for ending in ENDINGS:
+        key, deadline, ended = EndingKey(rows.sessions, rows.tenant, ending), time.monotonic() + SILENCE_SECONDS, False
+        with key.client(server) as http, connect_sse(http, "GET", f"/generate/{generation.id}") as source:
+            for message in source.iter_sse():
+                words.write(0, "a word ")
+                if message.data and not ended:
+                    key.end()
+                    ended = True
+                assert time.monotonic() < deadline, ending
 
 
 @contextmanager

@@ -5,14 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
-import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, sessionmaker
 
-from jobstore import dispatch
-from jobstore.dispatch import ENOUGH, wake
-from jobstore.settings import Settings
 from jobstore.tables import Job
 from tests.api.conftest import Rows, Server
 
@@ -55,10 +51,3 @@ def test_each_of_many_jobs_gets_its_own_answer(
 
     with ThreadPoolExecutor(10) as pool:  # one by one or together, looked at or listed: the same job
         assert list(pool.map(look, created)) == [listed[job["id"]] for job in created]
-
-
-def test_no_more_workers_are_woken_than_could_be_idle(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    sent: list[str] = []
-    monkeypatch.setattr(dispatch.celery_app, "send_task", lambda name, **_: sent.append(name))
-    wake("train", *(f"job_{number}" for number in range(ENOUGH + 20)))
-    assert len(sent) == ENOUGH

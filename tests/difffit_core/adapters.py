@@ -25,6 +25,7 @@ from tests.tiny_models import (
     tiny_controlnet,
     tiny_dit,
     tiny_llama,
+    tiny_pixart,
     tiny_text_encoder,
     tiny_unet,
 )
@@ -34,6 +35,7 @@ TASK_OF_FAMILY: dict[str, TaskConfig] = {
     "dit": ClassConditionalConfig(),
     "unet": TextToImageConfig(type="text-to-image"),
     "controlnet": ControlNetConfig(type="controlnet"),
+    "pixart": TextToImageConfig(type="text-to-image"),
     "llama": InstructionConfig(type="instruction"),
     "generic": TextToImageConfig(type="text-to-image"),
 }
@@ -85,6 +87,10 @@ def make_case(family: str) -> Case:
         case "unet":
             inputs = {"sample": latents, "timestep": timesteps, "encoder_hidden_states": text}
             return Case(tiny_unet().eval(), [], inputs, _first)
+        case "pixart":
+            inputs = {"hidden_states": latents, "timestep": timesteps, "encoder_hidden_states": text[:, :, :12].contiguous()}
+            inputs["encoder_attention_mask"] = (torch.arange(7) < torch.arange(2, 2 + BATCH)[:, None]).long()
+            return Case(tiny_pixart().eval(), [], inputs, _first)
         case "controlnet":
             inputs = {"sample": latents, "timestep": timesteps, "encoder_hidden_states": text}
             inputs["controlnet_cond"] = torch.randn(BATCH, 3, 16, 16, generator=random)

@@ -14,7 +14,7 @@ from difffit_core.fitting import inject
 from difffit_core.methods.injection import trained_parameters
 from tests.difffit_core.adapters import BASE_SHA256, BATCH, Case, make_case
 
-FAMILIES = ["dit", "dit-affine", "unet", "controlnet", "llama", "generic"]
+FAMILIES = ["dit", "dit-affine", "unet", "controlnet", "pixart", "llama", "generic"]
 MIXED = ["a", None, "b", "a", "c"]
 
 

@@ -4,7 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import ControlNetModel, StableDiffusionControlNetPipeline, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    ControlNetModel,
+    PixArtAlphaPipeline,
+    StableDiffusionControlNetPipeline,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
@@ -13,10 +19,12 @@ from tests.tiny_models import (
     tiny_controlnet,
     tiny_dit,
     tiny_llama,
+    tiny_pixart,
     tiny_text_encoder,
     tiny_unet,
     write_tiny_controlnet,
     write_tiny_llama,
+    write_tiny_pixart,
     write_tiny_stable_diffusion,
 )
 
@@ -26,12 +34,13 @@ def test_a_model_belongs_to_the_family_of_its_class() -> None:
         tiny_dit(),
         tiny_unet(),
         tiny_controlnet(),
+        tiny_pixart(),
         tiny_llama(),
         tiny_llama().model,
         tiny_text_encoder(),
         nn.Linear(2, 2),
     ]
-    families = ["dit", "unet", "controlnet", "llama", "llama", "generic", "generic"]
+    families = ["dit", "unet", "controlnet", "pixart", "llama", "llama", "generic", "generic"]
     assert [family_of(model) for model in models] == families
 
 
@@ -51,6 +60,12 @@ def test_stock_pipelines_load_and_run_the_tiny_stable_diffusion(tmp_path: Path) 
     steered = StableDiffusionControlNetPipeline.from_pretrained(base, controlnet=controlnet)
     condition = torch.rand(1, 3, 16, 16)
     assert steered("a cat", image=condition, num_inference_steps=1, output_type="np").images.shape == (1, 16, 16, 3)
+
+
+def test_the_stock_pipeline_loads_and_runs_the_tiny_pixart(tmp_path: Path) -> None:
+    pipeline = PixArtAlphaPipeline.from_pretrained(write_tiny_pixart(tmp_path))
+    output = pipeline("a red cat", num_inference_steps=1, use_resolution_binning=False, output_type="np")
+    assert output.images.shape == (1, 16, 16, 3)
 
 
 @pytest.mark.parametrize("tied", [False, True])

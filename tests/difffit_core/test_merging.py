@@ -16,7 +16,7 @@ from difffit_core.merging import merge
 from tests.difffit_core.adapters import Case, make_case
 from tests.difffit_core.test_bank import assert_same_state
 
-FAMILIES = ["dit", "dit-affine", "unet", "controlnet", "llama", "llama-tied", "generic"]
+FAMILIES = ["dit", "dit-affine", "unet", "controlnet", "pixart", "llama", "llama-tied", "generic"]
 METHODS = ["difffit", "bitfit", "full", "lora"]
 PAIRS = [
     (family, method) for family in FAMILIES for method in METHODS if not (family.startswith("llama") and method == "bitfit")

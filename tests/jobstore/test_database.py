@@ -1,6 +1,6 @@
 """Connections that the server has closed are replaced before they are used."""
 
-import time
+import math
 
 import pytest
 from sqlalchemy import Engine, text
@@ -8,21 +8,30 @@ from sqlalchemy import Engine, text
 from jobstore import database
 from jobstore.database import make_engine
 from jobstore.settings import Settings
-from tests.worker.waiting import wait_for
 
 
-def test_a_connection_that_rested_is_asked_before_it_is_used(
-    settings: Settings, engine: Engine, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("checked", ["by a look", "by asking"])
+@pytest.mark.parametrize("reading", [False, True])
+def test_connections_that_the_server_has_closed_are_replaced(
+    settings: Settings, engine: Engine, monkeypatch: pytest.MonkeyPatch, checked: str, reading: bool
 ) -> None:
-    monkeypatch.setattr(database, "RESTED_SECONDS", 0.0)
-    mine = make_engine(settings.database_url.get_secret_value())
-    with mine.connect() as connection:
-        pid = connection.scalar(text("SELECT pg_backend_pid()"))
+    """Each of the two checks, without the other."""
+    if checked == "by a look":
+        monkeypatch.setattr(database, "RESTED_SECONDS", math.inf)
+    else:
+        monkeypatch.setattr(database, "RESTED_SECONDS", 0.0)
+        monkeypatch.setattr(database, "_readable", lambda connection: False)
+    mine = make_engine(settings.database_url.get_secret_value(), reading)
+    pids = pids_of(mine)
+    assert pids_of(mine) == pids  # what was returned is used again
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as other:
-        other.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
-        gone = text("SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = :pid")
-        wait_for(lambda: other.scalar(gone, {"pid": pid}))
-    time.sleep(0.001)
-    with mine.connect() as connection:
-        assert connection.scalar(text("SELECT pg_backend_pid()")) != pid
+        for pid in pids:
+            assert other.scalar(text("SELECT pg_terminate_backend(:pid, 10000)"), {"pid": pid})
+    assert pids.isdisjoint(pids_of(mine))
     mine.dispose()
+
+
+def pids_of(engine: Engine) -> set[int]:
+    """The server's processes behind three connections at once."""
+    with engine.connect() as first, engine.connect() as second, engine.connect() as third:
+        return {connection.scalars(text("SELECT pg_backend_pid()")).one() for connection in (first, second, third)}

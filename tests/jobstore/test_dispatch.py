@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from jobstore.dispatch import QUEUES, Kind, broker_url, celery_app, wake
+from jobstore.dispatch import ENOUGH, QUEUES, Kind, broker_url, celery_app, wake
 from jobstore.settings import Settings
 
 
@@ -22,6 +22,21 @@ def test_a_message_carries_the_id_to_the_right_queue(settings: Settings, kind: K
         message = json.loads(str(client.lpop(QUEUES[kind]), "utf-8"))
     assert message["headers"]["task"] == f"difffit.{kind}"
     assert message["headers"]["argsrepr"] == "['job_1']"
+
+
+def test_no_more_workers_are_woken_than_could_be_idle(settings: Settings) -> None:
+    ids = [f"job_{number}" for number in range(ENOUGH + 20)]
+    with redis.Redis.from_url(settings.redis_url.get_secret_value()) as client:
+        wake("train", *ids)
+        assert client.llen("train") == ENOUGH
+        wake("train", "job_late")
+        assert client.llen("train") == ENOUGH
+        for _ in range(3):  # a worker takes them
+            client.rpop("train")
+        wake("train", *ids)
+        assert client.llen("train") == ENOUGH
+        wake("generate", *ids)  # here each message is work
+        assert client.llen("generate") == len(ids)
 
 
 def test_messages_are_acknowledged_early_and_never_delivered_twice(settings: Settings) -> None:

@@ -35,6 +35,7 @@ def test_the_default_queue_checks_datasets_and_sweeps(rows: Rows, workers: Worke
     assert dataset.report["kept"] == dataset.report["files"] == 8
     assert dataset.sha256 == rows.get(Dataset, unwoken).sha256
     assert PillowImage.open(io.BytesIO(store.get_bytes(str(dataset.preview_key)))).format == "PNG"
+    assert dataset.content_bytes == sum(len(store.get_bytes(str(key))) for key in (dataset.content_key, dataset.preview_key))
     assert failed.error is not None
     assert (failed.error["code"], failed.error["param"]) == ("no_usable_examples", "file")
     assert failed.report is not None
@@ -146,7 +147,9 @@ def ended(rows: Rows, dataset_id: str) -> str | None:
 def images(rows: Rows, store: ObjectStore, generation_id: str) -> list[bytes]:
     with rows.sessions() as session:
         made = session.scalars(select(Image).where(Image.generation_id == generation_id).order_by(Image.position)).all()
-    return [store.get_bytes(image.object_key) for image in made]
+    pictures = [store.get_bytes(image.object_key) for image in made]
+    assert [image.bytes for image in made] == [len(picture) for picture in pictures]
+    return pictures
 
 
 def descendants(pid: int) -> list[int]:

@@ -1,18 +1,22 @@
 """One attempt at a job, in every way it can go. The trainer is a small real program that speaks the trainer's protocol."""
 
+import base64
 import contextlib
 import io
+import json
 import os
 import subprocess
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import select, update
+import redis
+from sqlalchemy import select, text, update
 from sqlalchemy.orm import Session, sessionmaker
 
+from jobstore import dispatch
 from jobstore.lifecycle import Action, UserAction, request
 from jobstore.objects import ObjectStore, job_logs_prefix
 from jobstore.settings import Settings
@@ -20,7 +24,7 @@ from jobstore.tables import Adapter, Checkpoint, Dataset, Image, Job
 from tests.jobstore.processes import alive, descendants
 from tests.worker.conftest import SMALL_TRAINER, Rows
 from tests.worker.waiting import wait_for
-from worker import runtime
+from worker import runtime, tasks
 from worker.child import Standby
 from worker.dataset_check import check_dataset
 from worker.supervisor import run_next
@@ -60,7 +64,7 @@ def test_a_job_becomes_rows_events_and_objects(
     assert store.get_bytes(adapter.object_key) == b"an adapter"
     assert adapter.class_names == ["blue", "red"]
     assert (sample.job_id, sample.position, sample.width, sample.details) == (job_id, 30, 8, {"labels": ["blue", "red"]})
-    assert store.exists(sample.object_key)
+    assert len(store.get_bytes(sample.object_key)) == sample.bytes > 0
     assert [checkpoint.step for checkpoint in checkpoints] == [10, 20, 30]
     with tarfile.open(fileobj=io.BytesIO(store.get_bytes(checkpoints[0].object_key))) as tar:
         assert tar.getnames() == ["state.json"]
@@ -72,6 +76,25 @@ def test_a_job_that_another_worker_has_is_left_alone(rows: Rows, dataset: str, r
         session.execute(update(Job).values(status="running", lease_token=uuid4()))
     run()
     assert rows.get(Job, job_id).attempt == 0
+
+
+def test_a_worker_that_one_message_woke_trains_every_job_that_waits(
+    rows: Rows, dataset: str, fast_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_ids = [rows.job(dataset, steps=3) for _ in range(3)]
+    monkeypatch.setattr(dispatch, "ENOUGH", 1)
+    dispatch.wake("train", *job_ids)
+    with redis.Redis.from_url(fast_settings.redis_url.get_secret_value()) as client:
+        messages = client.lrange("train", 0, -1)
+        assert len(messages) == 1
+        body = json.loads(base64.b64decode(json.loads(messages[0])["body"]))
+    standby = Standby(SMALL_TRAINER)
+    monkeypatch.setattr(tasks, "standby", lambda: standby)
+    try:
+        tasks.train(*body[0])
+    finally:
+        standby.close()
+    assert [rows.get(Job, job_id).status for job_id in job_ids] == ["succeeded"] * 3
 
 
 @pytest.mark.parametrize("deaf", [False, True])
@@ -95,6 +118,44 @@ def test_cancelling_stops_the_trainer_and_keeps_its_checkpoint(
     assert (job.status, job.error) == ("cancelled", None)
     assert job.finished_at is not None
     assert rows.events(job_id)[-1].type == "cancelled"
+
+
+@pytest.mark.parametrize(
+    ("action", "ends", "deafened"),
+    [(Action.CANCEL, "cancelled", False), (Action.PAUSE, "paused", False), (Action.CANCEL, "cancelled", True)],
+)
+def test_what_is_asked_of_a_job_does_not_wait_for_the_heartbeat(
+    rows: Rows,
+    dataset: str,
+    run: Callable[..., None],
+    fast_settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    action: UserAction,
+    ends: str,
+    deafened: bool,
+) -> None:
+    """Nor where the connection that listens was broken meanwhile."""
+    monkeypatch.setattr(fast_settings, "heartbeat_seconds", 60.0)
+    monkeypatch.setattr(fast_settings, "lease_seconds", 180.0)
+    job_id = rows.job(dataset, steps=ENDLESS)
+    listening = "FROM pg_stat_activity WHERE datname = current_database() AND query = 'LISTEN difffit'"
+
+    def listeners() -> Sequence[int]:
+        with rows.sessions() as session:
+            return session.scalars(text(f"SELECT pid {listening}")).all()
+
+    def ask_while_it_trains() -> None:
+        wait_for(lambda: rows.events(job_id, "progress"))
+        assert len(wait_for(listeners)) == 1
+        if deafened:
+            with rows.sessions.begin() as session:
+                session.execute(text(f"SELECT pg_terminate_backend(pid, 5000) {listening}"))
+        ask(rows, job_id, action)
+
+    run(meanwhile=ask_while_it_trains)
+    [asked], [done] = rows.events(job_id, "pausing" if ends == "paused" else "cancelling"), rows.events(job_id, ends)
+    assert (done.created_at - asked.created_at).total_seconds() < 15
+    assert listeners() == []
 
 
 def test_a_lost_lease_kills_the_trainer_and_nothing_more_is_written(rows: Rows, dataset: str, run: Callable[..., None]) -> None:

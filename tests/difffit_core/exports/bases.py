@@ -9,21 +9,21 @@ from diffusers import DiTTransformer2DModel
 from difffit_core.adapter_file import Adapter
 from difffit_core.base_models import WEIGHTS_FOLDER, BaseModelEntry
 from difffit_core.dit import untie_conditioning
-from difffit_core.tasks.config import TaskName
 from tests.difffit_core.adapters import Case
 from tests.difffit_core.spec_dirs import write_base as write_base_for
 
-TASKS: dict[str, TaskName] = {
+CASES = {
     "dit": "class-conditional",
     "unet": "text-to-image",
     "controlnet": "controlnet",
+    "pixart": "text-to-image-pixart",
     "llama": "instruction",
 }
 
 
 def write_base(family: str, case: Case, folder: Path) -> BaseModelEntry:
     """A folder of the family's layout, whose network is the case's model."""
-    base = write_base_for(folder, TASKS[family.removesuffix("-tied")])
+    base = write_base_for(folder, CASES[family.removesuffix("-tied")])
     model = copy.deepcopy(case.model)
     if isinstance(model, DiTTransformer2DModel):
         untie_conditioning(model)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import ControlNetModel, DiTTransformer2DModel, UNet2DConditionModel
+from diffusers import ControlNetModel, DiTTransformer2DModel, PixArtTransformer2DModel, UNet2DConditionModel
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
@@ -18,6 +18,7 @@ CLASSES: dict[str, Any] = {
     "dit": DiTTransformer2DModel,
     "unet": UNet2DConditionModel,
     "controlnet": ControlNetModel,
+    "pixart": PixArtTransformer2DModel,
     "llama": AutoModelForCausalLM,
 }
 

@@ -27,7 +27,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "difffit on all layers": {"type": "difffit", "preset": "layers"},
     "lora on a tied layer": {"type": "lora", "layers": ["timestep_embedder.linear_1", "attn1.to_q"]},
 }
-CASES = [(family, "difffit") for family in ("dit", "unet", "controlnet", "llama", "llama-tied")]
+CASES = [(family, "difffit") for family in ("dit", "unet", "controlnet", "pixart", "llama", "llama-tied")]
 CASES += [("dit", method) for method in METHODS if method != "difffit"]
 CASES += [("unet", "difffit on all layers"), ("unet", "lora"), ("llama", "lora"), ("llama-tied", "full")]
 NO_FORM = ("full", "peft")  # PEFT holds no whole models

@@ -80,7 +80,7 @@ def test_the_kinds_pictures_are_the_untouched_bases_and_made_once(tmp_path: Path
     run_here(tmp_path, spec)
     assert {file.name: file.read_bytes() for file in (tmp_path / "prior").iterdir()} == made
     task, _ = loaded(tmp_path, spec)
-    again = task._prior_pictures(tmp_path / "again")
+    again = task._prior_pictures(tmp_path / "again", lambda done, of: None)
     for file, picture in zip(again, expected, strict=True):
         picture.save(tmp_path / "expected.png")
         assert file.read_bytes() == (tmp_path / "expected.png").read_bytes() == made[file.name]

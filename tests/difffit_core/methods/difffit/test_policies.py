@@ -16,7 +16,7 @@ from difffit_core.methods.injection import Preparation, prepare, trained_paramet
 from tests.difffit_core.adapters import make_case
 from tests.tiny_models import tiny_controlnet, tiny_dit, tiny_llama, tiny_text_encoder, tiny_unet
 
-FAMILIES = ["dit", "dit-affine", "unet", "controlnet", "llama", "llama-tied", "text-encoder"]
+FAMILIES = ["dit", "dit-affine", "unet", "controlnet", "pixart", "llama", "llama-tied", "text-encoder"]
 
 
 def difffit(model: nn.Module, **settings: Any) -> Preparation:
