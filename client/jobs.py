@@ -38,6 +38,14 @@ def create(
     context: typer.Context,
     dataset: Annotated[str, typer.Option(help="The dataset's id, ds_….")],
     base: Annotated[str, typer.Option(help="The base model; see `difffit models list`.")] = "emoji-dit",
+    task: Annotated[
+        str | None,
+        typer.Option(help="What to train: text-to-image, dreambooth, controlnet, …; absent: the base's first task."),
+    ] = None,
+    task_settings: Annotated[
+        list[str] | None,
+        typer.Option("--task-set", metavar="NAME=VALUE", help="A setting of the task, such as subject=dog; repeatable."),
+    ] = None,
     method: Annotated[
         str,
         typer.Option(help="How to fine-tune: difffit, bitfit, lora, adapter-parallel, adapter-sequential, vpt-deep or full."),
@@ -65,6 +73,10 @@ def create(
     spec: dict[str, Any] = {"base_model": base, "dataset": dataset, "method": {"type": method}}
     spec["method"] |= named_values(method_settings or [], "--method-set")
     spec |= {"hyperparameters": named_values(settings or [])}
+    if task is not None:
+        spec["task"] = {"type": task} | named_values(task_settings or [], "--task-set")
+    elif task_settings:
+        raise typer.BadParameter("Name the task by --task.", param_hint="--task-set")
     given = {"seed": seed, "name": name, "priority": priority, "max_duration": max_duration, "init_adapter": init_adapter}
     spec |= {key: value for key, value in given.items() if value is not None}
     with connect(context) as client:

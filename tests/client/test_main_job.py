@@ -115,6 +115,16 @@ def test_a_refused_setting_is_4_and_names_the_field(difffit: Command, dataset_id
 
 
 @pytest.mark.usefixtures("at_service")
+def test_a_task_with_its_settings_is_passed_on(difffit: Command, dataset_id: str) -> None:
+    words = ["jobs", "create", "--dataset", dataset_id, "--task", "dreambooth", "--task-set", "subject=dog", "--json"]
+    refused = difffit(*words).json()["error"]
+    assert (refused["code"], refused["param"]) == ("wrong_family", "task.type")
+    assert difffit("jobs", "create", "--dataset", dataset_id, "--task-set", "subject=dog").exit_code == 2
+    planned = difffit("jobs", "create", "--dataset", dataset_id, "--task", "class-conditional", "--dry-run", "--json")
+    assert planned.json()["plan"]["task"] == {"type": "class-conditional"}
+
+
+@pytest.mark.usefixtures("at_service")
 def test_a_wrong_key_is_4(difffit: Command) -> None:
     result = difffit("--api-key", "wrong", "jobs", "list", "--json")
     assert result.exit_code == 4
