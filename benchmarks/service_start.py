@@ -12,11 +12,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from PIL import Image
+
 from client import Client
 from client.upload import prepare_upload
 
 DATASET = Path(__file__).parent.parent / "examples" / "fluent"
 JOBS = 3
+PICTURES = 1000  # of 64 x 64 pixels
 STOP_SECONDS = 120
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -38,6 +41,7 @@ def main() -> None:
                 "api_ready_seconds": api_ready_seconds(api),
                 "api_loads_torch": "libtorch" in (Path("/proc") / str(api) / "maps").read_text(),
                 **job_start_seconds(client, own),
+                **encodings_seconds(client, own, data_dir / "pictures"),
             }
     if arguments.json:
         print(json.dumps(found))
@@ -70,20 +74,37 @@ def job_start_seconds(client: Client, launcher: int) -> dict[str, list[float]]:
     """From posting a job to an idle worker until two events of its trainer arrive here: `started`, and its first step."""
     with prepare_upload([DATASET]) as prepared:
         dataset = client.wait_dataset(client.upload_dataset(prepared.files)["id"])
-    started, first_step = list[float](), list[float]()
-    for seed in range(JOBS):
-        wait_until_idle(launcher)
-        settings = {"steps": 1, "batch_size": 1, "sample_steps": 1, "validation_fraction": 0.0}
-        posted = time.monotonic()
-        job = client.create_job(
-            {"base_model": "emoji-dit", "dataset": dataset["id"], "seed": seed, "hyperparameters": settings}
-        )
-        for event in client.watch_job(job["id"]):
-            if event["type"] == "started":
-                started.append(round(time.monotonic() - posted, 2))
-            elif event["type"] == "progress" and event["data"]["step"] >= 1:
-                first_step.append(round(time.monotonic() - posted, 2))
-    return {"post_to_started_seconds": started, "post_to_first_step_seconds": first_step}
+    seconds = [seconds_to_events(client, launcher, dataset["id"], seed) for seed in range(JOBS)]
+    return {
+        "post_to_started_seconds": [found["started"] for found in seconds],
+        "post_to_first_step_seconds": [found["progress"] for found in seconds],
+    }
+
+
+def encodings_seconds(client: Client, launcher: int, folder: Path) -> dict[str, float]:
+    """From posting a job to its first step, on pictures that nobody has encoded, and then on those that are encoded."""
+    for number in range(PICTURES):
+        path = folder / f"class {number % 10}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        noise = Image.effect_noise((8, 8), 80).convert("RGB")
+        noise.resize((64, 64)).save(path)
+    with prepare_upload([folder]) as prepared:
+        dataset = client.wait_dataset(client.upload_dataset(prepared.files)["id"])
+    fresh, reused = (seconds_to_events(client, launcher, dataset["id"], seed) for seed in range(2))
+    assert "encoded" in fresh
+    assert "encodings_reused" in reused
+    return {"first_step_encoding_seconds": fresh["progress"], "first_step_reusing_seconds": reused["progress"]}
+
+
+def seconds_to_events(client: Client, launcher: int, dataset_id: str, seed: int) -> dict[str, float]:
+    """Run a job of one step on an idle worker: when the first event of each type arrived here, counted from the post."""
+    wait_until_idle(launcher)
+    settings = {"steps": 1, "batch_size": 1, "sample_steps": 1, "validation_fraction": 0.0}
+    posted, seconds = time.monotonic(), dict[str, float]()
+    job = client.create_job({"base_model": "emoji-dit", "dataset": dataset_id, "seed": seed, "hyperparameters": settings})
+    for event in client.watch_job(job["id"]):
+        seconds.setdefault(event["type"], round(time.monotonic() - posted, 2))
+    return seconds
 
 
 def wait_until_idle(launcher: int) -> None:

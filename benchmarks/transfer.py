@@ -54,7 +54,7 @@ def start_losses(count: int | None = None, seed: int = 0) -> dict[str, float]:
     files = files[:: max(1, len(files) // count)][:count] if count else files
     vae = load_autoencoder(base.path)
     names = base.class_names()
-    latents = encode_pictures(files, vae, size, lambda done, of: None)["mean"][:, 0] * vae.config.scaling_factor
+    latents = encode_pictures(files, vae, (size, size), lambda done, of: None)["mean"][:, 0] * vae.config.scaling_factor
     labels = torch.tensor([names.index(file.parent.name) for file in files])
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(latents.shape, generator=generator)

@@ -66,6 +66,8 @@ class TrainingView:
                 self._bar.update(
                     self._task, description=f"encoding {data['part']}", completed=data["done"], total=data["total"]
                 )
+            case "encodings_reused":
+                self._line(f"{data['examples']:,} examples are encoded already")
             case "progress":
                 self._progress(data)
             case "validation":

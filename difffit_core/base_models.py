@@ -127,16 +127,8 @@ class BaseModelEntry(BaseModel):
         return " ".join(f"{f.relative_to(self.path)}:{f.stat().st_size}:{f.stat().st_mtime_ns}" for f in files)
 
     def sha256(self) -> str:
-        """Hash of the weights that a method is put into: what an adapter is bound to.
-
-        Of their file, or where there are several, of the list of their hashes in the order of their names.
-        """
-        folder = self.path / WEIGHTS_FOLDER[self.family]
-        whole = [folder / name for name in WEIGHTS_FILES if (folder / name).exists()]
-        hashes = [_hashed(file, *_version(file)) for file in whole or sorted(folder.glob("*-of-*.safetensors"))]
-        if not hashes:
-            raise ModelError(f"The base model {self.id!r} has no weights as safetensors in {folder.name}/.")
-        return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+        """Hash of the weights that a method is put into: what an adapter is bound to."""
+        return weights_sha256(self.path / WEIGHTS_FOLDER[self.family])
 
 
 def load_catalog(path: Path = PACKAGED_CATALOG, models_dir: Path = MODELS_DIR) -> dict[str, BaseModelEntry]:
@@ -189,6 +181,23 @@ def _parsed(path: Path, _changed_at: int, _size: int) -> dict[str, Any]:
     """The file as it was when it was last changed: every job that is posted asks for some of them."""
     loaded: dict[str, Any] = json.loads(path.read_text())
     return loaded
+
+
+def weights_sha256(folder: Path) -> str:
+    """Hash of the weights in one folder of a base; raises ModelError where there are none.
+
+    Of their file, or where there are several, of the list of their hashes in the order of their names.
+    """
+    whole = [folder / name for name in WEIGHTS_FILES if (folder / name).exists()]
+    hashes = [file_sha256(file) for file in whole or sorted(folder.glob("*-of-*.safetensors"))]
+    if not hashes:
+        raise ModelError(f"The base model has no weights as safetensors in {folder.name}/.")
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """Of a base's file, read once as long as it stays as it is."""
+    return _hashed(path, *_version(path))
 
 
 @lru_cache(maxsize=256)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -12,9 +12,10 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from difffit_core.buckets import Size, nearest_size
 from difffit_core.contents import example_sha256, fields_of_all
 from difffit_core.errors import DatasetError
-from difffit_core.pictures import to_rgb
+from difffit_core.pictures import to_rgb, upright_size
 from difffit_core.spec import DatasetSummary, content_sha256
 
 INDEX = "index.jsonl"
@@ -104,9 +105,9 @@ def split(items: list[Item], validation_fraction: float) -> tuple[list[Item], li
     """
     test = [item for item in items if item.split == "test"]
     if 0 < len(test) < len(items):
-        return [item for item in items if item.split != "test"], _class_by_class(test)
+        return sorted((item for item in items if item.split != "test"), key=_by_content), _class_by_class(test)
     by_class: dict[str, list[Item]] = defaultdict(list)
-    for item in sorted(items, key=lambda item: (item.label, item.sha256, item.file)):
+    for item in sorted(items, key=_by_content):
         by_class[item.label].append(item)
     train: list[Item] = []
     held_out: list[Item] = []
@@ -123,23 +124,42 @@ def split_name(items: list[Item], validation_fraction: float) -> str:
     return "test" if 0 < test < len(items) else f"{validation_fraction:g}"
 
 
+def _by_content(item: Item) -> tuple[str, str, str]:
+    return item.label, item.sha256, item.file
+
+
 def _class_by_class(items: list[Item]) -> list[Item]:
     """The first item of each class, then the second of each, and so on."""
     seen: dict[str, int] = defaultdict(int)
     ranked = []
-    for item in sorted(items, key=lambda item: (item.label, item.sha256, item.file)):
+    for item in sorted(items, key=_by_content):
         ranked.append((seen[item.label], item))
         seen[item.label] += 1
     return [item for _, item in sorted(ranked, key=lambda ranked_item: ranked_item[0])]
 
 
-def load_picture(path: Path, size: int) -> Tensor:
-    """The picture in a file as `square_pixels` has it."""
+def load_picture(path: Path, size: Size) -> Tensor:
+    """The picture in a file as `pixels` has it."""
     with Image.open(path) as opened:
-        return square_pixels(opened, size)
+        return pixels(opened, size)
 
 
-def square_pixels(picture: Image.Image, size: int) -> Tensor:
-    """A picture as `[3, size, size]` floats in [-1, 1]: as `to_rgb` has it, shorter side fitted, centre cropped."""
-    square = ImageOps.fit(to_rgb(picture), (size, size), Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.array(square)).permute(2, 0, 1).float() / 127.5 - 1.0
+def pixels(picture: Image.Image, size: Size) -> Tensor:
+    """A picture as `[3, H, W]` floats in [-1, 1]: as `to_rgb` has it, made just so large as to fill `size`, centre cropped."""
+    fitted = ImageOps.fit(to_rgb(picture), size, Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.array(fitted)).permute(2, 0, 1).float() / 127.5 - 1.0
+
+
+def by_size(
+    items: Sequence[Item], folder: Path, sizes: Sequence[Size], progress: Callable[[int, int], None]
+) -> dict[Size, list[Item]]:
+    """The items by the size that their picture in `folder` is nearest to."""
+    groups: dict[Size, list[Item]] = defaultdict(list)
+    if len(sizes) == 1:
+        return {sizes[0]: list(items)}
+    for done, item in enumerate(items, start=1):
+        with Image.open(folder / item.file) as picture:
+            groups[nearest_size(upright_size(picture), sizes)].append(item)
+        if done % 1000 == 0 or done == len(items):
+            progress(done, len(items))
+    return groups

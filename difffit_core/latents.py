@@ -7,6 +7,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
+from difffit_core.buckets import Size
 from difffit_core.dataset import load_picture
 
 ENCODE_BATCH = 32
@@ -14,13 +15,13 @@ ENCODE_BATCH = 32
 
 @torch.no_grad()
 def encode_pictures(
-    files: list[Path], vae: AutoencoderKL, size: int, progress: Callable[[int, int], None]
+    files: list[Path], vae: AutoencoderKL, size: Size, progress: Callable[[int, int], None]
 ) -> dict[str, Tensor]:
-    """`mean` and `std` `[N, 2, C, H, W]` (upright, mirrored), on the CPU, of pictures brought to `size` pixels."""
+    """`mean` and `std` `[N, 2, C, H, W]` (upright, mirrored), on the CPU, of pictures brought to `size`."""
     means, stds = [], []
     for start in range(0, len(files), ENCODE_BATCH):
         pictures = torch.stack([load_picture(file, size) for file in files[start : start + ENCODE_BATCH]])
-        both = torch.stack([pictures, pictures.flip(-1)], dim=1).flatten(0, 1).to(vae.device)  # [2 B, 3, S, S]
+        both = torch.stack([pictures, pictures.flip(-1)], dim=1).flatten(0, 1).to(vae.device)  # [2 B, 3, H, W]
         posterior = vae.encode(both).latent_dist
         means.append(posterior.mean.unflatten(0, (-1, 2)).cpu())
         stds.append(posterior.std.unflatten(0, (-1, 2)).cpu())

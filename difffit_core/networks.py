@@ -122,7 +122,7 @@ def _sizes(latents: Tensor) -> Tensors:
 
 
 def steering(controlnet: Any, latents: Tensor, timesteps: Tensor, prompts: Tensors, condition: Tensor) -> dict[str, Any]:
-    """What a ControlNet adds to its UNet for conditions `[B, 3, S, S]` in [0, 1], as arguments of the UNet."""
+    """What a ControlNet adds to its UNet for conditions `[B, 3, H, W]` in [0, 1], as arguments of the UNet."""
     down, middle = controlnet(
         latents, timesteps, encoder_hidden_states=prompts["text"], controlnet_cond=condition, return_dict=False
     )

@@ -4,6 +4,8 @@ from PIL import ExifTags, Image, ImageOps
 
 from difffit_core.errors import DatasetError
 
+SIDEWAYS = {5, 6, 7, 8}  # the EXIF orientations that exchange width and height
+
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """The first frame of an opened picture, turned as its EXIF data say; itself, loaded, where nothing is to be changed.
@@ -25,6 +27,13 @@ def to_rgb(image: Image.Image) -> Image.Image:
         rgba = upright.convert("RGBA")
         upright = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
     return upright if upright.mode == "RGB" else upright.convert("RGB")
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height of an opened picture as `to_rgb` turns it, read from its header."""
+    width, height = image.size
+    turned = image.getexif().get(ExifTags.Base.Orientation, 1) in SIDEWAYS
+    return (height, width) if turned else (width, height)
 
 
 def _upper_bytes(image: Image.Image) -> Image.Image:

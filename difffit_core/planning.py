@@ -3,12 +3,10 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from difffit_core.base_models import BaseModelEntry
 from difffit_core.devices import device_name, total_memory
 from difffit_core.estimate import Estimate, Memory
 from difffit_core.frozen_base import count_numbers
@@ -29,7 +27,7 @@ ERRORS = {"cpu": 0.35}  # by type of device: what `benchmarks/plan_memory.py` ha
 
 def estimate(spec: TrainingSpec, device: torch.device) -> Estimate:
     """What training `spec` on `device` takes. Raises DiffFitError where the base cannot be trained so, as its configs tell."""
-    base = BaseModelEntry.in_folder(spec.base_model, Path(spec.base_model_path), spec.defaults, spec.family)
+    base = spec.base()
     with without_weights():
         task = ready_task(spec, base, device)
         task.load_frozen()

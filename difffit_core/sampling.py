@@ -102,15 +102,15 @@ def decode(vae: AutoencoderKL, latents: Tensor) -> list[Image.Image]:
     pictures = []
     for chunk in (latents / vae.config.scaling_factor).split(DECODE_BATCH):
         with torch.autocast(vae.device.type, enabled=False):
-            pixels = vae.decode(chunk.to(vae.device)).sample  # [B, 3, S, S] in [-1, 1]
+            pixels = vae.decode(chunk.to(vae.device)).sample  # [B, 3, H, W] in [-1, 1]
         array = ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
         pictures += [Image.fromarray(np.ascontiguousarray(picture)) for picture in array]
     return pictures
 
 
 def grid(pictures: list[Image.Image], columns: int) -> Image.Image:
-    """Lay equal pictures out in rows of `columns`, on white with a margin of 2 pixels."""
-    width, height = pictures[0].size
+    """Lay pictures out in rows of `columns`, each in a place that takes the largest, on white with a margin of 2 pixels."""
+    width, height = (max(sides) for sides in zip(*(picture.size for picture in pictures), strict=True))
     rows = -(-len(pictures) // columns)
     sheet = Image.new("RGB", (columns * (width + 2) + 2, rows * (height + 2) + 2), "white")
     for index, picture in enumerate(pictures):

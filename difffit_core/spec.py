@@ -2,9 +2,10 @@
 
 import hashlib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated, Literal, Self, get_args
 
-from pydantic import Field, TypeAdapter, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from difffit_core.base_models import BaseModelEntry, Family, TrainingDefaults
 from difffit_core.errors import SpecError
@@ -22,6 +23,8 @@ WITH_DROPOUT = frozenset({"class-conditional", "text-to-image", "controlnet"})  
 Scheduler = Literal["ddpm", "ddim", "dpmsolver++"]
 
 Sampler = Literal["uniform", "balanced"]
+
+Aspect = Literal["crop", "buckets"]
 
 BasePrecision = Literal["fp32", "bf16", "int8", "nf4"]
 
@@ -54,6 +57,16 @@ class Hyperparameters(Strict):
     resolution: (
         Annotated[
             int, Field(strict=True, ge=8, le=4096, description="Width and height of the pictures; auto is the base model's.")
+        ]
+        | Auto
+    ) = "auto"
+    aspect: (
+        Annotated[
+            Aspect,
+            Field(
+                description="crop: the middle square of each picture; buckets: each keeps about its ratio of width to height, "
+                "at the area of the square. Auto is crop."
+            ),
         ]
         | Auto
     ) = "auto"
@@ -145,6 +158,7 @@ class ResolvedHyperparameters(Strict):
     gradient_checkpointing: bool
     base_precision: BasePrecision
     resolution: int | None
+    aspect: Aspect | None = "crop"
     max_tokens: int | None
     learning_rate: float
     lr_schedule: Literal["constant", "cosine", "warmup-stable-decay"]
@@ -183,6 +197,10 @@ class TrainingSpec(Strict):
     captioner_path: str | None = None  # of the operator's BLIP model, for tasks that have captions written
     compile: bool = False  # compile the blocks: half a minute that pays from some thousand steps on; wants a C++ compiler
 
+    def base(self) -> BaseModelEntry:
+        """The base model in the folder that the plan names."""
+        return BaseModelEntry.in_folder(self.base_model, Path(self.base_model_path), self.defaults, self.family)
+
     @model_validator(mode="after")
     def _steps_cover_warmup(self) -> Self:
         if self.hyperparameters.warmup_steps >= self.hyperparameters.steps:
@@ -191,6 +209,14 @@ class TrainingSpec(Strict):
 
 
 TASK = TypeAdapter[TaskConfig](TaskConfig)
+
+
+def read_spec(folder: Path) -> TrainingSpec:
+    """The `spec.json` of a SPEC_DIR; raises SpecError where it cannot be used."""
+    try:
+        return TrainingSpec.model_validate_json((folder / "spec.json").read_text())
+    except (OSError, ValidationError) as error:
+        raise SpecError(f"spec.json cannot be used: {error}") from error
 
 
 def resolve(spec: JobSpec, base: BaseModelEntry, dataset: DatasetSummary) -> TrainingSpec:
@@ -212,6 +238,7 @@ def resolve(spec: JobSpec, base: BaseModelEntry, dataset: DatasetSummary) -> Tra
         "gradient_checkpointing": False,
         "base_precision": "fp32",
         "resolution": base.image_size(),
+        "aspect": None if base.family == "llama" else "crop",
         "max_tokens": MAX_TOKENS if task.type == "instruction" else None,
         "learning_rate": spec.method.learning_rate(base.defaults.pretraining_learning_rate, base.family),
         "lr_schedule": "constant",
@@ -245,6 +272,7 @@ def resolve(spec: JobSpec, base: BaseModelEntry, dataset: DatasetSummary) -> Tra
             param="hyperparameters.base_precision",
         )
     _check_sizes(resolved, base)
+    _check_buckets(resolved, base)
     _check_evaluation(resolved, task)
     return TrainingSpec(
         task=task,
@@ -295,6 +323,7 @@ def _check_sizes(resolved: ResolvedHyperparameters, base: BaseModelEntry) -> Non
     """Raise SpecError where the base cannot make pictures of the resolution, or does not make any."""
     for name, value, meaningless in (
         ("resolution", resolved.resolution, base.family == "llama"),
+        ("aspect", resolved.aspect, base.family == "llama"),
         ("max_tokens", resolved.max_tokens, base.family != "llama"),
     ):
         if meaningless and value is not None:
@@ -305,6 +334,23 @@ def _check_sizes(resolved: ResolvedHyperparameters, base: BaseModelEntry) -> Non
         raise SpecError(
             f"{base.id} makes pictures of a multiple of {base.pixels_per_token()} pixels, and {resolved.resolution} is none.",
             param="hyperparameters.resolution",
+        )
+
+
+def _check_buckets(resolved: ResolvedHyperparameters, base: BaseModelEntry) -> None:
+    """Raise SpecError where pictures are to keep their ratio and cannot."""
+    if resolved.aspect != "buckets":
+        return
+    if base.family == "dit":
+        raise SpecError(
+            f"{base.id}, a DiT, knows positions in square pictures only: leave aspect out, or set it to crop.",
+            param="hyperparameters.aspect",
+        )
+    if resolved.sampler == "balanced":
+        raise SpecError(
+            "A batch is of one bucket, which need not have examples of every class: use the sampler uniform with buckets, or "
+            "balanced with aspect crop.",
+            param="hyperparameters.sampler",
         )
 
 

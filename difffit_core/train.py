@@ -45,13 +45,11 @@ def die_with_parent() -> None:
 
 def train(folder: Path) -> int:
     """Train the SPEC_DIR `folder` and say how it went in its `events.jsonl`. Of several processes, the first does."""
-    from pydantic import ValidationError
-
     from difffit_core.devices import is_out_of_memory, pick_device
-    from difffit_core.errors import DiffFitError, SpecError
+    from difffit_core.errors import DiffFitError
     from difffit_core.events import EventLog
     from difffit_core.processes import Processes
-    from difffit_core.spec import TrainingSpec
+    from difffit_core.spec import read_spec
     from difffit_core.stopping import Stopped, StopRequest
     from difffit_core.trainer import Trainer
 
@@ -60,10 +58,7 @@ def train(folder: Path) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop.on_signal if leads else signal.SIG_IGN)  # the others end when the first tells them
     try:
-        try:
-            spec = TrainingSpec.model_validate_json((folder / "spec.json").read_text())
-        except (OSError, ValidationError) as error:
-            raise SpecError(f"spec.json cannot be used: {error}") from error
+        spec = read_spec(folder)
         processes = Processes(pick_device(os.environ.get("DIFFFIT_DEVICE", "auto")))
         Trainer(spec, folder, processes, events, stop).run()
         processes.close()

@@ -5,22 +5,19 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from difffit_core import initial_values
 from difffit_core.adapter_file import save_adapter
-from difffit_core.base_models import BaseModelEntry
-from difffit_core.captions import read_items, write_missing_captions
-from difffit_core.dataset import Item, split
 from difffit_core.devices import device_name, inference_autocast
-from difffit_core.errors import DatasetError, SpecError, TrainingDiverged
+from difffit_core.encoded_file import Buckets
+from difffit_core.errors import SpecError, TrainingDiverged
 from difffit_core.evaluation.training import JobEvaluations
 from difffit_core.events import EventLog
+from difffit_core.examples import VALIDATION_DRAWS, caption_pictures, load_examples
 from difffit_core.families import family_of
 from difffit_core.frozen_base import count_numbers
 from difffit_core.processes import Processes
@@ -32,9 +29,7 @@ from difffit_core.training_state import TrainingState, newest_checkpoint, random
 
 PROGRESS_SECONDS = 0.5  # at least so long between progress events
 RATE_STEPS = 20  # the rate is averaged over about so many steps
-SHOWN_CAPTIONS = 10  # of those that were written, in an event
 VALIDATION_BATCH = 64
-VALIDATION_DRAWS = 512  # (example, random numbers) pairs of a validation, at most
 
 
 class Trainer:
@@ -53,11 +48,11 @@ class Trainer:
                 param="hyperparameters.batch_size",
             )
         if processes.is_first:
-            self._write_captions()
+            caption_pictures(spec, folder, self.device, events)  # before anything else reads the dataset
         self._evaluations: JobEvaluations | None = None
         if self.h.evaluate_every is not None and processes.is_first:
             self._evaluations = JobEvaluations(spec, folder, self.device, events)
-        self.base = BaseModelEntry.in_folder(spec.base_model, Path(spec.base_model_path), spec.defaults, spec.family)
+        self.base = spec.base()
         self.task = ready_task(spec, self.base, self.device)
         self.model = self.task.model
         if spec.compile:
@@ -65,17 +60,6 @@ class Trainer:
                 part.compile()
         self.state = TrainingState(self.task.parameters(), self.h, spec.seed)
         self._others_wait = processes.is_first and processes.count > 1
-
-    def _write_captions(self) -> None:
-        """Before anything else reads the dataset."""
-
-        def progress(done: int, of: int) -> None:
-            self.events.emit("encoding", part="captions", done=done, total=of)
-
-        captions = write_missing_captions(self.spec, self.folder, self.device, progress)
-        if captions:
-            examples = [{"file": file, "caption": caption} for file, caption in islice(captions.items(), SHOWN_CAPTIONS)]
-            self.events.emit("captioned", pictures=len(captions), examples=examples)
 
     def run(self) -> None:
         """Train to the end, or to a checkpoint where a stop is requested. Raises DiffFitError for what the user can mend."""
@@ -134,33 +118,13 @@ class Trainer:
         while self.state.step < self.h.steps:
             self._check(self._step(train))
 
-    def _load_data(self) -> tuple[Examples, Examples | None]:
-        items = read_items(self.spec, self.folder)
-        if not items:
-            raise DatasetError("The dataset holds no examples.")
-        for message in self.task.warnings(items):
-            self.events.emit("warning", message=message)
-        train, held_out = split(items, self.h.validation_fraction)
-        held_out = held_out[:VALIDATION_DRAWS]  # a validation draws no more, and official test splits are large
-        examples = self._encoded("train", train), self._encoded("validation", held_out) if held_out else None
+    def _load_data(self) -> tuple[Buckets, Buckets]:
+        """What is trained on and what is held out, if anything is."""
+        train, held_out = load_examples(self.spec, self.folder, self.task, self.events)
         self.task.release()
-        return examples
+        return train, held_out
 
-    def _encoded(self, part: str, items: list[Item]) -> Examples:
-        """The items as tensors on the device, kept in a file from which an interrupted job goes on."""
-
-        def progress(done: int, of: int) -> None:
-            self.events.emit("encoding", part=part, done=done, total=of)
-
-        cache = self.folder / f"examples-{part}.safetensors"
-        if not cache.exists():
-            tensors = self.task.encode(items, self.folder / "dataset", progress)
-            unfinished = cache.with_suffix(".part")
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, unfinished)
-            unfinished.replace(cache)
-        return Examples(items, load_file(cache, device=str(self.device)))
-
-    def _train(self, train: Examples, held_out: Examples | None) -> None:
+    def _train(self, train: Buckets, held_out: Buckets) -> None:
         """All steps that are left. What belongs after the last one is `_run`'s, so that a resumed run does it too."""
         seconds_a_step, reported = 0.0, 0.0
         self._evaluate_when_due()  # this run may go on where the one before was stopped while it evaluated
@@ -193,16 +157,17 @@ class Trainer:
                 self._sample(held_out or train)
             self._evaluate_when_due()
 
-    def _step(self, train: Examples) -> float:
+    def _step(self, train: Buckets) -> float:
         """One optimiser step on one batch, of which this process computes its share in portions; returns the batch's loss."""
         batch, step = self.h.batch_size, self.state.step
-        indices = self.state.batch_indices(train.classes)  # [B]
-        drawn = self.task.draw(train, batch, random_generator(self.spec.seed, "step", step))
+        bucket, indices = self.state.batch_indices([examples.classes for examples in train])  # [B]
+        examples = train[bucket]
+        drawn = self.task.draw(examples, batch, random_generator(self.spec.seed, "step", step))
         loss = self._no_loss()
         for portion in self.processes.share(batch).split(self.h.micro_batch_size):
             # What a model draws by itself, such as dropout, starts anew as well.
             torch.manual_seed(random_generator(self.spec.seed, f"model/{portion[0]}", step).initial_seed())
-            losses = self.task.loss(train, indices[portion].to(self.device), self._rows(drawn, portion))
+            losses = self.task.loss(examples, indices[portion].to(self.device), self._rows(drawn, portion))
             part = losses.sum() / batch
             part.backward()
             loss += part.detach()
@@ -238,33 +203,37 @@ class Trainer:
                 param="hyperparameters.learning_rate",
             )
 
-    def _validate(self, held_out: Examples | None, base: bool = False) -> None:
+    def _validate(self, held_out: Buckets, base: bool = False) -> None:
         """Report the loss of the EMA weights, or of the untouched base, on the held-out examples where there are any."""
-        if held_out is not None:
+        if held_out:
             with self._averaged():
                 self.events.emit("validation", step=self.state.step, loss=self._held_out_loss(held_out), base=base)
 
     @torch.no_grad()
-    def _held_out_loss(self, held_out: Examples) -> float:
+    def _held_out_loss(self, held_out: Buckets) -> float:
         """Mean loss of the held-out examples with fixed random numbers, alike for every job and step."""
-        examples = min(len(held_out), VALIDATION_DRAWS)
-        draws = max(1, VALIDATION_DRAWS // examples) if self.task.noisy else 1
-        indices = torch.arange(examples).repeat(draws)  # [examples * draws]
-        drawn = self.task.fixed_draw(held_out, len(indices), random_generator(0, "validation", 0))
+        draws = max(1, VALIDATION_DRAWS // sum(map(len, held_out))) if self.task.noisy else 1
+        losses = [self._bucket_losses(examples, number, draws) for number, examples in enumerate(held_out)]
+        return round(float(torch.cat(losses).mean()), 6)
+
+    def _bucket_losses(self, examples: Examples, number: int, draws: int) -> Tensor:
+        """The losses `[examples * draws]` of the held-out bucket of that number."""
+        indices = torch.arange(len(examples)).repeat(draws)
+        drawn = self.task.fixed_draw(examples, len(indices), random_generator(0, "validation", number))
         # Whoever holds less than a batch at a time has no room for a large one here either.
         portion = VALIDATION_BATCH if self.h.micro_batch_size >= self.h.batch_size else self.h.micro_batch_size
         losses = [
-            self.task.loss(held_out, indices[rows].to(self.device), self._rows(drawn, rows))
+            self.task.loss(examples, indices[rows].to(self.device), self._rows(drawn, rows))
             for rows in torch.arange(len(indices)).split(portion)
         ]
-        return round(float(torch.cat(losses).mean()), 6)
+        return torch.cat(losses)
 
-    def _sample(self, examples: Examples) -> None:
+    def _sample(self, buckets: Buckets) -> None:
         """Write what the EMA weights make."""
         stem = self.folder / "samples" / f"step-{self.state.step:06d}"
         stem.parent.mkdir(exist_ok=True)
         with self._drawing():
-            path, labels = self.task.preview(examples, stem)
+            path, labels = self.task.preview(buckets, stem)
         self.events.emit("sample", step=self.state.step, path=str(path.relative_to(self.folder)), labels=labels)
 
     def _evaluate_when_due(self) -> None:

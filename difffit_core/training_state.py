@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +36,27 @@ def learning_rate(h: ResolvedHyperparameters, step: int) -> float:
     return h.learning_rate
 
 
+def bucket_turn(counts: Sequence[int], seed: int, step: int) -> tuple[int, int]:
+    """Which bucket has its turn at `step` (counted from 0), and how many it had before, for buckets of so many examples.
+
+    Turn j of a bucket with n of all N examples is due at the time (j + offset) N / n, and steps follow these times: over any
+    number of steps a bucket has its share of the turns, give or take one, and so every example is seen equally often.
+    """
+    total, common = sum(counts), math.lcm(*counts)
+    offsets = torch.randint(total, (len(counts),), generator=random_generator(seed, "buckets", 0)).tolist()  # in 1/N
+    early = max(0, step - len(counts))  # a time before which at most `step` turns are due
+    turns = [max(0, -((offset - early * count) // total)) for offset, count in zip(offsets, counts, strict=True)]
+
+    def due(bucket: int) -> int:
+        return int(turns[bucket] * total + offsets[bucket]) * (common // counts[bucket])
+
+    while True:
+        bucket = min(range(len(counts)), key=due)
+        if sum(turns) == step:
+            return bucket, turns[bucket]
+        turns[bucket] += 1
+
+
 class TrainingState:
     """One adapter in training. Holds no reference to the base, so that several can share one."""
 
@@ -52,16 +74,22 @@ class TrainingState:
         )
         self.ema = {name: parameter.detach().clone() for name, parameter in parameters.items()}
 
-    def batch_indices(self, classes: Sequence[Tensor]) -> Tensor:
-        """The examples `[B]` of the next step, where `classes` are the examples of each class.
+    def batch_indices(self, buckets: Sequence[Sequence[Tensor]]) -> tuple[int, Tensor]:
+        """The bucket of the next step and its examples `[B]`, where `buckets` are the examples of each class in each bucket.
 
-        Uniform: epochs of shuffled examples, run together without a gap. Balanced: epochs of shuffled classes, and within each
-        class epochs of its shuffled examples. Either depends on the seed and the step alone.
+        Uniform: epochs of a bucket's shuffled examples, run together without a gap, so that a bucket of fewer examples than a
+        batch repeats them in it. Balanced: epochs of shuffled classes, and within each class epochs of its shuffled examples.
+        All depends on the seed and the step alone.
         """
+        bucket, number = bucket_turn([sum(map(len, classes)) for classes in buckets], self.seed, self.step)
+        return bucket, self._examples(buckets[bucket], bucket, number)
+
+    def _examples(self, classes: Sequence[Tensor], bucket: int, number: int) -> Tensor:
+        """Those `[B]` of the bucket's batch of that number."""
         batch = self.hyperparameters.batch_size
-        turns = range(self.step * batch, (self.step + 1) * batch)
+        turns = range(number * batch, (number + 1) * batch)
         if self.hyperparameters.sampler == "uniform":
-            return torch.stack(self._in_shuffled_epochs(torch.arange(sum(map(len, classes))), "order", turns))
+            return torch.stack(self._in_shuffled_epochs(torch.arange(sum(map(len, classes))), f"order/{bucket}", turns))
         chosen = self._in_shuffled_epochs(torch.arange(len(classes)), "classes", turns)
         examples = []
         for turn, number in zip(turns, map(int, chosen), strict=True):

@@ -46,6 +46,9 @@ class Settings(BaseSettings):
     max_attempts: Annotated[int, Field(ge=1)] = Field(3, description="After so many lost workers a job fails")
 
     keep_checkpoints: Annotated[int, Field(ge=1)] = Field(3, description="Training states that are kept of each job")
+    keep_encodings_days: Annotated[float, Field(gt=0)] = Field(
+        30.0, description="Encoded datasets that no job has used for so long are deleted"
+    )
     garbage_grace_seconds: Annotated[float, Field(gt=0)] = Field(
         3600.0, description="Files that no row names are deleted after it; longer than any upload takes to be recorded"
     )

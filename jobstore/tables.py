@@ -155,6 +155,21 @@ class JobEvent(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
+class Encoding(Base):
+    """The encoded examples of a tenant's dataset, which its jobs share; see `encodings`."""
+
+    __tablename__ = "encodings"
+    __table_args__ = (Index("ix_encodings_object_key", "object_key"),)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)  # hash of all that they depend on
+    dataset_sha256: Mapped[str]  # of the content that was encoded
+    object_key: Mapped[str]
+    bytes: Mapped[int]
+    sha256: Mapped[str]  # of the object
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    last_used_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
 class Checkpoint(Base):
     """A training state in the object store from which a job can go on."""
 

@@ -16,9 +16,10 @@ from sqlalchemy import String, any_, bindparam, or_, select
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session, sessionmaker
 
+from jobstore import encodings
 from jobstore.objects import ObjectStore
 from jobstore.settings import Settings
-from jobstore.tables import Adapter, Checkpoint, Dataset, Evaluation, Export, Generation, Image, Job, Upload
+from jobstore.tables import Adapter, Checkpoint, Dataset, Encoding, Evaluation, Export, Generation, Image, Job, Upload
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +27,7 @@ PREFIXES = (
     "datasets/",
     "jobs/",
     "adapters/",
+    "encodings/",
     "images/",
     "conditions/",
     "evaluations/",
@@ -43,6 +45,8 @@ def collect_forever(sessions: sessionmaker[Session], objects: ObjectStore, setti
     """Collect once in every grace period, until `stop` is set; a server that is away is logged and tried again."""
     while not stop.wait(settings.garbage_grace_seconds):
         try:
+            with sessions.begin() as session:
+                encodings.forget_unused(session, settings.keep_encodings_days)
             collect(sessions, objects, settings.garbage_grace_seconds)
         except Exception:
             logger.exception("Garbage could not be collected; the next try follows in %s s", settings.garbage_grace_seconds)
@@ -73,7 +77,7 @@ def unnamed(sessions: sessionmaker[Session], keys: Iterable[str]) -> list[str]:
     logs = {key: found[1] for key in given if (found := LOG.match(key))}
     with sessions() as session:
         named: set[str | None] = set()
-        for model in (Checkpoint, Image, Export):
+        for model in (Checkpoint, Image, Export, Encoding):
             named |= set(session.scalars(select(model.object_key).where(model.object_key == wanted)))
         kept = select(Adapter.object_key).where(Adapter.object_key == wanted, Adapter.deleted_at.is_(None))
         named |= set(session.scalars(kept))

@@ -11,12 +11,13 @@ from PIL import Image as PillowImage
 from sqlalchemy import Select, delete, select
 from sqlalchemy.orm import Session, sessionmaker
 
-from jobstore import events
+from jobstore import encodings, events
 from jobstore.errors import StorageError
 from jobstore.ids import new_id
 from jobstore.objects import ObjectStore, job_prefix
 from jobstore.settings import get_settings
-from jobstore.tables import Adapter, Checkpoint, Image, Job
+from jobstore.tables import Adapter, Checkpoint, Encoding, Image, Job
+from worker.encodings import StagedEncodings, encodings_object
 from worker.job_files import put_checkpoint, put_references
 from worker.lease import Lease
 from worker.outages import persist
@@ -34,8 +35,17 @@ ENDINGS = {"succeeded", "stopped", "failed"}  # what they mean for the job is th
 class Recorder:
     """Writes one job's events in order. Frequent ones that come too fast are held back, and the newest is kept."""
 
-    def __init__(self, sessions: sessionmaker[Session], objects: ObjectStore, lease: Lease, job: Job, spec_dir: Path) -> None:
+    def __init__(
+        self,
+        sessions: sessionmaker[Session],
+        objects: ObjectStore,
+        lease: Lease,
+        job: Job,
+        spec_dir: Path,
+        staged: StagedEncodings,
+    ) -> None:
         self._sessions, self._objects, self._lease, self._spec_dir = sessions, objects, lease, spec_dir
+        self._staged = staged
         self._job, self._losses = job, dict(job.losses)
         # No other attempt has these keys: a worker that lost its job cannot change a file that its successor's rows name.
         self._prefix = f"{job_prefix(job.id)}{lease.token}/"
@@ -44,6 +54,7 @@ class Recorder:
         self.ending: Event | None = None
         self._handlers: dict[str, Callable[[Event], None]] = {
             "started": self._started,
+            "encoded": self._encoded,
             "progress": self._progress,
             "validation": self._validation,
             "checkpoint": self._checkpoint,
@@ -80,6 +91,14 @@ class Recorder:
         counts = {name: event[name] for name in ("trained_parameters", "total_parameters")}
         # What an earlier attempt did after its last checkpoint is done again.
         self._commit(event | {"attempt": self._job.attempt}, **counts, step=event["resumed_from"] or 0)
+
+    def _encoded(self, event: Event) -> None:
+        """Share what the trainer has encoded with the tenant's other jobs."""
+        row = Encoding(tenant_id=self._job.tenant_id, key=self._staged.key, bytes=event["bytes"], sha256=event["sha256"])
+        row.dataset_sha256 = self._job.training_spec["dataset"]["sha256"]
+        row.object_key = key = encodings_object(row.key, self._lease.token)
+        persist(self._lease, lambda: self._objects.put_file(key, self._spec_dir / event["path"]))
+        self._commit(event, row)
 
     def _progress(self, event: Event) -> None:
         self._losses["train"] = event["train_loss"]
@@ -138,7 +157,7 @@ class Recorder:
 
         return persist(self._lease, find)
 
-    def _commit(self, event: Event, row: Checkpoint | Image | Adapter | None = None, **columns: Any) -> None:
+    def _commit(self, event: Event, row: Checkpoint | Image | Adapter | Encoding | None = None, **columns: Any) -> None:
         """The event, a row that came with it and columns of the job in one transaction, or LeaseLost and nothing."""
         data = {name: value for name, value in event.items() if name not in {"type", "time", "path"}}
         event_id = new_id("evt")
@@ -146,17 +165,22 @@ class Recorder:
         def commit() -> list[str]:
             with self._sessions.begin() as session:
                 self._lease.write(session, **columns)
-                if row is not None:
-                    session.merge(row)
-                superfluous = self._superfluous(session) if isinstance(row, Checkpoint) else []
+                superfluous = self._keep(session, row) if row is not None else []
                 events.append(session, self._job.id, event["type"], data, event_id)
             return superfluous
 
         for key in persist(self._lease, commit):
             self._forget(key)
 
+    def _keep(self, session: Session, row: Checkpoint | Image | Adapter | Encoding) -> list[str]:
+        """Write the row; the keys of the objects that are not needed afterwards, to be deleted after the commit."""
+        if isinstance(row, Encoding):
+            return encodings.keep(session, row, instead_of=self._staged.object_key)
+        session.merge(row)
+        return self._superfluous(session) if isinstance(row, Checkpoint) else []
+
     def _superfluous(self, session: Session) -> list[str]:
-        """Delete the rows of all but the newest checkpoints; the keys of their objects, to be deleted after the commit."""
+        """Delete the rows of all but the newest checkpoints; the keys of their objects."""
         session.flush()
         newest = select(Checkpoint.id).where(Checkpoint.job_id == self._job.id).order_by(Checkpoint.step.desc())
         kept = newest.limit(get_settings().keep_checkpoints).scalar_subquery()
@@ -167,4 +191,4 @@ class Recorder:
         try:
             self._objects.delete(key)
         except StorageError as error:  # the next collection of garbage finds it
-            logger.warning("An old checkpoint stays for now: %s", error)
+            logger.warning("A superfluous file stays for now: %s", error)

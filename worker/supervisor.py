@@ -19,6 +19,7 @@ from jobstore.settings import get_settings
 from jobstore.tables import Job
 from worker.bell import Bell
 from worker.child import Standby, TrainerProcess
+from worker.encodings import stage_encodings
 from worker.job_files import stage
 from worker.lease import Lease, LeaseLost, Stopping
 from worker.outages import persist
@@ -64,6 +65,7 @@ def _run(job: Job, lease: Lease, spec_dir: Path, standby: Standby) -> None:
     began = time.monotonic()
     try:
         persist(lease, lambda: stage(sessions(), job, spec_dir, objects(), get_settings()))
+        staged = persist(lease, lambda: stage_encodings(sessions(), job, spec_dir, objects()))
     except DiffFitError as error:
         _fail(lease, {"code": error.code, "message": error.message, "param": error.param})
         return
@@ -71,7 +73,9 @@ def _run(job: Job, lease: Lease, spec_dir: Path, standby: Standby) -> None:
         _crashed(job, lease, f"The worker could not prepare the job's files: {error}.", "staging_failed")
         return
     lease.check()
-    recorder = Recorder(sessions(), objects(), lease, job, spec_dir)
+    recorder = Recorder(sessions(), objects(), lease, job, spec_dir, staged)
+    if staged.warning is not None:
+        recorder.record({"type": "warning", "message": staged.warning})
     trainer = standby.begin(spec_dir)
     out_of_time = None if job.max_duration is None else began + job.max_duration - job.seconds_used
     try:

@@ -28,9 +28,9 @@ def reference_features(
             return kept
     except (OSError, KeyError, SafetensorError):
         pass  # it is not there, or was cut off
-    parts = []
+    parts, size = [], (plan.resolution, plan.resolution)
     for start in range(0, len(items), BATCH):
-        pictures = [load_picture(spec_dir / "dataset" / item.file, plan.resolution) for item in items[start : start + BATCH]]
+        pictures = [load_picture(spec_dir / "dataset" / item.file, size) for item in items[start : start + BATCH]]
         parts.append(extractor.features(((torch.stack(pictures) + 1) * 127.5).round().to(torch.uint8)))
     write_tensors(path, {"features": torch.cat(parts)})
     return torch.cat(parts)

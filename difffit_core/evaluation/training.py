@@ -50,9 +50,10 @@ class JobEvaluations:
 
         def draw(rows: range) -> list[Image.Image]:
             items = [self._chosen[row] for row in rows]
+            size = plan.resolution, plan.resolution  # that of the pictures which they are compared with
             with torch.autocast(task.device.type, enabled=False):
-                tensors = task.encode_conditions(items, self._dataset)
-            examples = Examples(items, {name: tensor.to(task.device) for name, tensor in tensors.items()})
+                tensors = task.encode_conditions(items, self._dataset, size)
+            examples = Examples(items, {name: tensor.to(task.device) for name, tensor in tensors.items()}, size)
             return task.sample(examples, plan.seed + rows.start)
 
         def progress(done: int, of: int) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from difffit_core.adapter_file import Adapter
 from difffit_core.base_models import BaseModelEntry
-from difffit_core.dataset import square_pixels
+from difffit_core.dataset import pixels as pixels_of
 from difffit_core.errors import SpecError
 from difffit_core.generators.prompted import PromptedGenerator
 from difffit_core.networks import controlnet_of, load_part, predict, steering, told
@@ -61,7 +61,7 @@ class StableDiffusionGenerator(PromptedGenerator):
     def predictor(self, embedded: dict[str, Tensor], condition: Image.Image | None, pixels: int) -> Predict:
         if condition is None:
             return super().predictor(embedded, condition, pixels)
-        shown = (square_pixels(condition, pixels)[None].to(self.device) + 1) / 2  # [1, 3, S, S] in [0, 1]
+        shown = (pixels_of(condition, (pixels, pixels))[None].to(self.device) + 1) / 2  # [1, 3, S, S] in [0, 1]
 
         def predict_rows(latents: Tensor, timesteps: Tensor, rows: Tensor) -> Tensor:
             prompts = told(embedded, rows)

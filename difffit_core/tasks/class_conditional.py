@@ -1,5 +1,6 @@
 """Pictures of classes on a DiT: labels, a table of class vectors, and a grid of each class's samples."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -7,6 +8,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from difffit_core.base_models import BaseModelEntry
+from difffit_core.buckets import Size
 from difffit_core.dataset import Item
 from difffit_core.dit import load_transformer, null_label, replace_class_table
 from difffit_core.positions import resize
@@ -34,7 +36,7 @@ class ClassConditional(DiffusionTask):
     def compiled_parts(self) -> list[nn.Module]:
         return list(self.model.transformer_blocks)
 
-    def encode_conditions(self, items: list[Item], folder: Path) -> Tensors:
+    def encode_conditions(self, items: list[Item], folder: Path, size: Size) -> Tensors:
         label_of = {name: index for index, name in enumerate(self.class_names)}
         return {"label": torch.tensor([label_of[item.label] for item in items])}
 
@@ -56,7 +58,7 @@ class ClassConditional(DiffusionTask):
         )
         return decode(self.vae, sample_latents(self.model, self.base.path, spec))
 
-    def preview(self, examples: Examples, stem: Path) -> tuple[Path, list[str]]:
+    def preview(self, buckets: Sequence[Examples], stem: Path) -> tuple[Path, list[str]]:
         """A grid of pictures of up to eight classes, from the same seeds at every step."""
         chosen = list(range(len(self.class_names)))[:: max(1, len(self.class_names) // SAMPLE_CLASSES)][:SAMPLE_CLASSES]
         labels = torch.tensor(chosen).repeat_interleave(SAMPLES_PER_CLASS)

@@ -7,6 +7,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
+from difffit_core.buckets import Size
 from difffit_core.dataset import Item, load_picture
 from difffit_core.networks import load_part, predict, steering
 from difffit_core.sampling import Predict
@@ -30,12 +31,11 @@ class ControlNet(TextToImage):
     def denoiser(self) -> Any:
         return self.unet
 
-    def encode_conditions(self, items: list[Item], folder: Path) -> Tensors:
-        """The captions, and `condition` `[N, 3, S, S]` as bytes."""
-        assert self.h.resolution is not None
-        pictures = [load_picture(folder / item.condition, self.h.resolution) for item in items]
+    def encode_conditions(self, items: list[Item], folder: Path, size: Size) -> Tensors:
+        """The captions, and `condition` `[N, 3, H, W]` as bytes."""
+        pictures = [load_picture(folder / item.condition, size) for item in items]
         condition = torch.stack([((picture + 1) * 127.5).round().to(torch.uint8) for picture in pictures])
-        return super().encode_conditions(items, folder) | {"condition": condition}
+        return super().encode_conditions(items, folder, size) | {"condition": condition}
 
     def blank_conditions(self, count: int) -> Tensors:
         assert self.h.resolution is not None
@@ -49,7 +49,7 @@ class ControlNet(TextToImage):
         return self.steered(noisy, drawn["timesteps"], self.prompts(examples, captions), condition)
 
     def steered(self, noisy: Tensor, timesteps: Tensor, prompts: Tensors, condition: Tensor) -> Tensor:
-        """The UNet's output `[B, C, H, W]` with the ControlNet's residuals for `condition` `[B, 3, S, S]` in bytes."""
+        """The UNet's output `[B, C, H, W]` with the ControlNet's residuals for `condition` `[B, 3, H, W]` in bytes."""
         residuals = steering(self.model, noisy, timesteps, prompts, condition.float() / 255)
         return predict(self.unet, noisy, timesteps, prompts, residuals)
 

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from difffit_core.base_models import BaseModelEntry
+from difffit_core.buckets import Size
 from difffit_core.dataset import Item
 from difffit_core.devices import training_autocast
 from difffit_core.diffusion import add_noise, load_diffusion, per_sample_loss
@@ -41,15 +42,15 @@ class DiffusionTask(Task):
     def release(self) -> None:
         self.__dict__.pop("vae", None)
 
-    def encode(self, items: list[Item], folder: Path, progress: Progress) -> Tensors:
+    def encode(self, items: list[Item], folder: Path, size: Size | None, progress: Progress) -> Tensors:
         """`mean` and `std` `[N, 2, C, H, W]` (upright, mirrored) of the pictures, and what `encode_conditions` makes."""
-        assert self.h.resolution is not None
-        conditions = self.encode_conditions(items, folder)
-        return conditions | encode_pictures([folder / i.file for i in items], self.vae, self.h.resolution, progress)
+        assert size is not None
+        conditions = self.encode_conditions(items, folder, size)
+        return conditions | encode_pictures([folder / i.file for i in items], self.vae, size, progress)
 
     @abstractmethod
-    def encode_conditions(self, items: list[Item], folder: Path) -> Tensors:
-        """What the network is told of each item, on the CPU."""
+    def encode_conditions(self, items: list[Item], folder: Path, size: Size) -> Tensors:
+        """What the network is told of each item, on the CPU; condition pictures are brought to `size`."""
 
     def blank(self, count: int) -> Examples:
         assert self.h.resolution is not None

@@ -8,6 +8,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from difffit_core.base_models import BaseModelEntry
+from difffit_core.buckets import Size
 from difffit_core.dataset import Item
 from difffit_core.generators.generator import Generator
 from difffit_core.generators.prompted import DENOISED_AT_ONCE
@@ -67,7 +68,7 @@ class DreamBooth(TextToImage):
     def caption_of(self, item: Item) -> str:
         return self.task.prompt
 
-    def encode_conditions(self, items: list[Item], folder: Path) -> Tensors:
+    def encode_conditions(self, items: list[Item], folder: Path, size: Size) -> Tensors:
         return {"caption": torch.full((len(items),), OF_SUBJECT)}
 
     def blank_conditions(self, count: int) -> Tensors:
@@ -80,14 +81,14 @@ class DreamBooth(TextToImage):
             tensors |= {f"{PRIOR}{name}": of_prior[name] for name in ("mean", "std")}
         return Examples([], tensors)
 
-    def encode(self, items: list[Item], folder: Path, progress: Progress) -> Tensors:
+    def encode(self, items: list[Item], folder: Path, size: Size | None, progress: Progress) -> Tensors:
         """As for any pictures, and the same of those of the whole kind; these are made where they are not there yet."""
-        encoded = super().encode(items, folder, progress)
+        encoded = super().encode(items, folder, size, progress)
         if self.task.prior_images == 0:
             return encoded
-        assert self.h.resolution is not None
+        assert size is not None
         files = self._prior_pictures(folder.parent / "prior", progress)
-        of_prior = encode_pictures(files, self.vae, self.h.resolution, progress)
+        of_prior = encode_pictures(files, self.vae, size, progress)
         return encoded | {f"{PRIOR}{name}": tensor for name, tensor in of_prior.items()}
 
     def _prior_pictures(self, folder: Path, progress: Progress) -> list[Path]:

@@ -1,11 +1,13 @@
 """Prompts with answers on a Llama folder: the next token of the answer is what is learned."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from difffit_core.base_models import BaseModelEntry
+from difffit_core.buckets import Size
 from difffit_core.dataset import Item
 from difffit_core.devices import training_autocast
 from difffit_core.errors import DatasetError
@@ -38,7 +40,7 @@ class Instruction(Task):
     def release(self) -> None:
         pass
 
-    def encode(self, items: list[Item], folder: Path, progress: Progress) -> Tensors:
+    def encode(self, items: list[Item], folder: Path, size: Size | None, progress: Progress) -> Tensors:
         """`tokens` and `targets` `[N, L]`; in the targets the prompt and the padding are IGNORED."""
         tokens, targets = [], []
         for done, item in enumerate(items, start=1):
@@ -87,9 +89,9 @@ class Instruction(Task):
             logits = self.model(examples.tensors["tokens"][indices, :length], use_cache=False).logits
         return next_token_loss(logits, targets[:, :length])
 
-    def preview(self, examples: Examples, stem: Path) -> tuple[Path, list[str]]:
+    def preview(self, buckets: Sequence[Examples], stem: Path) -> tuple[Path, list[str]]:
         """A text file of a few prompts, each with the answer that the model finds likeliest word by word."""
-        prompts = [item.prompt for item in examples.items[:PREVIEW_PROMPTS]]
+        prompts = [item.prompt for item in buckets[0].items[:PREVIEW_PROMPTS]]
         self.model.eval()
         answers = [self._answer(prompt) for prompt in prompts]
         self.model.train()

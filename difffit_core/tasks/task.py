@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from difffit_core.base_models import BaseModelEntry
+from difffit_core.buckets import Size
 from difffit_core.dataset import Item
 from difffit_core.methods.injection import prepare, trained_parameters
 from difffit_core.spec import TrainingSpec
@@ -22,10 +23,11 @@ Progress = Callable[[int, int], None]  # (done, of) examples
 
 @dataclass(frozen=True)
 class Examples:
-    """Items of a dataset and what their task encoded them into, on the device."""
+    """Items of a dataset whose pictures are of one size, and what their task encoded them into, on the device."""
 
     items: list[Item]
     tensors: Tensors
+    size: Size | None = None  # of the pictures, where there are any
 
     def __len__(self) -> int:
         return len(self.items)
@@ -87,8 +89,11 @@ class Task(ABC):
         """Let go of what only encodes examples and makes pictures; it is loaded again when it is needed."""
 
     @abstractmethod
-    def encode(self, items: list[Item], folder: Path, progress: Progress) -> Tensors:
-        """The tensors of `items`, on the CPU; raises DatasetError that names an item that cannot be used."""
+    def encode(self, items: list[Item], folder: Path, size: Size | None, progress: Progress) -> Tensors:
+        """The tensors of `items`, on the CPU, of pictures brought to `size`.
+
+        Raises DatasetError that names an item that cannot be used.
+        """
 
     @abstractmethod
     def blank(self, count: int) -> Examples:
@@ -107,5 +112,8 @@ class Task(ABC):
         """The loss `[B]` of the examples at `indices` `[B]` with the numbers `drawn` `[B, ...]`, all on the device."""
 
     @abstractmethod
-    def preview(self, examples: Examples, stem: Path) -> tuple[Path, list[str]]:
-        """Write what the model makes now to `stem` with a suffix of the task's; returns the file and a label for each row."""
+    def preview(self, buckets: Sequence[Examples], stem: Path) -> tuple[Path, list[str]]:
+        """Write what the model makes now to `stem` with a suffix of the task's; returns the file and a label for each row.
+
+        What it is told is taken from the examples, which lie in buckets of one size each.
+        """

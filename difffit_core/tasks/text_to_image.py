@@ -1,5 +1,7 @@
 """Pictures with captions, on Stable Diffusion and PixArt: prompts are embedded once, and steer the network."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from difffit_core.base_models import BaseModelEntry
+from difffit_core.buckets import Size
 from difffit_core.dataset import Item
 from difffit_core.networks import load_network, predict, told
 from difffit_core.sampling import Predict, decode, denoise, grid, learns_variance
@@ -46,7 +49,7 @@ class TextToImage(DiffusionTask):
         """What a picture is said to show."""
         return item.caption
 
-    def encode_conditions(self, items: list[Item], folder: Path) -> Tensors:
+    def encode_conditions(self, items: list[Item], folder: Path, size: Size) -> Tensors:
         """The different captions, embedded, the first of which is empty; `caption` `[N]`: rows of them."""
         captions = ["", *sorted({self.caption_of(item) for item in items})]
         row_of = {caption: row for row, caption in enumerate(captions)}
@@ -66,7 +69,7 @@ class TextToImage(DiffusionTask):
         return predict(self.model, noisy, drawn["timesteps"], self.prompts(examples, captions))
 
     def sample(self, examples: Examples, seed: int) -> list[Image.Image]:
-        assert self.h.resolution is not None
+        assert examples.size is not None
         rows = torch.arange(len(examples), device=self.device)
         spec = GenerationSpec(
             prompts=[self.caption_of(item) for item in examples.items],
@@ -75,16 +78,21 @@ class TextToImage(DiffusionTask):
             seed=seed,
             scheduler=self.spec.defaults.scheduler,
         )
-        side = self.h.resolution // self.base.pixels_per_latent()
-        shape, variance = (self.channels, side, side), learns_variance(self.denoiser)
+        width, height = (side // self.base.pixels_per_latent() for side in examples.size)
+        shape, variance = (self.channels, height, width), learns_variance(self.denoiser)
         return decode(self.vae, denoise(self.sampler(examples), rows, -1 - rows, shape, self.base.path, spec, variance))
 
-    def preview(self, examples: Examples, stem: Path) -> tuple[Path, list[str]]:
+    def preview(self, buckets: Sequence[Examples], stem: Path) -> tuple[Path, list[str]]:
         """A picture for each of a few captions, one below the other, from the same seeds at every step."""
-        shown = Examples(examples.items[:PREVIEW_CAPTIONS], examples.tensors)
+        pictures, captions = list[Image.Image](), list[str]()
+        of_each = max(1, PREVIEW_CAPTIONS // len(buckets))
+        for bucket in buckets[:PREVIEW_CAPTIONS]:
+            shown = replace(bucket, items=bucket.items[:of_each])
+            pictures += self.sample(shown, self.spec.seed + len(pictures))
+            captions += [self.caption_of(item) for item in shown.items]
         path = stem.with_suffix(".png")
-        grid(self.sample(shown, self.spec.seed), 1).save(path)
-        return path, [self.caption_of(item) for item in shown.items]
+        grid(pictures, 1).save(path)
+        return path, captions
 
     def sampler(self, examples: Examples) -> Predict:
         """The network for `denoise`, where condition i is example i, and -1 - i is that without its caption."""

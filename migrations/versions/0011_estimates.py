@@ -8,7 +8,7 @@ JSONB = postgresql.JSONB()
 TIME = postgresql.TIMESTAMP(timezone=True)
 
 revision = "0011"
-down_revision = "0008"
+down_revision = "0009"
 branch_labels = None
 depends_on = None
 

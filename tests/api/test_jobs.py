@@ -134,7 +134,7 @@ def test_messages_say_what_is_allowed(client: TestClient) -> None:
     assert message(learning_rate=-1) == "`hyperparameters.learning_rate` must be above 0 or 'auto', not -1."
     assert message(learning_rate="fast") == "`hyperparameters.learning_rate` must be a number or 'auto', not \"fast\"."
     assert message(lerning_rate=1).startswith(
-        "`hyperparameters.lerning_rate` is not a known field. Did you mean `learning_rate`? Known here: base_precision,"
+        "`hyperparameters.lerning_rate` is not a known field. Did you mean `learning_rate`? Known here: aspect, base_precision,"
     )
     unknown_method = client.post("/jobs", json={"base_model": "b", "dataset": "d", "method": {"type": "magic"}}).json()["error"]
     assert unknown_method["message"] == (

@@ -1,6 +1,7 @@
 """Captions are written for the pictures that have none, once, and trained on like any others."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from transformers import BlipForConditionalGeneration, BlipProcessor
 from difffit_core.base_models import BaseModelEntry
 from difffit_core.captions import FILE, read_items, write_missing_captions
 from difffit_core.dataset import INDEX
+from difffit_core.encodings import FILE as ENCODED
 from difffit_core.errors import ModelError
 from difffit_core.spec import TrainingSpec
 from tests.difffit_core.spec_dirs import CPU, run_here, write_spec_dir
@@ -63,6 +65,18 @@ def test_a_job_tells_of_them_trains_and_writes_none_again(tmp_path: Path, spec: 
     assert events[-1]["type"] == "succeeded"
     assert sum(event["type"] == "captioned" for event in events) == 1
     assert (tmp_path / FILE).read_bytes() == captions
+
+
+def test_another_job_finds_them_with_what_is_encoded(tmp_path: Path, spec: TrainingSpec) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    shutil.copytree(tmp_path / "dataset", other / "dataset")
+    run_here(tmp_path, spec)
+    shutil.copy(tmp_path / ENCODED, other / ENCODED)
+    types = [event["type"] for event in run_here(other, spec)]
+    assert "encodings_reused" in types
+    assert not {"captioned", "encoding", "encoded"} & set(types)
+    assert read_items(spec, other) == read_items(spec, tmp_path)
 
 
 def test_a_run_that_was_interrupted_goes_on(tmp_path: Path, spec: TrainingSpec) -> None:

@@ -22,7 +22,7 @@ def test_a_picture_is_upright_rgb_of_8_bits_on_white(tmp_path: Path, name: str) 
     for x, level in ((1, levels[0]), (6, levels[1])):
         assert rgb.getpixel((x, 2)) == pytest.approx((level,) * 3, abs=1)
     (tmp_path / "picture").write_bytes(data)
-    left, right = load_picture(tmp_path / "picture", 4)[:, 2, [0, 3]].T.add(1).mul(127.5).tolist()
+    left, right = load_picture(tmp_path / "picture", (4, 4))[:, 2, [0, 3]].T.add(1).mul(127.5).tolist()
     assert (left, right) == (pytest.approx([levels[0]] * 3, abs=1), pytest.approx([levels[1]] * 3, abs=1))
 
 

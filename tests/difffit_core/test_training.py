@@ -85,7 +85,7 @@ def test_a_stop_while_validating_after_the_last_step_loses_no_event(
     trainer = make_trainer(tmp_path, spec, stop)
     held_out_loss = trainer._held_out_loss
 
-    def stopped_at_the_end(held_out: Examples) -> float:
+    def stopped_at_the_end(held_out: list[Examples]) -> float:
         if trainer.state.step == 4:
             stop.on_signal()
         return held_out_loss(held_out)
@@ -206,7 +206,7 @@ def test_batches_run_through_every_image_before_any_comes_again(tmp_path: Path, 
     seen = []
     for step in range(5):
         state.step = step
-        seen += state.batch_indices([torch.arange(7), torch.arange(7, 10)]).tolist()
+        seen += state.batch_indices([[torch.arange(7), torch.arange(7, 10)]])[1].tolist()
     assert sorted(seen[:10]) == list(range(10))
     assert sorted(seen[10:]) == list(range(10))
     assert seen[:10] != seen[10:]
@@ -221,7 +221,7 @@ def test_a_balanced_sampler_gives_every_class_its_turn(tmp_path: Path, tiny_base
         state = TrainingState({"w": torch.nn.Parameter(torch.zeros(1))}, hyperparameters, seed)
         found = []
         for state.step in steps:
-            found.append(state.batch_indices(examples.classes).tolist())
+            found.append(state.batch_indices([examples.classes])[1].tolist())
         return found
 
     seen = list(chain(*batches(5, range(12))))

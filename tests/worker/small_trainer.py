@@ -1,6 +1,7 @@
 """A trainer that learns nothing: it speaks the trainer's protocol, fast, and misbehaves where it is told to."""
 
 import argparse
+import hashlib
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ def main() -> None:
     parser.add_argument("--hang-at", type=int, help="stand still after this step, deaf, unless a checkpoint was there")
     parser.add_argument("--fail-at", type=int, help="report a failure after this step")
     parser.add_argument("--memory", type=int, help="images that fit at a time; more are reported as out of memory")
+    parser.add_argument("--encodes", action="store_true", help="write encodings, or reuse those that are there")
     parser.add_argument("--deaf", action="store_true", help="ignore SIGTERM")
     parser.add_argument("--step-seconds", type=float, default=0.01)
     options = parser.parse_args()
@@ -37,6 +39,12 @@ def main() -> None:
         found = sorted((folder / "checkpoints").glob("step-*"))
         resumed = json.loads((found[-1] / "state.json").read_text())["step"] if found else None
         emit("started", trained_parameters=5, total_parameters=50, total_steps=steps, resumed_from=resumed, device="cpu")
+        encodings = folder / "encodings.safetensors"
+        if options.encodes and encodings.exists():
+            emit("encodings_reused", examples=8)
+        elif options.encodes:
+            encodings.write_bytes(b"encoded")
+            emit("encoded", path=encodings.name, bytes=7, sha256=hashlib.sha256(b"encoded").hexdigest())
         if resumed is None:
             emit("validation", step=0, loss=2.0, base=True)
         step = resumed or 0

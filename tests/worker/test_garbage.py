@@ -21,7 +21,7 @@ from worker.garbage import collect
 def keys(store: ObjectStore) -> set[str]:
     return {
         file.key
-        for prefix in ("datasets/", "jobs/", "adapters/", "images/", "conditions/", "uploads/", "elsewhere/")
+        for prefix in ("datasets/", "jobs/", "adapters/", "encodings/", "images/", "conditions/", "uploads/", "elsewhere/")
         for file in store.list(prefix)
     }
 

@@ -301,7 +301,7 @@ def test_a_job_that_has_used_its_time_fails_and_keeps_its_checkpoint(
 ) -> None:
     job_id = rows.job(dataset, steps=ENDLESS, checkpoint_every=ENDLESS)
     with sessions.begin() as session:
-        session.execute(update(Job).values(max_duration=100, seconds_used=99.0))
+        session.execute(update(Job).values(max_duration=100, seconds_used=97.0))
     run("--step-seconds", "0.1")
     job = rows.get(Job, job_id)
     assert job.error is not None

@@ -22,7 +22,7 @@ def loaded(folder: Path, base: BaseModelEntry) -> tuple[DiffusionTask, Examples,
     task = trainer.task
     assert isinstance(task, DiffusionTask)
     task.load_frozen()
-    examples, _ = trainer._load_data()
+    (examples,), _ = trainer._load_data()
     return task, examples, task.draw(examples, 2, torch.Generator().manual_seed(0))
 
 

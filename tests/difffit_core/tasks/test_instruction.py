@@ -21,7 +21,7 @@ def instruction(folder: Path, tiny_bases: dict[str, BaseModelEntry], max_tokens:
 
 def encoded(task: Instruction, *pairs: tuple[str, str]) -> Examples:
     items = [Item(sha256="", prompt=prompt, answer=answer) for prompt, answer in pairs]
-    return Examples(items, task.encode(items, Path(), lambda done, of: None))
+    return Examples(items, task.encode(items, Path(), None, lambda done, of: None))
 
 
 def test_the_answer_and_its_end_are_learned_and_nothing_else(tmp_path: Path, tiny_bases: dict[str, BaseModelEntry]) -> None:
