@@ -29,7 +29,7 @@ up: setup ## run the service on this machine
 	@$(VENV)/bin/difffit up
 
 test: setup ## run the tests
-	$(RUN) -m pytest --numprocesses auto --maxprocesses 4
+	$(RUN) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 check: setup ## formatting, lint, types and import boundaries
 	$(VENV)/bin/ruff format --check .
