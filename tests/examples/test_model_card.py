@@ -8,11 +8,10 @@ from PIL import Image
 
 from difffit_core.base_models import BaseModelEntry
 from difffit_core.evaluation.mobilenet import MobileNetV2
-from difffit_core.evaluation.weights import WEIGHTS_FILE, WEIGHTS_MODULE
 from difffit_core.generators.registry import load_generator
 from difffit_core.methods.full.config import FullConfig
 from difffit_core.spec import DatasetSummary, JobSpec, resolve
-from examples.emoji_dit.model_card import SHEET, Figures, fetch_feature_weights, write_model_card
+from examples.emoji_dit.model_card import SHEET, Figures, write_model_card
 from tests.tiny_models import write_tiny_base
 
 NAMES = sorted(name for column in SHEET for name in column)
@@ -70,10 +69,3 @@ def test_the_card_states_the_distances_counts_and_figures(base: BaseModelEntry, 
         assert credit in card
     with Image.open(base.path / "samples.png") as sheet:
         assert sheet.size == (3 * (4 * 16 + 12) + 12, 8 * (16 + 18 + 12) + 12)
-
-
-def test_fetched_weights_are_not_fetched_again(tmp_path: Path) -> None:
-    weights = tmp_path / WEIGHTS_MODULE / WEIGHTS_FILE
-    weights.parent.mkdir(parents=True)
-    weights.touch()
-    assert fetch_feature_weights(tmp_path) == weights

@@ -38,7 +38,9 @@ def annotations(checked: CheckedDataset) -> dict[str, tuple[str, str]]:
 
 
 @pytest.mark.parametrize(
-    ("name", "make"), [(name, make) for name, makers in MINIATURES.items() for make in makers], ids=lambda value: getattr(value, "__name__", value)
+    ("name", "make"),
+    [(name, make) for name, makers in MINIATURES.items() for make in makers],
+    ids=lambda value: getattr(value, "__name__", value),
 )
 def test_each_is_recognised_and_read(check: Checker, name: str, make: Callable[[], Miniature]) -> None:
     small = make()
