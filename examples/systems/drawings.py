@@ -17,7 +17,7 @@ from examples.systems.training import Places, figures, in_words, train, train_ba
 
 DIFFFIT = {"type": "difffit"}
 IDENTIFIER = "<subject>"
-SHOWN_TRAINED, SHOWN_HELD_OUT = 4, 4  # rows of the sheet of captions
+SHOWN_TRAINED, SHOWN_HELD_OUT = 3, 3  # rows of the sheet of captions
 SHOWN_EDGES = 6
 
 Row = list[Image.Image]
