@@ -10,7 +10,7 @@ from transformers import AddedToken, CLIPTextConfig, CLIPTextModel, CLIPTokenize
 
 from difffit_core.base_models import BaseModelEntry, TrainingDefaults, load_catalog
 
-SPELT = string.ascii_letters + string.digits + string.punctuation  # what is no word of the tokenizers is spelt
+MARKS = string.digits + string.punctuation  # tokens, as letters are: what is no word of the tokenizers is spelt
 TEXT_WIDTH, PROMPT_TOKENS = 128, 16  # of the text encoder
 DRAWING = TrainingDefaults(
     pretraining_learning_rate=1e-4,
@@ -24,8 +24,14 @@ DRAWING = TrainingDefaults(
 LANGUAGE = DRAWING.model_copy(update={"min_snr_gamma": None})  # the rest means nothing to a language model
 
 
-def write_drawing_base(folder: Path, words: Iterable[str]) -> BaseModelEntry:
+def drawing_base(folder: Path, words: Iterable[str]) -> BaseModelEntry:
     """64 x 64 pictures by emoji-dit's autoencoder, 8 x 8 x 8 latents; the text encoder stays random and knows `words`."""
+    if not folder.exists():
+        write_drawing_base(folder, words)
+    return BaseModelEntry.in_folder("small-drawing", folder, DRAWING, "stable-diffusion")
+
+
+def write_drawing_base(folder: Path, words: Iterable[str]) -> None:
     torch.manual_seed(0)
     tokenizer = clip_tokenizer(words)
     encoder = CLIPTextModel(
@@ -66,21 +72,27 @@ def write_drawing_base(folder: Path, words: Iterable[str]) -> BaseModelEntry:
         feature_extractor=None,
         requires_safety_checker=False,
     ).save_pretrained(folder)
-    return BaseModelEntry.in_folder("small-drawing", folder, DRAWING, "stable-diffusion")
 
 
 def clip_tokenizer(words: Iterable[str]) -> CLIPTokenizer:
     """Each of the words is one token."""
-    tokens = [*SPELT, *(f"{c}</w>" for c in SPELT), "<|startoftext|>", "<|endoftext|>"]
+    spelt = string.ascii_lowercase + MARKS
+    tokens = [*spelt, *(f"{c}</w>" for c in spelt), "<|startoftext|>", "<|endoftext|>"]
     tokenizer = CLIPTokenizer(vocab=numbered(tokens), merges=[], model_max_length=PROMPT_TOKENS)
     tokenizer.add_tokens([AddedToken(word, single_word=True, normalized=False) for word in sorted(set(words))])
     return tokenizer
 
 
-def write_language_base(folder: Path, words: Iterable[str]) -> BaseModelEntry:
+def language_base(folder: Path, words: Iterable[str]) -> BaseModelEntry:
     """Three layers of width 128; digits and letters are tokens, and each of the `words` is one."""
+    if not folder.exists():
+        write_language_base(folder, words)
+    return BaseModelEntry.in_folder("small-language", folder, LANGUAGE, "llama")
+
+
+def write_language_base(folder: Path, words: Iterable[str]) -> None:
     torch.manual_seed(0)
-    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *SPELT]
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *string.ascii_letters, *MARKS]
     tokenizer = LlamaTokenizer(vocab=numbered(tokens), merges=[], add_bos_token=True)
     tokenizer.add_tokens([AddedToken(word, normalized=False) for word in words])
     model = LlamaForCausalLM(
@@ -98,7 +110,6 @@ def write_language_base(folder: Path, words: Iterable[str]) -> BaseModelEntry:
     )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return BaseModelEntry.in_folder("small-language", folder, LANGUAGE, "llama")
 
 
 def numbered(tokens: list[str]) -> dict[str, int]:

@@ -38,6 +38,11 @@ def animals_and_foods(modules: Path) -> list[Emoji]:
     return [e for e in emoji_list(modules) if class_name(e) in EXAMPLE_CLASSES and e.key in fluent]
 
 
+def is_face_or_fruit(emoji: Emoji) -> bool:
+    """Whether Noto and Fluent both draw it from the front, so that what differs is the way of drawing."""
+    return emoji.name.endswith("FACE") or class_name(emoji) == "food-fruit"
+
+
 def caption(emoji: Emoji) -> str:
     """Worded as DreamBooth words its prompts: `a photo of a fox face`."""
     name = emoji.name.lower()

@@ -17,7 +17,7 @@ SHOWN = 5
 def language_base(places: Places) -> tuple[BaseModelEntry, dict[str, Any]]:
     """A Llama of 0.7 M parameters that has learned sums, answered in digits or where it is asked to in words."""
     spec_dir = places.work / "language-base"
-    untrained = bases.write_language_base(places.work / "language-untrained", WORDS)
+    untrained = bases.language_base(places.work / "language-untrained", WORDS)
     summary = data.write_sums_of_base(spec_dir / "dataset")
     settings: dict[str, Any] = {"steps": 3000, "batch_size": 64, "micro_batch_size": 64, "max_tokens": 24, "weight_decay": 0.1}
     base = train_base(places.work / "language", spec_dir, untrained, summary, settings)

@@ -23,7 +23,7 @@ def larger(places: Places) -> dict[str, Any]:
     base = load_catalog()["emoji-dit"]
     spec_dir = places.work / "larger"
     summary = data.write_large_classes(places.modules, spec_dir / "dataset", PIXELS)
-    settings = {"steps": 200, "batch_size": 8, "resolution": PIXELS, "validate_every": 1000, "checkpoint_every": 50}
+    settings = {"steps": 150, "batch_size": 8, "resolution": PIXELS, "validate_every": 1000, "checkpoint_every": 50}
     adapter = read_adapter(train(spec_dir, base, summary, settings, {"type": "class-conditional"}, DIFFFIT))
     run = figures(spec_dir)
     generator = ClassConditionalGenerator(base)

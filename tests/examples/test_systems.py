@@ -27,7 +27,7 @@ EMOJI = [
 
 @pytest.fixture
 def small_language(tmp_path: Path) -> BaseModelEntry:
-    return bases.write_language_base(tmp_path / "untrained", language.WORDS)
+    return bases.language_base(tmp_path / "untrained", language.WORDS)
 
 
 def drawing(colour: str) -> Image.Image:
@@ -78,7 +78,7 @@ def test_edges_are_white_where_the_drawing_changes() -> None:
 
 
 def test_the_drawing_base_knows_words_and_draws(tmp_path: Path) -> None:
-    base = bases.write_drawing_base(tmp_path / "base", ["a", "photo", "of", "fox", "face"])
+    base = bases.drawing_base(tmp_path / "base", ["a", "photo", "of", "fox", "face"])
     generator = load_generator(base)
     tokens = generator.text.tokenizer("a photo of a fox face").input_ids  # type: ignore[attr-defined]
     assert len(tokens) == 8  # with start and end
