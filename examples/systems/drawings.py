@@ -18,6 +18,8 @@ from examples.systems.training import Places, figures, in_words, train, train_ba
 DIFFFIT = {"type": "difffit"}  # as the paper has it
 LAYERS = {"type": "difffit", "preset": "layers"}  # γ on the convolutions too: only one level of so small a UNet has attention
 IDENTIFIER = "<subject>"
+GUIDANCE = 1.5  # more exaggerates what was learned from few pictures
+STEERED_GUIDANCE = 1.0  # more leads back to the drawing that the base knows by heart for a name
 SHOWN_TRAINED, SHOWN_HELD_OUT = 3, 3  # rows of the sheet of captions
 SHOWN_EDGES = 6
 
@@ -40,13 +42,8 @@ def captions(places: Places) -> dict[str, Any]:
     spec_dir = places.work / "captions"
     fluent = [(emoji, path) for emoji, path in data.fluent(places.modules) if data.is_face_or_fruit(emoji)]
     summary = data.write_captioned(fluent, spec_dir / "dataset", hold_out=True)
-    settings = {
-        "steps": 1000,
-        "batch_size": 16,
-        "learning_rate": 2e-3,
-        "lr_schedule": "warmup-stable-decay",
-        "horizontal_flip": True,
-    }
+    settings: dict[str, Any] = {"steps": 2000, "batch_size": 16, "learning_rate": 4e-3, "horizontal_flip": True}
+    settings |= {"lr_schedule": "warmup-stable-decay"}
     adapter = read_adapter(train(spec_dir, base, summary, settings, {"type": "text-to-image"}, LAYERS))
     run = figures(spec_dir)
     generator = load_generator(base)
@@ -78,7 +75,12 @@ def spread(members: list[Any], count: int) -> list[Any]:
 
 
 def draw(
-    generator: Generator, adapter: Adapter | None, prompts: list[str], each: int, condition: Image.Image | None = None
+    generator: Generator,
+    adapter: Adapter | None,
+    prompts: list[str],
+    each: int,
+    guidance: float = GUIDANCE,
+    condition: Image.Image | None = None,
 ) -> list[Row]:
     """`each` pictures of every prompt; the same seeds whoever draws."""
     generator.use(adapter)
@@ -86,7 +88,7 @@ def draw(
     spec = GenerationSpec(
         prompts=[prompt for prompt in prompts for _ in range(each)],
         steps=defaults.sample_steps,
-        guidance_scale=defaults.guidance_scale,
+        guidance_scale=guidance,
         seed=0,
         scheduler=defaults.scheduler,
     )
@@ -132,7 +134,9 @@ def controlnet(places: Places) -> dict[str, Any]:
     base, _ = drawing_base(places)
     spec_dir = places.work / "controlnet"
     summary = data.write_with_edges(places.modules, spec_dir / "dataset")
-    settings = {"steps": 400, "batch_size": 16, "learning_rate": 1e-3, "validate_every": 1000, "horizontal_flip": True}
+    settings: dict[str, Any] = {"steps": 2500, "batch_size": 16, "learning_rate": 2e-3, "horizontal_flip": True}
+    settings |= {"lr_schedule": "warmup-stable-decay"}
+    settings |= {"label_dropout": 0.5}  # as ControlNet's authors do, so that the edges alone say much (arXiv 2302.05543)
     adapter = read_adapter(train(spec_dir, base, summary, settings, {"type": "controlnet"}, DIFFFIT))
     run = figures(spec_dir)
     generator = load_generator(base)
@@ -141,10 +145,11 @@ def controlnet(places: Places) -> dict[str, Any]:
     drawn = [on_white(path) for _, path in shown]
     conditions = [data.edges(picture) for picture in drawn]
     prompts = [data.caption(emoji) for emoji, _ in shown]
-    steered = [draw(generator, adapter, [p], 3, c)[0] for p, c in zip(prompts, conditions, strict=True)]
+    steered = [draw(generator, adapter, [p], 3, STEERED_GUIDANCE, c)[0] for p, c in zip(prompts, conditions, strict=True)]
+    unsteered = draw(generator, None, prompts, 3, STEERED_GUIDANCE)
     groups = [
         Group("Condition", {name: [c] for name, c in zip(names, conditions, strict=True)}),
-        Group("Base, by the name alone", dict(zip(names, draw(generator, None, prompts, 3), strict=True))),
+        Group("Base, by the name alone", dict(zip(names, unsteered, strict=True))),
         Group("Adapter, by name and edges", dict(zip(names, steered, strict=True))),
         Group("Drawn from", {name: [d] for name, d in zip(names, drawn, strict=True)}),
     ]
