@@ -23,9 +23,9 @@ from tests.worker.checking import Checker
 from tests.worker.pictures import two_classes, zip_of
 from tests.worker.waiting import wait_for
 from worker import runtime
-from worker.child import Standby
 from worker.image_pool import ImagePool
 from worker.supervisor import run_next
+from worker.trainer import Standby
 
 ROOT = Path(__file__).parents[2]
 SMALL_TRAINER = [sys.executable, str(Path(__file__).with_name("small_trainer.py"))]

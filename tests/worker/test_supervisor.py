@@ -25,10 +25,10 @@ from tests.jobstore.processes import alive, descendants
 from tests.worker.conftest import SMALL_TRAINER, Rows
 from tests.worker.waiting import wait_for
 from worker import runtime, tasks
-from worker.child import Standby
 from worker.dataset_check import check_dataset
 from worker.supervisor import run_next
 from worker.sweeper import sweep
+from worker.trainer import Standby
 
 ENDLESS = 1_000_000  # steps
 
