@@ -10,8 +10,9 @@ from typing import Annotated, NoReturn
 import typer
 
 from client import datasets, evaluations, jobs, keys, params, pictures
-from client.console import AsJson, note, plain, print_json
+from client.console import note, plain, print_json
 from client.errors import ApiError, ConfigError, UnreachableError
+from client.options import AsJson
 from difffit_core.errors import DiffFitError
 
 FAILED, USAGE, UNAVAILABLE, REFUSED = 1, 2, 3, 4
@@ -67,7 +68,7 @@ def report(error: DiffFitError, as_json: bool) -> None:
     note(f"[red]error[/] {plain(error.message)}")
     if error.param:
         note(f"[dim]field[/] {plain(error.param)}")
-    document: dict[str, object] = {"code": error.code, "message": error.message, "param": error.param}
+    document: dict[str, object] = {**error.reason()}
     if isinstance(error, ApiError):
         note(f"[dim]{plain(error.code)}, status {error.status}, request {plain(error.request_id)}[/]")
         document |= {"status": error.status, "request_id": error.request_id}

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from client.console import (
-    AsJson,
+    Columns,
     connect,
     err,
     existing_folder,
@@ -16,11 +16,13 @@ from client.console import (
     plain,
     print_json,
     problem_text,
+    show_page,
     size_text,
-    table,
 )
 from client.local import run_core
+from client.options import AsJson
 from client.progress import transfer_bar
+from client.shapes import Model
 
 models_app = typer.Typer(no_args_is_help=True, help="The base models this server offers.")
 adapters_app = typer.Typer(no_args_is_help=True, help="The results of jobs.")
@@ -119,28 +121,23 @@ def download(
         out.print(f"{plain(target)}  {size_text(size)}", soft_wrap=True)
 
 
+MODEL_COLUMNS: Columns[Model] = {
+    "id": lambda model: model["id"],
+    "family": lambda model: model["family"],
+    "tasks": lambda model: ", ".join(model["tasks"]),
+    "#pixels": lambda model: model["image_size"],
+    "#classes": lambda model: len(model["classes"]) or None,
+    "#size": lambda model: size_text(model["bytes"]) if model["installed"] else "not fetched",
+    "licence": lambda model: model["license"],
+    "description": lambda model: plain(model["description"]),
+}
+
+
 @models_app.command("list")
 def list_models(context: typer.Context, as_json: AsJson = False) -> None:
     """List base models."""
     with connect(context) as client:
-        page = client.models()
-    if as_json:
-        print_json(page)
-        return
-    rows = [
-        (
-            m["id"],
-            m["family"],
-            ", ".join(m["tasks"]),
-            m["image_size"],
-            len(m["classes"]) or None,
-            size_text(m["bytes"]) if m["installed"] else "not fetched",
-            m["license"],
-            plain(m["description"]),
-        )
-        for m in page["data"]
-    ]
-    out.print(table(["id", "family", "tasks", "#pixels", "#classes", "#size", "licence", "description"], rows))
+        show_page(client.models(), as_json, MODEL_COLUMNS)
 
 
 @models_app.command("fetch")
