@@ -1,4 +1,4 @@
-"""How far is the memory that a plan foretells from what training takes? `python benchmarks/plan_memory.py --json`."""
+"""How far is the memory that a plan foretells from what training takes? `python -m benchmarks.plan_memory --json`."""
 
 import argparse
 import ctypes

@@ -1,12 +1,11 @@
-"""`difffit generate`, `difffit adapters download`, and `difffit models`."""
+"""`difffit generate`."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from client.console import (
-    Columns,
     connect,
     err,
     existing_folder,
@@ -16,16 +15,8 @@ from client.console import (
     plain,
     print_json,
     problem_text,
-    show_page,
-    size_text,
 )
-from client.local import run_core
 from client.options import AsJson
-from client.progress import transfer_bar
-from client.shapes import Model
-
-models_app = typer.Typer(no_args_is_help=True, help="The base models this server offers.")
-adapters_app = typer.Typer(no_args_is_help=True, help="The results of jobs.")
 
 
 def generate(
@@ -90,64 +81,3 @@ def generate(
         note(f"[red]failed[/] {problem_text(generation['error'])}")
         raise typer.Exit(1)
     note(f"[dim]seed {generation['parameters']['seed']} gives the same images again[/]")
-
-
-@adapters_app.command()
-def download(
-    context: typer.Context,
-    source: Annotated[str, typer.Argument(metavar="ADAPTER", help="An adapter's id, ad_…, or that of its job, job_….")],
-    file_format: Annotated[
-        Literal["difffit", "peft", "merged"],
-        typer.Option(
-            "--format", help="The adapter's own file, or a zip: of a PEFT folder, or of the whole model with it merged."
-        ),
-    ] = "difffit",
-    output: Annotated[
-        Path | None, typer.Option("--out", "-o", help="The file to write; absent: ADAPTER.safetensors, or ADAPTER.FORMAT.zip.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Download an adapter; the server makes other formats than its own at the first request."""
-    name = f"{file_part(source)}.safetensors" if file_format == "difffit" else f"{file_part(source)}.{file_format}.zip"
-    target = output or Path(name)
-    if target.is_dir():
-        target /= name
-    existing_folder(target.parent)
-    with connect(context) as client, transfer_bar(err, "downloading") as moved:
-        size = client.download_adapter(source, target, progress=moved, file_format=file_format)
-    if as_json:
-        print_json({"file": str(target), "bytes": size})
-    else:
-        out.print(f"{plain(target)}  {size_text(size)}", soft_wrap=True)
-
-
-MODEL_COLUMNS: Columns[Model] = {
-    "id": lambda model: model["id"],
-    "family": lambda model: model["family"],
-    "tasks": lambda model: ", ".join(model["tasks"]),
-    "#pixels": lambda model: model["image_size"],
-    "#classes": lambda model: len(model["classes"]) or None,
-    "#size": lambda model: size_text(model["bytes"]) if model["installed"] else "not fetched",
-    "licence": lambda model: model["license"],
-    "description": lambda model: plain(model["description"]),
-}
-
-
-@models_app.command("list")
-def list_models(context: typer.Context, as_json: AsJson = False) -> None:
-    """List base models."""
-    with connect(context) as client:
-        show_page(client.models(), as_json, MODEL_COLUMNS)
-
-
-@models_app.command("fetch")
-def fetch_model(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A base model of the catalog, such as stable-diffusion-v1-5.")],
-    as_json: AsJson = False,
-) -> None:
-    """Bring a base model from the Hugging Face Hub to this machine, for the service here; HF_TOKEN opens gated ones."""
-    fetched = run_core("difffit_core.fetch", [model])
-    if as_json:
-        print_json(fetched)
-    else:
-        out.print(f"{plain(fetched['path'])}  {size_text(fetched['bytes'])}", soft_wrap=True)

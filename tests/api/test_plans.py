@@ -16,7 +16,7 @@ from difffit_core.estimate import Memory
 from jobstore import estimates, events, leases
 from jobstore.tables import Estimate, Job, Tenant
 from tests.api.conftest import Rows
-from tests.worker.waiting import wait_for
+from tests.waiting import wait_for
 
 DEVICE = "a GPU of the test"
 MEMORY = Memory(

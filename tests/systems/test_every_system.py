@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.difffit_core.spec_dirs import CASES
 from tests.systems.conftest import Service, png
-from tests.worker.waiting import wait_for
+from tests.waiting import wait_for
 
 TRAINING_SECONDS = 120.0  # until a step is done, on a machine that is busy
 

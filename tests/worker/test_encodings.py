@@ -25,13 +25,6 @@ from worker.supervisor import run_next
 from worker.trainer import TRAINER, Standby
 
 
-@pytest.fixture
-def dataset(rows: Rows) -> str:
-    dataset_id = rows.dataset()
-    check_dataset(dataset_id)
-    return dataset_id
-
-
 def encodings_of(sessions: sessionmaker[Session]) -> list[Encoding]:
     with sessions() as session:
         return list(session.scalars(select(Encoding)).all())

@@ -22,22 +22,14 @@ from jobstore.objects import ObjectStore, job_logs_prefix
 from jobstore.settings import Settings
 from jobstore.tables import Adapter, Checkpoint, Dataset, Image, Job
 from tests.jobstore.processes import alive, descendants
+from tests.waiting import wait_for
 from tests.worker.conftest import SMALL_TRAINER, Rows
-from tests.worker.waiting import wait_for
 from worker import runtime, tasks
-from worker.dataset_check import check_dataset
 from worker.supervisor import run_next
 from worker.sweeper import sweep
 from worker.trainer import Standby
 
 ENDLESS = 1_000_000  # steps
-
-
-@pytest.fixture
-def dataset(rows: Rows) -> str:
-    dataset_id = rows.dataset()
-    check_dataset(dataset_id)
-    return dataset_id
 
 
 def test_a_job_becomes_rows_events_and_objects(
