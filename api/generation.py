@@ -6,10 +6,10 @@ import difflib
 import secrets
 from dataclasses import dataclass
 
-from api.schemas import GenerateRequest
+from api.schemas.generations import GenerateRequest
 from difffit_core.base_models import BaseModelEntry
 from difffit_core.errors import SpecError
-from difffit_core.spec import GenerationSpec, TextGenerationSpec
+from difffit_core.generation_spec import GenerationSpec, TextGenerationSpec
 from difffit_core.tasks.config import TaskName
 from jobstore.tables import Adapter
 

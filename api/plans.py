@@ -14,7 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from api.dependencies import Resources, after_commit, owned_rows
 from api.notifications import wait
 from api.prefer import RECHECK_SECONDS
-from api.schemas import Duration, Plan
+from api.schemas.jobs import Duration, Plan
 from difffit_core.base_models import BaseModelEntry
 from difffit_core.estimate import Estimate, essence
 from difffit_core.spec import TrainingSpec

@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from difffit_core.base_models import get_base_model, load_catalog
 from difffit_core.errors import DiffFitError
-from difffit_core.spec import GenerationSpec, TextGenerationSpec
+from difffit_core.generation_spec import GenerationSpec, TextGenerationSpec
 from jobstore import events, leases
 from jobstore.errors import NotFoundError, StorageError
 from jobstore.ids import new_id

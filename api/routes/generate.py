@@ -18,7 +18,9 @@ from api.idempotency import Idempotent, created
 from api.keyring import KeyWatch
 from api.notifications import wait
 from api.prefer import LONGEST, RECHECK_SECONDS, wait_seconds
-from api.schemas import Answers, EvaluationRequest, GenerateRequest, GenerationView, errors, file_answer
+from api.schemas.answers import Answers, errors, file_answer
+from api.schemas.evaluations import EvaluationRequest
+from api.schemas.generations import GenerateRequest, GenerationView
 from api.texts import stream_texts
 from difffit_core.base_models import get_base_model
 from difffit_core.errors import SpecError

@@ -12,8 +12,8 @@ from difffit_core.evaluation.measure import Evaluation, chosen_items
 from difffit_core.evaluation.metrics import EvaluationPlan, Reference
 from difffit_core.evaluation.spec import EvaluationSpec, StandaloneEvaluation, drawn_by
 from difffit_core.events import EventLog
+from difffit_core.generation_spec import GenerationSpec
 from difffit_core.generators.registry import load_generator
-from difffit_core.spec import GenerationSpec
 
 ADAPTER, DRAWN = "adapter.safetensors", "drawn"  # in the folder; `drawn/` keeps what was measured of each portion
 

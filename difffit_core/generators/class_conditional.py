@@ -8,10 +8,10 @@ from difffit_core.base_models import BaseModelEntry
 from difffit_core.devices import inference_autocast
 from difffit_core.dit import load_autoencoder
 from difffit_core.errors import SpecError
+from difffit_core.generation_spec import GenerationSpec
 from difffit_core.generators.generator import Generator
 from difffit_core.positions import resize
 from difffit_core.sampling import decode, sample_latents
-from difffit_core.spec import GenerationSpec
 
 
 class ClassConditionalGenerator(Generator):

@@ -10,9 +10,9 @@ from difffit_core.base_models import BaseModelEntry
 from difffit_core.devices import pick_device
 from difffit_core.errors import SpecError
 from difffit_core.fitting import inject
+from difffit_core.generation_spec import GenerationSpec, TextGenerationSpec
 from difffit_core.merging import MERGEABLE, Merge, merge
 from difffit_core.networks import load_network
-from difffit_core.spec import GenerationSpec, TextGenerationSpec
 from difffit_core.subject import network_part
 
 

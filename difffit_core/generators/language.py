@@ -10,9 +10,9 @@ from transformers import DynamicCache
 from difffit_core.base_models import BaseModelEntry
 from difffit_core.devices import inference_autocast
 from difffit_core.errors import SpecError
+from difffit_core.generation_spec import TextGenerationSpec
 from difffit_core.generators.generator import Generator, OnText, Text
 from difffit_core.networks import load_tokenizer
-from difffit_core.spec import TextGenerationSpec
 
 BYTE = re.compile("<0x[0-9A-F]{2}>")  # a token that stands for one byte
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what a character is decoded to while some of its bytes are missing

@@ -10,10 +10,10 @@ from difffit_core.base_models import BaseModelEntry
 from difffit_core.devices import inference_autocast
 from difffit_core.dit import load_autoencoder
 from difffit_core.errors import SpecError
+from difffit_core.generation_spec import GenerationSpec
 from difffit_core.generators.generator import Generator
 from difffit_core.networks import predict, told
 from difffit_core.sampling import Predict, decode, denoise, learns_variance
-from difffit_core.spec import GenerationSpec
 from difffit_core.text_encoders import load_text_encoder
 
 DENOISED_AT_ONCE = 8  # pictures, each twice where there is guidance

@@ -10,13 +10,14 @@ from torch import Tensor, nn
 from difffit_core.base_models import BaseModelEntry
 from difffit_core.buckets import Size
 from difffit_core.dataset import Item
+from difffit_core.generation_spec import GenerationSpec
 from difffit_core.generators.generator import Generator
 from difffit_core.generators.prompted import DENOISED_AT_ONCE
 from difffit_core.generators.registry import load_generator
 from difffit_core.latents import encode_pictures
 from difffit_core.methods.injection import prepare, trained_parameters
 from difffit_core.networks import told
-from difffit_core.spec import GenerationSpec, TrainingSpec
+from difffit_core.spec import TrainingSpec
 from difffit_core.subject import PREFIX, SUBJECT, add_trained_subject
 from difffit_core.tasks.config import DreamBoothConfig
 from difffit_core.tasks.task import Examples, Progress, Tensors

@@ -11,7 +11,8 @@ from sqlalchemy.orm import Session, sessionmaker
 from difffit_core.base_models import get_base_model, load_catalog
 from difffit_core.estimate import Estimate as Needs
 from difffit_core.estimate import essence
-from difffit_core.spec import DatasetSummary, JobSpec, TrainingSpec, resolve
+from difffit_core.resolving import resolve
+from difffit_core.spec import DatasetSummary, JobSpec, TrainingSpec
 from jobstore import estimates, leases
 from jobstore.settings import Settings
 from jobstore.tables import Estimate

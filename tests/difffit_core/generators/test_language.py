@@ -9,9 +9,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from difffit_core.base_models import BaseModelEntry
 from difffit_core.errors import SpecError
+from difffit_core.generation_spec import TextGenerationSpec
 from difffit_core.generators.language import choose
 from difffit_core.generators.registry import load_generator
-from difffit_core.spec import TextGenerationSpec
 
 Bases = dict[str, BaseModelEntry]
 

@@ -10,9 +10,9 @@ from PIL import Image
 
 from difffit_core.base_models import BaseModelEntry
 from difffit_core.errors import SpecError
+from difffit_core.generation_spec import GenerationSpec
 from difffit_core.generators.registry import load_generator
 from difffit_core.sampling import make_scheduler
-from difffit_core.spec import GenerationSpec
 
 Bases = dict[str, BaseModelEntry]
 
