@@ -25,7 +25,15 @@ class GenerationSpec(Strict):
     guidance_scale: Annotated[float, Field(strict=True, ge=0, le=30)]
     seed: Seed
     scheduler: Scheduler
+    width: int | None = None  # in pixels; null: those of the model, or where it draws after a condition picture, its ratio
+    height: int | None = None
     adapter_strength: AdapterStrength = 1.0
+
+    @model_validator(mode="after")
+    def _width_with_height(self) -> Self:
+        if (self.width is None) != (self.height is None):
+            raise ValueError("give width and height, or neither")
+        return self
 
     @model_validator(mode="after")
     def _labels_or_prompts(self) -> Self:

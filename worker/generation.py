@@ -117,7 +117,10 @@ class Engine:
         common: dict[str, Any] = {"adapter": adapter_id, "base_model": generation.base_model}
         common |= spec.model_dump(mode="json", exclude={"labels", "prompts"} | ({"negative_prompt"} if spec.labels else set()))
         names = [model.class_names[label] for label in spec.labels] or spec.prompts
-        named = [common | {"label": name, "seed": spec.seed + position} for position, name in enumerate(names)]
+        named = [
+            common | {"label": name, "seed": spec.seed + position, "width": picture.width, "height": picture.height}
+            for position, (name, picture) in enumerate(zip(names, pictures, strict=True))
+        ]
         return Results(pictures=list(zip(pictures, named, strict=True)))
 
     def _succeed(self, generation: Generation, lease: Lease, results: Results) -> None:

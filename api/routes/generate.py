@@ -114,10 +114,11 @@ def find_model(session: Session, resources: Resources, request: GenerateRequest 
         raise SpecError("Name either an `adapter` or a `base_model`.", code="one_model_only", param="adapter")
     if request.adapter is None:
         base = get_base_model(resources.catalog, str(request.base_model))
-        return Drawer(base, None, base.tasks[0])
+        return Drawer(base, None, base.tasks[0], base.image_size())
     adapter = owned(session, Adapter, request.adapter, tenant, param="adapter", keep=True)
-    task = session.get_one(Job, adapter.job_id).training_spec["task"]["type"]
-    return Drawer(get_base_model(resources.catalog, adapter.base_model), adapter, task)
+    trained = session.get_one(Job, adapter.job_id).training_spec
+    base = get_base_model(resources.catalog, adapter.base_model)
+    return Drawer(base, adapter, trained["task"]["type"], trained["hyperparameters"]["resolution"])
 
 
 async def _wait_for(resources: Resources, generation_id: str, tenant: str, seconds: float) -> GenerationView:

@@ -12,6 +12,7 @@ from difffit_core.strict import PositiveInt, Seed, Strict
 from jobstore import tables
 
 Prompt = Annotated[str, Field(strict=True, min_length=1, max_length=20_000)]
+Side = Annotated[int, Field(strict=True, ge=8, le=16_384)]  # what a model makes of these is less
 
 
 class GenerateRequest(Strict):
@@ -32,6 +33,10 @@ class GenerateRequest(Strict):
     n: PositiveInt = Field(1, description="Results of each label or prompt; 64 in all at most")
     steps: Annotated[int, Field(strict=True, ge=1, le=1000)] | None = None
     guidance_scale: Annotated[float, Field(ge=0, le=30)] | None = None
+    width: Side | None = Field(
+        None, description="Of pictures of prompts, with `height`; absent: as the model was trained, or as `condition_image` is"
+    )
+    height: Side | None = Field(None, description="In pixels; multiples of 64 for Stable Diffusion, of 16 for PixArt")
     seed: Seed | None = Field(None, description="Absent: a random one, which the answer tells")
     scheduler: Scheduler | None = None
     max_tokens: Annotated[int, Field(strict=True, ge=1, le=4096)] | None = Field(None, description="Of each text; absent: 256")
@@ -57,6 +62,8 @@ class GenerationParameters(BaseModel):
     guidance_scale: float | None = None
     seed: int = Field(description="Of the first result; the next has the next number")
     scheduler: Scheduler | None = None
+    width: int | None = Field(None, description="Null beside a `condition_image`: the images have its ratio")
+    height: int | None = None
     max_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None

@@ -46,6 +46,7 @@ class ClassConditionalGenerator(Generator):
         if not all(0 <= label < len(self.class_names) for label in spec.labels):
             raise SpecError(f"Labels must be 0 to {len(self.class_names) - 1}.", code="unknown_label", param="labels")
         self.use(self._adapter, spec.adapter_strength)
+        self.size(spec)
         with torch.inference_mode(), inference_autocast(self.device):
             latents = sample_latents(self.network, self.base.path, spec)
         return decode(self.vae, latents)
