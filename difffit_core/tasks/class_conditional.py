@@ -34,6 +34,18 @@ class ClassConditional(DiffusionTask):
         if self.class_names != base.class_names():
             replace_class_table(self.model, base.class_names(), self.class_names)
 
+    def warnings(self, items: list[Item]) -> list[str]:
+        """ImageNet's classes have several names each, with commas between them."""
+        known = {part.strip().casefold(): name for name in self.base.class_names() for part in (name, *name.split(","))}
+        near = {name: known[name.casefold()] for name in self.class_names if name.casefold() in known}
+        pairs = [f"{name!r} ({theirs!r})" for name, theirs in near.items() if name != theirs]
+        if not pairs:
+            return []
+        return [
+            f"{len(pairs)} classes are learned anew, for the base knows them by other names: {', '.join(pairs[:10])}. "
+            "Name them as the base does to begin with what it knows."
+        ]
+
     def compiled_parts(self) -> list[nn.Module]:
         return list(self.model.transformer_blocks)
 

@@ -54,6 +54,17 @@ class Instruction(Task):
             "targets": torch.nn.utils.rnn.pad_sequence(targets, batch_first=True, padding_value=IGNORED),
         }
 
+    def warnings_of_encoded(self, examples: Examples) -> list[str]:
+        last = examples.tensors["targets"][:, -1]
+        if examples.tensors["targets"].shape[1] != self.h.max_tokens:
+            return []
+        cut = int(((last != IGNORED) & (last != self.tokenizer.eos_token_id)).sum())
+        message = (
+            f"{cut} of {len(examples)} answers are cut off, for with their prompts they have more than {self.h.max_tokens} "
+            "tokens. Raise hyperparameters.max_tokens, or shorten them."
+        )
+        return [message] if cut else []
+
     def blank(self, count: int) -> Examples:
         assert self.h.max_tokens is not None
         rows = torch.zeros(count, self.h.max_tokens, dtype=torch.long)

@@ -19,7 +19,7 @@ from difffit_core.sampling import Predict, decode, denoise, grid, learns_varianc
 from difffit_core.spec import TrainingSpec
 from difffit_core.tasks.diffusion import DiffusionTask
 from difffit_core.tasks.task import Examples, Tensors
-from difffit_core.text_encoders import TextEncoder, blank_embeddings, load_text_encoder
+from difffit_core.text_encoders import TextEncoder, blank_embeddings, cut_off, load_text_encoder, most_tokens
 
 PREVIEW_CAPTIONS = 4
 EMBEDDED = ("text", "text_mask")  # what a text encoder makes of prompts
@@ -49,6 +49,17 @@ class TextToImage(DiffusionTask):
     def caption_of(self, item: Item) -> str:
         """What a picture is said to show."""
         return item.caption
+
+    def warnings(self, items: list[Item]) -> list[str]:
+        captions = {self.caption_of(item) for item in items}
+        long = sorted(cut_off(self.base.path, captions))
+        if not long:
+            return []
+        shown = ", ".join(repr(f"{caption[:60]}…") for caption in long[:3])
+        return [
+            f"{len(long)} of {len(captions)} captions are longer than the {most_tokens(self.base.path)} tokens that the text "
+            f"encoder reads, and what follows in them is not learned. Shorten them: {shown}."
+        ]
 
     def encode_conditions(self, items: list[Item], folder: Path, size: Size) -> Tensors:
         """The different captions, embedded, the first of which is empty; `caption` `[N]`: rows of them."""

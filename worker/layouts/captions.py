@@ -24,14 +24,14 @@ def read(files: Files, layout: Layout) -> None:
             layout.refuse(name, "no_caption", message)
         else:
             captioned.add(source)
-            _annotate(layout, name, files.text(source, MOST_READ))
+            _annotate(layout, name, source, files.text(source, MOST_READ))
     for source in sorted(layout.lists - captioned):
         layout.bad_rows.append(refusal(source, "no_picture", "There is no picture of this name beside the text."))
 
 
-def _annotate(layout: Layout, name: str, caption: str | None) -> None:
+def _annotate(layout: Layout, name: str, source: str, caption: str | None) -> None:
     if caption is None:
-        layout.refuse(name, "invalid_caption", "Its caption is no text in UTF-8. Save it as that.")
+        layout.refuse(name, "invalid_caption", f"Its caption {source} is no text in UTF-8. Save it as that.")
     elif not caption.strip():
         layout.refuse(name, *EMPTY_CAPTION)
     else:
