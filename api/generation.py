@@ -16,7 +16,7 @@ from difffit_core.tasks.config import TaskName
 from jobstore.tables import Adapter
 
 MAX_RESULTS = 64  # images or texts, in one request
-MAX_TOKENS, TEMPERATURE, TOP_P = 256, 0.7, 0.9  # where a request does not say
+TEMPERATURE, TOP_P = 0.7, 0.9  # where a request does not say
 RANDOM_SEEDS = 2**31  # short enough to be copied by hand
 SHOWN_LABELS = 20
 PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF")  # how PNG, JPEG and WebP begin
@@ -49,7 +49,8 @@ class Drawer:
 def generation_spec(request: GenerateRequest, model: Drawer) -> GenerationSpec | TextGenerationSpec:
     """The request with a value for every setting, those of a model that takes them.
 
-    Raises SpecError (`not_for_this_model`, `missing_field`, `unknown_label`, `too_many_results`, `no_adapter`, `wrong_size`).
+    Raises SpecError (`not_for_this_model`, `missing_field`, `unknown_label`, `too_many_results`, `no_adapter`, `wrong_size`,
+    `context_exceeded`).
     """
     _check_fields(request, model)
     given: list[str] | list[str | int] = request.labels or request.prompts or []
@@ -65,7 +66,7 @@ def generation_spec(request: GenerateRequest, model: Drawer) -> GenerationSpec |
     if model.task == "instruction":
         return TextGenerationSpec(
             prompts=prompts,
-            max_tokens=request.max_tokens or MAX_TOKENS,
+            max_tokens=_max_tokens(request, model.base),
             temperature=TEMPERATURE if request.temperature is None else request.temperature,
             top_p=request.top_p or TOP_P,
             seed=seed,
@@ -103,6 +104,19 @@ def _check_fields(request: GenerateRequest, model: Drawer) -> None:
         raise SpecError(
             "adapter_strength is of an `adapter`; a base model has none.", code="no_adapter", param="adapter_strength"
         )
+
+
+def _max_tokens(request: GenerateRequest, base: BaseModelEntry) -> int | None:
+    """As asked for, where that leaves room for a prompt at all; a worker, which counts the prompts' tokens, checks the sum."""
+    context = base.context_tokens()
+    if request.max_tokens is not None and context is not None and request.max_tokens >= context:
+        raise SpecError(
+            f"{base.id} reads {context} tokens, a prompt and its answer together, and max_tokens {request.max_tokens} leaves "
+            "none for a prompt. Ask for fewer.",
+            code="context_exceeded",
+            param="max_tokens",
+        )
+    return request.max_tokens
 
 
 def _size(request: GenerateRequest, model: Drawer, results: int) -> Size | None:

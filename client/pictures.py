@@ -43,7 +43,7 @@ def generate(
     condition: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="The picture that a ControlNet's pictures follow.")
     ] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="Of each text; absent: 256.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Of each text; absent: 256, or what has room.")] = None,
     temperature: Annotated[float | None, typer.Option(min=0, help="Of a text; 0 takes the likeliest word each time.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Of a text: draw among the likeliest words only.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same request and seed give the same result; absent: random.")] = None,

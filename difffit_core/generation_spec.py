@@ -11,6 +11,9 @@ Scheduler = Literal["ddpm", "ddim", "dpmsolver++"]
 AdapterStrength = Annotated[float, Field(ge=0, le=2)]  # 0 is the base, 1 the adapter as it was trained
 
 
+MAX_TOKENS = 256  # of an answer, where nobody says
+
+
 class GenerationSpec(Strict):
     """What the sampler of pictures runs: every setting resolved, and either `labels` or `prompts`.
 
@@ -46,7 +49,7 @@ class TextGenerationSpec(Strict):
     """What a language model writes: an answer to each of `prompts`, answer `i` with the seed `seed + i`."""
 
     prompts: Annotated[list[str], Field(min_length=1)]
-    max_tokens: Annotated[int, Field(strict=True, ge=1, le=32768)]  # of each answer
+    max_tokens: Annotated[int, Field(strict=True, ge=1, le=32768)] | None  # of each answer; null: MAX_TOKENS, or what has room
     temperature: Annotated[float, Field(ge=0, le=5)]  # 0: always the likeliest token
     top_p: Annotated[float, Field(gt=0, le=1)]  # draw among the likeliest tokens that have so much of the probability
     seed: Seed

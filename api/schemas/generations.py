@@ -39,7 +39,9 @@ class GenerateRequest(Strict):
     height: Side | None = Field(None, description="In pixels; multiples of 64 for Stable Diffusion, of 16 for PixArt")
     seed: Seed | None = Field(None, description="Absent: a random one, which the answer tells")
     scheduler: Scheduler | None = None
-    max_tokens: Annotated[int, Field(strict=True, ge=1, le=4096)] | None = Field(None, description="Of each text; absent: 256")
+    max_tokens: Annotated[int, Field(strict=True, ge=1, le=4096)] | None = Field(
+        None, description="Of each text; with its prompt no more than the model reads. Absent: 256, or as many as have room"
+    )
     temperature: Annotated[float, Field(ge=0, le=5)] | None = Field(
         None, description="Of a text: 0 takes the likeliest word each time; absent: 0.7"
     )
@@ -64,7 +66,7 @@ class GenerationParameters(BaseModel):
     scheduler: Scheduler | None = None
     width: int | None = Field(None, description="Null beside a `condition_image`: the images have its ratio")
     height: int | None = None
-    max_tokens: int | None = None
+    max_tokens: int | None = Field(None, description="Null of texts: 256, or as many as have room after the prompt")
     temperature: float | None = None
     top_p: float | None = None
     adapter_strength: float = 1.0
@@ -90,7 +92,7 @@ class TextView(BaseModel):
     text: str
     seed: int
     tokens: int
-    finish_reason: Literal["stop", "length"] = Field(description="length: it was cut off at max_tokens")
+    finish_reason: Literal["stop", "length"] = Field(description="length: it was cut off, having as many tokens as it might")
 
 
 class GenerationView(BaseModel):

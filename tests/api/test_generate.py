@@ -183,7 +183,7 @@ def tiny(settings: Settings, api_key: str, tenant: Tenant, tiny_catalog: Path) -
 def test_models_take_what_their_task_takes(tiny: TestClient) -> None:
     texts = tiny.post("/generate", json={"base_model": "tiny-instruction", "prompts": ["1 + 1 = ", "hi"], "n": 2, "seed": 5})
     assert texts.status_code == 202
-    assert texts.json()["parameters"] | {"max_tokens": 0} == {
+    assert texts.json()["parameters"] == {
         "labels": None,
         "prompts": ["1 + 1 = ", "1 + 1 = ", "hi", "hi"],
         "negative_prompt": None,
@@ -193,7 +193,7 @@ def test_models_take_what_their_task_takes(tiny: TestClient) -> None:
         "scheduler": None,
         "width": None,
         "height": None,
-        "max_tokens": 0,
+        "max_tokens": None,
         "temperature": 0.7,
         "top_p": 0.9,
         "adapter_strength": 1.0,
@@ -214,6 +214,8 @@ def test_what_a_task_does_not_take_is_refused(tiny: TestClient) -> None:
         ("controlnet", {"prompts": ["x"]}, "missing_field", "condition_image"),
         ("controlnet", {"prompts": ["x"], "condition_image": "?"}, "not_an_image", "condition_image"),
         ("controlnet", {"prompts": ["x"], "condition_image": "aGk="}, "not_an_image", "condition_image"),
+        ("instruction", {"prompts": ["x"], "max_tokens": 64}, "context_exceeded", "max_tokens"),
+        ("instruction", {"prompts": ["x"], "max_tokens": 0}, "invalid_value", "max_tokens"),
         ("instruction", {"prompts": ["x"], "steps": 5}, "not_for_this_model", "steps"),
         ("instruction", {"prompts": ["x"], "temperature": -1}, "invalid_value", "temperature"),
         ("instruction", {"prompts": ["x"], "top_p": 0}, "invalid_value", "top_p"),
