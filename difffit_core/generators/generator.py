@@ -37,6 +37,7 @@ class Generator:
     """
 
     network: Any
+    most_at_once: int  # pictures of the base's own size that are denoised together, each twice where there is guidance
 
     def __init__(self, base: BaseModelEntry, device: str = "auto") -> None:
         """Load from disk. Raises ModelError where a file is missing or damaged, SpecError for a device that is not there."""
@@ -105,6 +106,12 @@ class Generator:
         if condition is None:
             return resolution, resolution
         return nearest_size(upright_size(condition), bucket_sizes(resolution, self.base.pixels_per_token()))
+
+    def at_once(self, size: Size) -> int:
+        """How many pictures of this size are denoised together: the memory of that does not grow with the size."""
+        own = self.base.image_size()
+        assert own is not None  # only language models have none
+        return max(1, self.most_at_once * own**2 // (size[0] * size[1]))
 
     def images(self, spec: GenerationSpec, condition: Image.Image | None = None) -> list[Image.Image]:
         """One RGB picture for each label or prompt of `spec`, which also says how strong the adapter in use is.

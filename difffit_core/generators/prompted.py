@@ -17,11 +17,11 @@ from difffit_core.networks import predict, told
 from difffit_core.sampling import Predict, decode, denoise, learns_variance
 from difffit_core.text_encoders import load_text_encoder
 
-DENOISED_AT_ONCE = 8  # pictures of the base's own size, each twice where there is guidance
-
 
 class PromptedGenerator(Generator):
     """A network that is told prompts, with its text encoder and autoencoder."""
+
+    most_at_once = 8
 
     def __init__(self, base: BaseModelEntry, device: str = "auto") -> None:
         super().__init__(base, device)
@@ -65,12 +65,6 @@ class PromptedGenerator(Generator):
         """Raise SpecError where there is a condition picture that means nothing here, or none where it must be."""
         if condition is not None:
             raise self.takes_no_condition()
-
-    def at_once(self, size: Size) -> int:
-        """How many pictures of this size are denoised together: so that memory does not grow with the size."""
-        own = self.base.image_size()
-        assert own is not None  # only language models have none
-        return max(1, DENOISED_AT_ONCE * own**2 // (size[0] * size[1]))
 
     def predictor(self, embedded: dict[str, Tensor], condition: Image.Image | None, size: Size) -> Predict:
         """The network for `denoise`, where condition i is row i of the embedded prompts."""
