@@ -1,10 +1,10 @@
 """How large the pictures may be that a model is asked for: near to what it was trained on, in whole tokens. Torch-free."""
 
 from difffit_core.base_models import BaseModelEntry
-from difffit_core.buckets import Size, size_name
+from difffit_core.buckets import MOST_AREA, Size, size_name
 from difffit_core.errors import SpecError
 
-FACTOR = 4  # shortest and longest side, and area, beside the square it was trained on: past that a model repeats itself
+FACTOR = 4  # of a side from the trained square's, in both directions: past that a model repeats itself; and of the area
 
 
 def check_size(size: Size, resolution: int, base: BaseModelEntry) -> None:
@@ -32,10 +32,12 @@ def check_size(size: Size, resolution: int, base: BaseModelEntry) -> None:
                 code="wrong_size",
                 param=name,
             )
-    if size[0] * size[1] > FACTOR * resolution**2:
+    own = base.image_size()
+    assert own is not None  # only language models have none
+    if size[0] * size[1] > max(FACTOR * own**2, MOST_AREA * resolution**2):
         raise SpecError(
-            f"{size_name(size)} has more than {FACTOR} times the area that this model was trained on, {size_name(square)}. "
-            "Ask for less.",
+            f"{size_name(size)} has more than {FACTOR} times the area of what {base.id} makes by itself, "
+            f"{size_name((own, own))}, and more than this model was trained on. Ask for less.",
             code="wrong_size",
             param="width" if size[0] >= size[1] else "height",
         )

@@ -3,6 +3,7 @@
 import pytest
 
 from difffit_core.base_models import BaseModelEntry
+from difffit_core.buckets import bucket_sizes
 from difffit_core.errors import SpecError
 from difffit_core.picture_size import check_size
 
@@ -46,5 +47,10 @@ def test_others_are_refused_by_the_side_that_is_wrong(
 
 
 def test_what_an_adapter_was_trained_on_counts(tiny_bases: dict[str, BaseModelEntry]) -> None:
-    check_size((64, 64), 32, tiny_bases["text-to-image"])
+    base = tiny_bases["text-to-image"]
+    for size in bucket_sizes(64, base.pixels_per_token()):
+        check_size(size, 64, base)
+    with pytest.raises(SpecError, match="more than this model was trained on"):
+        check_size((64, 96), 64, base)
+    check_size((32, 32), 8, base)
     check_size((32, 32), 32, tiny_bases["class-conditional"])
