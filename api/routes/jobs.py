@@ -56,13 +56,17 @@ DATASETS = each_asked(
     )
     .with_for_update(read=True)
 )
-NEW_JOBS = Prepared(
+NEW_JOBS = (
     insert_rows(
         Job,
+        "jobs",
         *("id", "tenant_id", "dataset_id", "init_adapter_id", "name", "priority", "max_duration", "status", "base_model"),
         *("spec", "training_spec", "total_steps", "attempt", "seconds_used", "step", "losses"),
-    ).returning(*Job.__table__.columns)
+    )
+    .returning(*Job.__table__.columns)
+    .cte("made")
 )
+QUEUED = Prepared(select(*NEW_JOBS.c).add_cte(events.FIRST))
 ADAPTER = select(Adapter.id).where(Adapter.job_id == Job.id, Adapter.deleted_at.is_(None)).scalar_subquery()
 JOBS = each_asked(asked_rows(Job).add_columns(ADAPTER.label("adapter")))
 DryRun = Annotated[bool, Query(description="Answer the plan with status 200 and start nothing")]
@@ -210,9 +214,8 @@ def _row(job: NewJob, training_spec: TrainingSpec) -> dict[str, Any]:
 
 
 def _queue(session: Session, rows: list[dict[str, Any]]) -> dict[str, JobView]:
-    jobs = NEW_JOBS.run(session, rows=json.dumps(rows)).all()
-    ids = [job.id for job in jobs]
-    events.begin(session, ids, "queued")
+    ids = [row["id"] for row in rows]
+    jobs = QUEUED.run(session, jobs=json.dumps(rows), first_events=events.first_events(ids, "queued"))
     after_commit(session, partial(wake, "train", *ids))
     places = queue.positions(session, ids, newest=True)
     return {job.id: JobView.of(job, places[job.id], adapter=None) for job in jobs}

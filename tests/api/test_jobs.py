@@ -317,7 +317,7 @@ def test_what_is_asked_for_most_costs_few_ways_to_the_database(client: TestClien
     spec = {"base_model": "emoji-dit", "dataset": rows.dataset().id}
     with statements() as posting:
         posted = client.post("/jobs", json=spec).json()["id"]
-    assert len(posting) == 5, posting  # its dataset, the quota, the row, its first event, its place
+    assert len(posting) == 4, posting  # its dataset, the quota, the row with its first event, its place
     running = rows.job(client, "running")
     with statements() as looking:
         assert client.get(f"/jobs/{running}").json()["status"] == "running"
