@@ -22,6 +22,7 @@ from difffit_core.tasks.task import Examples, Tensors
 from difffit_core.text_encoders import TextEncoder, blank_embeddings, cut_off, load_text_encoder, most_tokens
 
 PREVIEW_CAPTIONS = 4
+SHOWN_NAMES = 10  # in a warning
 EMBEDDED = ("text", "text_mask")  # what a text encoder makes of prompts
 
 
@@ -51,14 +52,13 @@ class TextToImage(DiffusionTask):
         return item.caption
 
     def warnings(self, items: list[Item]) -> list[str]:
-        captions = {self.caption_of(item) for item in items}
-        long = sorted(cut_off(self.base.path, captions))
-        if not long:
+        long = set(cut_off(self.base.path, {self.caption_of(item) for item in items}))
+        names = [item.name for item in items if self.caption_of(item) in long]
+        if not names:
             return []
-        shown = ", ".join(repr(f"{caption[:60]}…") for caption in long[:3])
         return [
-            f"{len(long)} of {len(captions)} captions are longer than the {most_tokens(self.base.path)} tokens that the text "
-            f"encoder reads, and what follows in them is not learned. Shorten them: {shown}."
+            f"{len(names)} of {len(items)} captions are longer than the {most_tokens(self.base.path)} tokens that the text "
+            f"encoder reads, and what follows in them is not learned. Shorten them: {', '.join(names[:SHOWN_NAMES])}."
         ]
 
     def encode_conditions(self, items: list[Item], folder: Path, size: Size) -> Tensors:

@@ -172,6 +172,7 @@ def test_a_loss_that_is_no_number_fails_with_advice(tmp_path: Path, tiny_base: B
     assert train(tmp_path) == 1
     failed = events_of(tmp_path)[-1]
     assert (failed["type"], failed["code"], failed["param"]) == ("failed", "diverged", "hyperparameters.learning_rate")
+    assert "Try a lower learning rate than" in failed["message"]
 
 
 def test_a_spec_that_cannot_be_read_fails_with_an_event(tmp_path: Path) -> None:

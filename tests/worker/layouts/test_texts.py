@@ -165,7 +165,7 @@ def test_texts_are_a_content_that_training_reads_and_have_no_preview(check: Chec
         assert tar.getnames() == ["index.jsonl"]
         tar.extractall(tmp_path / "content")
     items = read_index(tmp_path / "content", ("prompt", "answer"))
-    assert [(item.prompt, item.answer) for item in items] == [(e.prompt, e.answer) for e in checked.examples]
+    assert [(i.prompt, i.answer, i.source) for i in items] == [(e.prompt, e.answer, e.source) for e in checked.examples]
     assert (summarize(items).sha256, summarize(items).holds) == (checked.sha256, ["answer", "prompt"])
     assert write_preview(checked.examples, tmp_path, tmp_path / "preview.png", pool) is False
 
