@@ -29,11 +29,14 @@ def generate(
     output: Annotated[Path, typer.Option("--out", "-o", help="The folder to write PNG files to.")] = Path("generated"),
     steps: Annotated[int | None, typer.Option(help="Denoising steps; absent: the base's default.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Guidance scale; absent: the base's default.")] = None,
+    size: Annotated[
+        str | None, typer.Option(metavar="WIDTHxHEIGHT", help="Of pictures of prompts, such as 768x512; absent: the model's.")
+    ] = None,
     negative: Annotated[str | None, typer.Option(help="What pictures of prompts should not be like.")] = None,
     condition: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="The picture that a ControlNet's pictures follow.")
     ] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="Of each text; absent: 256.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Of each text; absent: 256, or what has room.")] = None,
     temperature: Annotated[float | None, typer.Option(min=0, help="Of a text; 0 takes the likeliest word each time.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Of a text: draw among the likeliest words only.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same request and seed give the same result; absent: random.")] = None,
@@ -46,6 +49,7 @@ def generate(
         raise typer.BadParameter("Give exactly one of --adapter and --base.")
     if bool(label) == bool(prompt):
         raise typer.BadParameter("Give --label or --prompt.")
+    width, height = _sides(size)
     with connect(context) as client:
         with err.status("drawing"):
             generation = client.generate(
@@ -57,6 +61,8 @@ def generate(
                 n=n,
                 steps=steps,
                 guidance_scale=guidance,
+                width=width,
+                height=height,
                 negative_prompt=negative,
                 max_tokens=max_tokens,
                 temperature=temperature,
@@ -81,3 +87,13 @@ def generate(
         note(f"[red]failed[/] {problem_text(generation['error'])}")
         raise typer.Exit(1)
     note(f"[dim]seed {generation['parameters']['seed']} gives the same images again[/]")
+
+
+def _sides(size: str | None) -> tuple[int, int] | tuple[None, None]:
+    """Width and height of 768x512."""
+    if size is None:
+        return None, None
+    width, _, height = size.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise typer.BadParameter(f"{size} is no width and height such as 768x512.", param_hint="--size")
+    return int(width), int(height)

@@ -38,7 +38,7 @@ def fetch(catalog: dict[str, BaseModelEntry], model: str) -> BaseModelEntry:
     """The base with its files in place. What an interrupted call has brought is kept and gone on from.
 
     Raises ModelError: `unknown_base_model`, `no_sources`, `gated_model`, `source_not_found`, `hub_unreachable`,
-    `invalid_weights`.
+    `invalid_weights`, `incomplete_model`.
     """
     if model not in catalog:
         known = ", ".join(sorted(name for name, entry in catalog.items() if entry.sources))
@@ -48,6 +48,11 @@ def fetch(catalog: dict[str, BaseModelEntry], model: str) -> BaseModelEntry:
         return entry
     if not entry.sources:
         raise ModelError(f"The catalog names no sources of {model}; its files belong in {entry.path}.", code="no_sources")
+    if entry.path.exists():
+        raise ModelError(
+            f"{entry.path} is there and lacks {entry.missing_file()}. Remove the folder, and fetch {model} again.",
+            code="incomplete_model",
+        )
     part = entry.path.with_name(f"{entry.path.name}.part")
     for source in entry.sources:
         _download(source, part / source.folder)
@@ -57,6 +62,12 @@ def fetch(catalog: dict[str, BaseModelEntry], model: str) -> BaseModelEntry:
         _rename_shards(index)
     _leave_out_missing(part)
     shutil.rmtree(part / ".cache", ignore_errors=True)
+    missing = entry.model_copy(update={"path": part}).missing_file()
+    if missing is not None:
+        raise ModelError(
+            f"What the catalog's `files` name of {model} has no {missing}; mend them. {part} keeps what has come.",
+            code="incomplete_model",
+        )
     part.replace(entry.path)
     return entry
 

@@ -1,6 +1,8 @@
 """What a tenant may use: its own limits where the operator has set them, else those of the settings."""
 
+import operator
 from dataclasses import dataclass
+from functools import reduce
 
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import BindParameter, ColumnElement, Select, func, select
@@ -58,9 +60,12 @@ class Line:
 
     waiting: int
     limit: int
+    free_bytes: int
 
     def join(self) -> None:
-        """Count one job more; raises QuotaError (`queue_full`) where there is no place for it."""
+        """Count one job more; raises QuotaError: `storage_full` where it can store nothing, `queue_full` without a place."""
+        if self.free_bytes <= 0:
+            raise storage_full(self.free_bytes)
         if self.waiting >= self.limit:
             raise QuotaError(
                 f"{self.waiting} jobs wait for a worker, and your tenant may have {self.limit} there. Post the job again "
@@ -74,12 +79,12 @@ class Line:
 
 def line_of(session: Session, tenant_id: str, settings: Settings) -> Line:
     """The tenant's line. Near the limit its row is locked until the commit: what others add at the same time counts."""
-    own, count = WAITING.run(session, tenant=tenant_id).one()
-    limit = _limits(own, settings).queued_jobs
-    if count >= limit - MARGIN:
+    own, count, stored = WAITING.run(session, tenant=tenant_id).one()
+    limits = _limits(own, settings)
+    if count >= limits.queued_jobs - MARGIN:
         session.get_one(Tenant, tenant_id, with_for_update=True)
         count = WAITING.run(session, tenant=tenant_id).one()[1]
-    return Line(count, limit)
+    return Line(count, limits.queued_jobs, limits.storage_bytes - int(stored))
 
 
 def check_storage(session: Session, tenant_id: str, settings: Settings, wanted: int) -> int:
@@ -106,6 +111,10 @@ def storage_full(free: int) -> QuotaError:
 
 def stored_bytes(session: Session, tenant_id: str) -> int:
     """What the tenant can free again by deleting datasets, jobs and adapters. Pictures of generations are not: they stay."""
+    return int(session.scalars(select(_stored(tenant_id))).one())
+
+
+def _stored(tenant_id: str | BindParameter[str]) -> ColumnElement[int]:
     datasets = select(func.sum(Dataset.upload_bytes + Dataset.content_bytes)).where(
         Dataset.tenant_id == tenant_id, Dataset.status != "deleted"
     )
@@ -114,8 +123,10 @@ def stored_bytes(session: Session, tenant_id: str) -> int:
     samples = select(func.sum(Image.bytes)).join(Job, Image.job_id == Job.id).where(Job.tenant_id == tenant_id)
     adapters = select(func.sum(Adapter.bytes)).where(Adapter.tenant_id == tenant_id, Adapter.deleted_at.is_(None))
     exports = select(func.sum(Export.bytes)).join(Adapter).where(Adapter.tenant_id == tenant_id)
-    counted = (datasets, uploads, checkpoints, samples, adapters, exports)
-    return sum(int(session.scalar(query) or 0) for query in counted)
+    first, *others = (
+        func.coalesce(query.scalar_subquery(), 0) for query in (datasets, uploads, checkpoints, samples, adapters, exports)
+    )
+    return reduce(operator.add, others, first)
 
 
 def _jobs(tenant_id: str | BindParameter[str], which: ColumnElement[bool]) -> Select[int]:
@@ -123,4 +134,4 @@ def _jobs(tenant_id: str | BindParameter[str], which: ColumnElement[bool]) -> Se
 
 
 _queued = _jobs(given("tenant"), Job.status == JobStatus.QUEUED).scalar_subquery()
-WAITING = Prepared(select(Tenant.limits, _queued).where(Tenant.id == given("tenant")))
+WAITING = Prepared(select(Tenant.limits, _queued, _stored(given("tenant"))).where(Tenant.id == given("tenant")))

@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from difffit_core.base_models import get_base_model, load_catalog
 from difffit_core.errors import DiffFitError
-from difffit_core.spec import GenerationSpec, TextGenerationSpec
+from difffit_core.generation_spec import GenerationSpec, TextGenerationSpec
 from jobstore.errors import NotFoundError, StorageError
 from jobstore.ids import new_id
 from jobstore.settings import get_settings
@@ -112,7 +112,10 @@ class Engine:
         common: dict[str, Any] = {"adapter": adapter_id, "base_model": generation.base_model}
         common |= spec.model_dump(mode="json", exclude={"labels", "prompts"} | ({"negative_prompt"} if spec.labels else set()))
         names = [model.class_names[label] for label in spec.labels] or spec.prompts
-        named = [common | {"label": name, "seed": spec.seed + position} for position, name in enumerate(names)]
+        named = [
+            common | {"label": name, "seed": spec.seed + position, "width": picture.width, "height": picture.height}
+            for position, (name, picture) in enumerate(zip(names, pictures, strict=True))
+        ]
         return Results(pictures=list(zip(pictures, named, strict=True)))
 
 

@@ -124,6 +124,20 @@ def test_what_cannot_be_fetched_says_why(catalog: Path, repositories: Path, tmp_
     assert not (tmp_path / "models" / "tiny").exists()
 
 
+def test_a_base_that_lacks_a_file_is_not_put_in_place_nor_taken_for_whole(
+    catalog: Path, repositories: Path, tmp_path: Path
+) -> None:
+    catalog.write_text(CATALOG.replace('"scheduler/*", ', ""))
+    with running_hub(repositories) as url:
+        error = fetch(catalog, url)["error"]
+        assert (error["code"], "no scheduler/scheduler_config.json" in error["message"]) == ("incomplete_model", True)
+        catalog.write_text(CATALOG)
+        folder = Path(fetch(catalog, url)["path"])
+    (folder / "vae" / "config.json").unlink()
+    error = fetch(catalog, "http://127.0.0.1:9")["error"]
+    assert (error["code"], "lacks vae/config.json" in error["message"]) == ("incomplete_model", True)
+
+
 def test_a_pickle_with_more_than_tensors_is_refused(catalog: Path, repositories: Path) -> None:
     weights = repositories / "someone" / "tiny" / "transformer" / "diffusion_pytorch_model.bin"
     torch.save({"run": os.system}, weights)

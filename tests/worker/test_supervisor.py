@@ -239,6 +239,18 @@ def test_a_failure_that_the_trainer_reports_is_the_jobs_error(rows: Rows, datase
     assert (job.status, job.error, job.step) == ("failed", error, 2)
 
 
+def test_a_failed_job_that_is_tried_again_goes_on_from_its_last_checkpoint(
+    rows: Rows, dataset: str, run: Callable[..., None]
+) -> None:
+    job_id = rows.job(dataset, steps=6, checkpoint_every=2)
+    run("--fail-at", "5")
+    ask(rows, job_id, Action.RETRY)
+    run()
+    job = rows.get(Job, job_id)
+    assert (job.status, job.error, job.attempt) == ("succeeded", None, 1)
+    assert [event.data["resumed_from"] for event in rows.events(job_id, "started")] == [None, 4]
+
+
 def test_a_job_without_its_dataset_or_base_fails_at_once(rows: Rows, dataset: str, run: Callable[..., None]) -> None:
     jobs = [rows.job(dataset), rows.job(dataset)]
     with rows.sessions.begin() as session:
