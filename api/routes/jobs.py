@@ -124,7 +124,8 @@ def _create(resources: Resources, jobs: list[NewJob]) -> list[JobView | DiffFitE
     with resources.transaction() as session:
         specs = _resolve(session, jobs, resources)
         # In order, so that two transactions that lock tenants do not wait for each other.
-        lines = {tenant: line_of(session, tenant, resources.settings) for tenant in sorted({job.tenant for job in jobs})}
+        tenants = sorted({job.tenant for job in jobs})
+        lines = {tenant: line_of(session, tenant, resources.settings, resources.fullness) for tenant in tenants}
         refused, rows = dict[str, DiffFitError](), list[dict[str, Any]]()
         for job, spec in zip(jobs, specs, strict=True):
             try:
