@@ -110,7 +110,7 @@ def test_a_job_trains_survives_its_worker_and_makes_images(rows: Rows, workers: 
     with PillowImage.open(io.BytesIO(first_images[0])) as picture:
         assert json.loads(picture.info["difffit"]) == {
             **{"adapter": adapter.id, "base_model": "emoji-dit", "label": "red", "seed": 7},
-            **{"steps": 2, "guidance_scale": 3.0, "scheduler": "ddim", "adapter_strength": 1.0},
+            **{"steps": 2, "guidance_scale": 3.0, "scheduler": "ddim", "adapter_strength": 1.0, "width": 64, "height": 64},
         }
     second = rows.job(dataset_id, steps=100_000)
     wake("train", second)
