@@ -91,6 +91,7 @@ class GenerationFailedError(DiffFitError):
     code = "generation_failed"
 
 
+AWAY_RETRY_SECONDS = 5  # as long as a server takes to be started again
 STATUS: dict[type[DiffFitError], tuple[int, ErrorType]] = {
     BadRequestError: (400, "invalid_request"),
     AuthenticationError: (401, "authentication"),
@@ -146,6 +147,8 @@ def respond(scope: Scope, error: DiffFitError) -> JSONResponse:
         response.headers["www-authenticate"] = "Bearer"
     if isinstance(error, QuotaError | InProgressError):
         response.headers["retry-after"] = str(error.retry_after)
+    elif status == 503:
+        response.headers["retry-after"] = str(AWAY_RETRY_SECONDS)
     return response
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import tomllib
+from fnmatch import fnmatch
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -31,6 +32,22 @@ WEIGHTS_FOLDER: dict[Family, str] = {
     "pixart": "transformer",
     "llama": ".",
 }  # in a base's folder: the weights that a method is put into
+NETWORKS: dict[Family, tuple[str, ...]] = {
+    "dit": ("transformer", "vae"),
+    "stable-diffusion": ("unet", "vae", "text_encoder"),
+    "controlnet": ("controlnet", "unet", "vae", "text_encoder"),
+    "pixart": ("transformer", "vae", "text_encoder"),
+    "llama": (".",),
+}  # in a base's folder: what has a config.json and weights
+PIPELINE_FILES = ("model_index.json", "scheduler/scheduler_config.json")  # of all families that make pictures
+TOKENIZER_FOLDER: dict[Family, str | None] = {
+    "dit": None,
+    "stable-diffusion": "tokenizer",
+    "controlnet": "tokenizer",
+    "pixart": "tokenizer",
+    "llama": ".",
+}
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json")  # one of them is enough
 WEIGHTS_FILES = ("diffusion_pytorch_model.safetensors", "model.safetensors")  # or else shards, "…-00001-of-00003.safetensors"
 
 
@@ -87,7 +104,21 @@ class BaseModelEntry(BaseModel):
 
     @property
     def installed(self) -> bool:
-        return self.path.is_dir()
+        return self.missing_file() is None
+
+    def missing_file(self) -> str | None:
+        """The first file of its folder that is not there and without which it is of no use; None where all are there."""
+        for folder in NETWORKS[self.family]:
+            names = _names_in(self.path / folder)
+            if "config.json" not in names:
+                return str(Path(folder, "config.json"))
+            if not _weights_among(names):
+                return str(Path(folder, "*.safetensors"))
+        tokenizer = TOKENIZER_FOLDER[self.family]
+        if tokenizer is not None and _names_in(self.path / tokenizer).isdisjoint(TOKENIZER_FILES):
+            return str(Path(tokenizer, TOKENIZER_FILES[0]))
+        pipeline = () if self.family == "llama" else PIPELINE_FILES
+        return next((name for name in pipeline if not (self.path / name).is_file()), None)
 
     def class_names(self) -> list[str]:
         """The label space of a DiT, by class index, from `id2label` in `model_index.json`; empty for the other families."""
@@ -103,6 +134,11 @@ class BaseModelEntry(BaseModel):
         None for a language model.
         """
         return None if self.family == "llama" else int(self._network()["sample_size"]) * self.pixels_per_latent()
+
+    def context_tokens(self) -> int | None:
+        """How many tokens a language model reads, its answer included; None for one of pictures, or that does not say."""
+        context = self._network().get("max_position_embeddings") if self.family == "llama" else None
+        return None if context is None else int(context)
 
     def pixels_per_token(self) -> int:
         """What width and height of a picture are a multiple of: a transformer's patch, a pixel of a UNet's innermost level."""
@@ -153,10 +189,11 @@ def get_base_model(catalog: dict[str, BaseModelEntry], model_id: str) -> BaseMod
             f"There is no base model {model_id!r}. This server offers: {known}.", code="unknown_base_model", param="base_model"
         )
     entry = catalog[model_id]
-    if not entry.installed:
+    missing = entry.missing_file()
+    if missing is not None:
         how = f"`difffit models fetch {model_id}` brings them" if entry.sources else f"they belong in {entry.path}"
         raise ModelError(
-            f"The files of {model_id} are not on this server; its operator can mend that: {how}.",
+            f"The files of {model_id} are not all on this server, {missing} is missing; its operator can mend that: {how}.",
             code="base_model_missing",
             param="base_model",
         )
@@ -167,7 +204,8 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         return _parsed(path, *_version(path))
     except (OSError, ValueError) as error:
-        raise ModelError(f"The base model's file {path.name} cannot be read: {error}") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ModelError(f"The base model's file {path.parent.name}/{path.name} cannot be read: {reason}") from error
 
 
 def _version(path: Path) -> tuple[int, int]:
@@ -188,11 +226,21 @@ def weights_sha256(folder: Path) -> str:
 
     Of their file, or where there are several, of the list of their hashes in the order of their names.
     """
-    whole = [folder / name for name in WEIGHTS_FILES if (folder / name).exists()]
-    hashes = [file_sha256(file) for file in whole or sorted(folder.glob("*-of-*.safetensors"))]
+    hashes = [file_sha256(folder / name) for name in _weights_among(_names_in(folder))]
     if not hashes:
         raise ModelError(f"The base model has no weights as safetensors in {folder.name}/.")
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def _names_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+
+
+def _weights_among(names: set[str]) -> list[str]:
+    """The file of the weights, or all of its shards; nothing where one of them is not there."""
+    whole = [name for name in WEIGHTS_FILES if name in names]
+    shards = sorted(name for name in names if fnmatch(name, "*-of-*.safetensors")) if not whole else []
+    return whole or (shards if shards and shards[-1].endswith(f"-of-{len(shards):05d}.safetensors") else [])
 
 
 def file_sha256(path: Path) -> str:

@@ -33,6 +33,12 @@ class Item:
     prompt: str = ""
     answer: str = ""
     split: str = ""  # train, validation or test, where the dataset's authors say so
+    source: str = ""  # what the user called the picture's file, or the file and row of the text
+
+    @property
+    def name(self) -> str:
+        """What to call it before people."""
+        return self.source or self.file or f"{self.prompt[:40]}…"
 
 
 def read_index(folder: Path, required: Sequence[str] = ()) -> list[Item]:

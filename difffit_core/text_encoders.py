@@ -2,6 +2,7 @@
 
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,6 +14,7 @@ from difffit_core.errors import ModelError
 from difffit_core.networks import load_part
 
 EMBED_BATCH = 32
+END_TOKENS = 2  # around a prompt; T5 has one before its first word, and one behind the last
 T5_TOKENS = {"PixArtAlphaPipeline": 120, "PixArtSigmaPipeline": 300}  # of a prompt, padding included (diffusers' defaults)
 
 
@@ -25,11 +27,20 @@ class TextEncoder(ABC):
     def __init__(self, base: Path, device: torch.device) -> None:
         """Raises ModelError where either cannot be read."""
         self.base, self.device = base, device
+        self.tokenizer = self.load_tokenizer(base)
+        self.encoder = load_part(self.encoder_class, base, "text_encoder").to(device)
+
+    @classmethod
+    def load_tokenizer(cls, base: Path) -> Any:
         try:
-            self.tokenizer = self.tokenizer_class.from_pretrained(base / "tokenizer")
+            return cls.tokenizer_class.from_pretrained(base / "tokenizer")
         except (OSError, ValueError) as error:
             raise ModelError(f"The tokenizer of {base.name} cannot be loaded: {error}") from error
-        self.encoder = load_part(self.encoder_class, base, "text_encoder").to(device)
+
+    @staticmethod
+    def read_as(prompt: str) -> str:
+        """The prompt as the tokenizer gets it."""
+        return prompt
 
     @torch.no_grad()
     def embed(self, prompts: list[str]) -> dict[str, Tensor]:
@@ -59,11 +70,15 @@ class T5Encoder(TextEncoder):
 
     def __init__(self, base: Path, device: torch.device) -> None:
         super().__init__(base, device)
-        self.tokens = _t5_tokens(base)
+        self.tokens = most_tokens(base)
+
+    @staticmethod
+    def read_as(prompt: str) -> str:
+        return prompt.lower().strip()
 
     def embed_batch(self, prompts: list[str]) -> dict[str, Tensor]:
         tokens = self.tokenizer(
-            [prompt.lower().strip() for prompt in prompts],
+            [self.read_as(prompt) for prompt in prompts],
             padding="max_length",
             max_length=self.tokens,
             truncation=True,
@@ -78,24 +93,42 @@ ENCODERS: dict[str, type[TextEncoder]] = {"clip_text_model": ClipEncoder, "t5": 
 
 def load_text_encoder(base: Path, device: torch.device) -> TextEncoder:
     """The text encoder of a diffusers folder; raises ModelError where it is of no known type or cannot be read."""
+    return _kind(base)(base, device)
+
+
+def _kind(base: Path) -> type[TextEncoder]:
     kind = _read(base / "text_encoder" / "config.json").get("model_type")
     if kind not in ENCODERS:
         raise ModelError(f"The text encoder of {base.name} is a {kind!r}; known are {', '.join(ENCODERS)}.", param="base_model")
-    return ENCODERS[kind](base, device)
+    return ENCODERS[kind]
+
+
+def cut_off(base: Path, prompts: Iterable[str]) -> list[str]:
+    """Those of which the text encoder reads a beginning only; raises ModelError as `load_text_encoder` does."""
+    most, kind = most_tokens(base), _kind(base)
+    long = [prompt for prompt in prompts if len(prompt.encode()) > most - END_TOKENS]  # no token is less than a byte
+    if not long:
+        return []
+    tokens = kind.load_tokenizer(base)([kind.read_as(prompt) for prompt in long], verbose=False).input_ids
+    return [prompt for prompt, row in zip(long, tokens, strict=True) if len(row) > most]
 
 
 def blank_embeddings(base: Path, prompts: int) -> dict[str, Tensor]:
     """What `embed` makes of so many prompts, without content and without the encoder; raises ModelError as it does."""
     config = _read(base / "text_encoder" / "config.json")
+    tokens = most_tokens(base)
     if config.get("model_type") == "t5":
-        tokens = _t5_tokens(base)
         mask = torch.ones(prompts, tokens, dtype=torch.long)
         return {"text": torch.zeros(prompts, tokens, int(config["d_model"])), "text_mask": mask}
-    return {"text": torch.zeros(prompts, int(config["max_position_embeddings"]), int(config["hidden_size"]))}
+    return {"text": torch.zeros(prompts, tokens, int(config["hidden_size"]))}
 
 
-def _t5_tokens(base: Path) -> int:
-    return T5_TOKENS.get(_read(base / "model_index.json").get("_class_name", ""), T5_TOKENS["PixArtAlphaPipeline"])
+def most_tokens(base: Path) -> int:
+    """How many tokens of a prompt are read, those at its ends included; raises ModelError as `load_text_encoder` does."""
+    config = _read(base / "text_encoder" / "config.json")
+    if config.get("model_type") == "t5":
+        return T5_TOKENS.get(_read(base / "model_index.json").get("_class_name", ""), T5_TOKENS["PixArtAlphaPipeline"])
+    return int(config["max_position_embeddings"])
 
 
 def _read(path: Path) -> dict[str, Any]:

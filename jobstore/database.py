@@ -118,9 +118,9 @@ class Prepared:
         return session.connection().exec_driver_sql(self._text, parameters)
 
 
-def insert_rows(model: type[DeclarativeBase], *columns: str) -> Insert:
-    """An INSERT of any number of rows: they are `given` as `rows`, a JSON list of objects with these columns."""
-    rows = func.jsonb_populate_recordset(literal_column(f"NULL::{model.__tablename__}"), given("rows", JSONB())).table_valued(
+def insert_rows(model: type[DeclarativeBase], name: str, *columns: str) -> Insert:
+    """An INSERT of any number of rows: they are `given` by this name, a JSON list of objects with these columns."""
+    rows = func.jsonb_populate_recordset(literal_column(f"NULL::{model.__tablename__}"), given(name, JSONB())).table_valued(
         *columns
     )
     return insert(model).from_select(columns, select(*(rows.c[name] for name in columns)))

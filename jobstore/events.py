@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from jobstore import webhooks
-from jobstore.database import Prepared, insert_rows
+from jobstore.database import insert_rows
 from jobstore.errors import NotFoundError
 from jobstore.ids import new_id
 from jobstore.tables import Job, JobEvent, Json
@@ -19,13 +19,13 @@ from jobstore.tables import Job, JobEvent, Json
 CHANNEL = "difffit"
 ENDS = frozenset({"succeeded", "failed", "cancelled"})  # events that are named like the status a job ends in
 Kind = Literal["job", "generation", "estimate", "key", "asked"]  # "asked": of a job, for its worker
-FIRST = Prepared(insert_rows(JobEvent, "id", "job_id", "sequence", "type", "data"))
+# Part of the statement that makes the jobs, which is given them as `first_events`.
+FIRST = insert_rows(JobEvent, "first_events", "id", "job_id", "sequence", "type", "data").cte("begun")
 
 
-def begin(session: Session, job_ids: Iterable[str], type: str) -> None:
-    """Write the first event of jobs that this transaction has made: nobody else can write to them or wait for them yet."""
-    rows = [{"id": new_id("evt"), "job_id": job_id, "sequence": 1, "type": type, "data": {}} for job_id in job_ids]
-    FIRST.run(session, rows=json.dumps(rows))
+def first_events(job_ids: Iterable[str], type: str) -> str:
+    """The events that jobs begin with, for `FIRST`. Listeners are not told: nobody can wait for these jobs yet."""
+    return json.dumps([{"id": new_id("evt"), "job_id": job_id, "sequence": 1, "type": type, "data": {}} for job_id in job_ids])
 
 
 def append(session: Session, job_id: str, type: str, data: Json, event_id: str | None = None) -> JobEvent:

@@ -1,6 +1,9 @@
 """What a tenant may use: its own limits where the operator has set them, else those of the settings."""
 
+import operator
+import time
 from dataclasses import dataclass
+from functools import reduce
 
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import BindParameter, ColumnElement, Select, func, select
@@ -13,6 +16,7 @@ from jobstore.settings import Settings
 from jobstore.tables import Adapter, Checkpoint, Dataset, Export, Image, Job, Json, Tenant, Upload
 
 MARGIN = 200  # jobs below the limit from which requests of one tenant take turns; more than are in flight at once
+SEEN_SECONDS = 10.0
 FULL_RETRY_SECONDS = 60
 STORAGE_RETRY_SECONDS = 3600  # nothing frees space by itself before the next collection
 
@@ -58,9 +62,12 @@ class Line:
 
     waiting: int
     limit: int
+    free_bytes: int
 
     def join(self) -> None:
-        """Count one job more; raises QuotaError (`queue_full`) where there is no place for it."""
+        """Count one job more; raises QuotaError: `storage_full` where it can store nothing, `queue_full` without a place."""
+        if self.free_bytes <= 0:
+            raise storage_full(self.free_bytes)
         if self.waiting >= self.limit:
             raise QuotaError(
                 f"{self.waiting} jobs wait for a worker, and your tenant may have {self.limit} there. Post the job again "
@@ -72,14 +79,29 @@ class Line:
         self.waiting += 1
 
 
-def line_of(session: Session, tenant_id: str, settings: Settings) -> Line:
+class Fullness:
+    """What tenants store, as of some seconds ago: the sum grows with all that they ever made, and a job stores nothing yet."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[float, int]] = {}  # when, by this process's clock, and the bytes
+
+    def free_bytes(self, session: Session, tenant_id: str, limit: int) -> int:
+        """What is left of the limit. That nothing is left is never an answer of some seconds ago."""
+        seen, stored = self._seen.get(tenant_id, (-SEEN_SECONDS, limit))
+        if stored >= limit or time.monotonic() > seen + SEEN_SECONDS:
+            stored = stored_bytes(session, tenant_id)
+            self._seen[tenant_id] = time.monotonic(), stored
+        return limit - stored
+
+
+def line_of(session: Session, tenant_id: str, settings: Settings, fullness: Fullness) -> Line:
     """The tenant's line. Near the limit its row is locked until the commit: what others add at the same time counts."""
     own, count = WAITING.run(session, tenant=tenant_id).one()
-    limit = _limits(own, settings).queued_jobs
-    if count >= limit - MARGIN:
+    limits = _limits(own, settings)
+    if count >= limits.queued_jobs - MARGIN:
         session.get_one(Tenant, tenant_id, with_for_update=True)
         count = WAITING.run(session, tenant=tenant_id).one()[1]
-    return Line(count, limit)
+    return Line(count, limits.queued_jobs, fullness.free_bytes(session, tenant_id, limits.storage_bytes))
 
 
 def check_storage(session: Session, tenant_id: str, settings: Settings, wanted: int) -> int:
@@ -115,7 +137,8 @@ def stored_bytes(session: Session, tenant_id: str) -> int:
     adapters = select(func.sum(Adapter.bytes)).where(Adapter.tenant_id == tenant_id, Adapter.deleted_at.is_(None))
     exports = select(func.sum(Export.bytes)).join(Adapter).where(Adapter.tenant_id == tenant_id)
     counted = (datasets, uploads, checkpoints, samples, adapters, exports)
-    return sum(int(session.scalar(query) or 0) for query in counted)
+    total = reduce(operator.add, (func.coalesce(query.scalar_subquery(), 0) for query in counted))
+    return int(session.scalars(select(total)).one())
 
 
 def _jobs(tenant_id: str | BindParameter[str], which: ColumnElement[bool]) -> Select[int]:

@@ -9,6 +9,7 @@ import re
 import stat
 import struct
 import tarfile
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -29,6 +30,7 @@ RATIO_FLOOR = 1024 * 1024  # bytes
 MAX_TAR_HEADER = 1024 * 1024  # bytes
 TAR_HEADERS = {tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE}
 MAX_NAME = 1000  # characters
+ZIP_NAME_IS_UTF8 = 0x800  # in the flags of an entry
 # What the standard library's readers raise on damaged input, beside their own errors.
 DAMAGE = (
     *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
@@ -196,7 +198,17 @@ class _Counted(io.RawIOBase):
 def _zip_entries(file: IO[bytes]) -> Iterator[Entry]:
     with zipfile.ZipFile(file) as archive:
         for info in archive.infolist():
-            yield Entry(info.filename, _zip_kind(info), lambda info=info: archive.open(info))  # type: ignore[misc]
+            yield Entry(_zip_name(info), _zip_kind(info), lambda info=info: archive.open(info))  # type: ignore[misc]
+
+
+def _zip_name(info: zipfile.ZipInfo) -> str:
+    """Some tools, such as macOS's, write names in UTF-8 without the flag that says so; they are then read as code page 437."""
+    if info.flag_bits & ZIP_NAME_IS_UTF8:
+        return info.filename
+    try:
+        return info.filename.encode("cp437").decode("utf-8")
+    except UnicodeError:
+        return info.filename
 
 
 def _zip_kind(info: zipfile.ZipInfo) -> Kind:
@@ -237,7 +249,12 @@ def _tar_kind(info: tarfile.TarInfo) -> Kind:
 
 def _readable(name: str) -> str:
     """The name as text that JSON and PostgreSQL can hold, with forward slashes."""
-    return name.encode("utf-8", "replace").decode().replace("\0", "�").replace("\\", "/")
+    return normal_text(name.encode("utf-8", "replace").decode().replace("\0", "�").replace("\\", "/"))
+
+
+def normal_text(name: str) -> str:
+    """An é of one character, whether it was one or two: macOS writes two into archives, and lists have one."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _normal(name: str) -> str:

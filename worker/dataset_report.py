@@ -14,9 +14,7 @@ def make_report(
 ) -> dict[str, Any]:
     _warn_of_fields(examples, layout)
     classes = Counter(example.annotation.label for example in examples)
-    single = sorted(name for name, count in classes.items() if count == 1 and name)
-    if single:
-        layout.warn("single_image", f"{len(single)} classes have one image, so that none is held out: {some(single)}")
+    _warn_of_classes(classes, layout)
     if len(duplicates) > MAX_LISTED:
         layout.warn(
             "unlisted_duplicates", f"{len(duplicates) - MAX_LISTED} more examples are duplicates than the report lists."
@@ -37,6 +35,20 @@ def make_report(
         "texts": _texts(examples),
         "conditions": sum(example.condition is not None for example in examples),
     }
+
+
+def _warn_of_classes(classes: Counter[str], layout: Layout) -> None:
+    single = sorted(name for name, count in classes.items() if count == 1 and name)
+    if single:
+        layout.warn("single_image", f"{len(single)} classes have one image, so that none is held out: {some(single)}")
+    spellings: dict[str, list[str]] = defaultdict(list)
+    for name in sorted(classes):
+        spellings[name.casefold().replace("_", " ")].append(name)
+    alike = [name for names in spellings.values() if len(names) > 1 for name in names]
+    if alike:
+        layout.warn(
+            "similar_classes", f"These classes differ in spelling alone: {some(alike)}. Rename those that are one class."
+        )
 
 
 def _warn_of_fields(examples: list[Example], layout: Layout) -> None:

@@ -10,6 +10,7 @@ from difffit_core.contents import example_sha256
 from worker.archives import Refusal, UnpackedFile, refusal
 from worker.image_pool import CheckedImage, ImagePool, RefusedImage, Request
 from worker.layouts.layout import Annotation, Layout, some
+from worker.other_files import hint
 
 Answers = dict[str, CheckedImage | RefusedImage]  # by file name
 
@@ -98,7 +99,8 @@ def _example(name: str, answers: Answers, pictures: dict[str, Picture], layout: 
     """The example of a file, or why it has none; nothing where the file is the usable condition of another."""
     answer, said = answers[name], layout.annotations.get(name)
     if isinstance(answer, RefusedImage):
-        return refusal(name, answer.code, answer.message)
+        advice = hint(name) if answer.code == "not_an_image" else None
+        return refusal(name, answer.code, advice or answer.message)
     if said is None:
         return None if name in layout.conditions and name not in layout.refusals else layout.refusals[name]
     if not said.condition:

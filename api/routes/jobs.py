@@ -29,11 +29,13 @@ from api.dependencies import (
 from api.idempotency import Idempotent, created_by, current_claim
 from api.pagination import PageQuery, page_of
 from api.prefer import wait_seconds
-from api.schemas import Answers, JobView, Listing, Plan, errors
+from api.schemas.answers import Answers, Listing, errors
+from api.schemas.jobs import JobView, Plan
 from difffit_core.base_models import get_base_model
 from difffit_core.errors import DatasetError, DiffFitError, SpecError
 from difffit_core.evaluation.metrics import check_configured
-from difffit_core.spec import DatasetSummary, JobSpec, TrainingSpec, resolve
+from difffit_core.resolving import resolve
+from difffit_core.spec import DatasetSummary, JobSpec, TrainingSpec
 from difffit_core.tasks.config import check_captioner
 from jobstore import events, queue
 from jobstore.database import Prepared, insert_rows
@@ -56,13 +58,17 @@ DATASETS = each_asked(
     )
     .with_for_update(read=True)
 )
-NEW_JOBS = Prepared(
+NEW_JOBS = (
     insert_rows(
         Job,
+        "jobs",
         *("id", "tenant_id", "dataset_id", "init_adapter_id", "name", "priority", "max_duration", "status", "base_model"),
         *("spec", "training_spec", "total_steps", "attempt", "seconds_used", "step", "losses"),
-    ).returning(*Job.__table__.columns)
+    )
+    .returning(*Job.__table__.columns)
+    .cte("made")
 )
+QUEUED = Prepared(select(*NEW_JOBS.c).add_cte(events.FIRST))
 ADAPTER = select(Adapter.id).where(Adapter.job_id == Job.id, Adapter.deleted_at.is_(None)).scalar_subquery()
 JOBS = each_asked(asked_rows(Job).add_columns(ADAPTER.label("adapter")))
 DryRun = Annotated[bool, Query(description="Answer the plan with status 200 and start nothing")]
@@ -118,7 +124,8 @@ def _create(resources: Resources, jobs: list[NewJob]) -> list[JobView | DiffFitE
     with resources.transaction() as session:
         specs = _resolve(session, jobs, resources)
         # In order, so that two transactions that lock tenants do not wait for each other.
-        lines = {tenant: line_of(session, tenant, resources.settings) for tenant in sorted({job.tenant for job in jobs})}
+        tenants = sorted({job.tenant for job in jobs})
+        lines = {tenant: line_of(session, tenant, resources.settings, resources.fullness) for tenant in tenants}
         refused, rows = dict[str, DiffFitError](), list[dict[str, Any]]()
         for job, spec in zip(jobs, specs, strict=True):
             try:
@@ -210,9 +217,8 @@ def _row(job: NewJob, training_spec: TrainingSpec) -> dict[str, Any]:
 
 
 def _queue(session: Session, rows: list[dict[str, Any]]) -> dict[str, JobView]:
-    jobs = NEW_JOBS.run(session, rows=json.dumps(rows)).all()
-    ids = [job.id for job in jobs]
-    events.begin(session, ids, "queued")
+    ids = [row["id"] for row in rows]
+    jobs = QUEUED.run(session, jobs=json.dumps(rows), first_events=events.first_events(ids, "queued"))
     after_commit(session, partial(wake, "train", *ids))
     places = queue.positions(session, ids, newest=True)
     return {job.id: JobView.of(job, places[job.id], adapter=None) for job in jobs}

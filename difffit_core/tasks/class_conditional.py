@@ -11,9 +11,10 @@ from difffit_core.base_models import BaseModelEntry
 from difffit_core.buckets import Size
 from difffit_core.dataset import Item
 from difffit_core.dit import load_transformer, null_label, replace_class_table
+from difffit_core.generation_spec import GenerationSpec
 from difffit_core.positions import resize
 from difffit_core.sampling import decode, grid, sample_latents
-from difffit_core.spec import GenerationSpec, TrainingSpec
+from difffit_core.spec import TrainingSpec
 from difffit_core.tasks.diffusion import DiffusionTask
 from difffit_core.tasks.task import Examples, Tensors
 
@@ -32,6 +33,18 @@ class ClassConditional(DiffusionTask):
         self.class_names = sorted(spec.dataset.classes)
         if self.class_names != base.class_names():
             replace_class_table(self.model, base.class_names(), self.class_names)
+
+    def warnings(self, items: list[Item]) -> list[str]:
+        """ImageNet's classes have several names each, with commas between them."""
+        known = {part.strip().casefold(): name for name in self.base.class_names() for part in (name, *name.split(","))}
+        near = {name: known[name.casefold()] for name in self.class_names if name.casefold() in known}
+        pairs = [f"{name!r} ({theirs!r})" for name, theirs in near.items() if name != theirs]
+        if not pairs:
+            return []
+        return [
+            f"{len(pairs)} classes are learned anew, for the base knows them by other names: {', '.join(pairs[:10])}. "
+            "Name them as the base does to begin with what it knows."
+        ]
 
     def compiled_parts(self) -> list[nn.Module]:
         return list(self.model.transformer_blocks)

@@ -19,6 +19,7 @@ from difffit_core.weightless import has_numbers
 
 PREVIEW_PROMPTS = 4
 PREVIEW_TOKENS = 64  # of an answer, at most
+SHOWN_NAMES = 10  # in an error
 
 
 class Instruction(Task):
@@ -42,17 +43,37 @@ class Instruction(Task):
 
     def encode(self, items: list[Item], folder: Path, size: Size | None, progress: Progress) -> Tensors:
         """`tokens` and `targets` `[N, L]`; in the targets the prompt and the padding are IGNORED."""
-        tokens, targets = [], []
+        tokens, targets, too_long = [], [], []
         for done, item in enumerate(items, start=1):
             prompt, answer = self._tokenize(item)
+            if not answer:
+                too_long.append(item.name)
             tokens.append(torch.tensor(prompt + answer))
             targets.append(torch.tensor([IGNORED] * len(prompt) + answer))
             if done % 1000 == 0 or done == len(items):
                 progress(done, len(items))
+        if too_long:
+            raise DatasetError(
+                f"{len(too_long)} of {len(items)} prompts have so many tokens that of {self.h.max_tokens} none is left for the "
+                f"answer: {', '.join(too_long[:SHOWN_NAMES])}. Shorten them, or raise hyperparameters.max_tokens.",
+                code="prompt_too_long",
+                param="hyperparameters.max_tokens",
+            )
         return {
             "tokens": torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True),
             "targets": torch.nn.utils.rnn.pad_sequence(targets, batch_first=True, padding_value=IGNORED),
         }
+
+    def warnings_of_encoded(self, examples: Examples) -> list[str]:
+        last = examples.tensors["targets"][:, -1]
+        if examples.tensors["targets"].shape[1] != self.h.max_tokens:
+            return []
+        cut = int(((last != IGNORED) & (last != self.tokenizer.eos_token_id)).sum())
+        message = (
+            f"{cut} of {len(examples)} answers are cut off, for with their prompts they have more than {self.h.max_tokens} "
+            "tokens. Raise hyperparameters.max_tokens, or shorten them."
+        )
+        return [message] if cut else []
 
     def blank(self, count: int) -> Examples:
         assert self.h.max_tokens is not None
@@ -60,19 +81,11 @@ class Instruction(Task):
         return Examples([], {"tokens": rows, "targets": rows.clone()})
 
     def _tokenize(self, item: Item) -> tuple[list[int], list[int]]:
-        """Tokens of prompt and answer, whose end is a token too unless `max_tokens` cuts it off."""
+        """Tokens of prompt and answer, whose end is a token too; of the answer, what of `max_tokens` the prompt leaves."""
         assert self.h.max_tokens is not None
         prompt = self.tokenizer(item.prompt)["input_ids"]
         answer = [*self.tokenizer(item.answer, add_special_tokens=False)["input_ids"], self.tokenizer.eos_token_id]
-        room = self.h.max_tokens - len(prompt)
-        if room < 1:
-            raise DatasetError(
-                f"The prompt {item.prompt[:40]!r}… has {len(prompt)} tokens, which leaves none of {self.h.max_tokens} for its "
-                "answer. Shorten it, or raise hyperparameters.max_tokens.",
-                code="prompt_too_long",
-                param="hyperparameters.max_tokens",
-            )
-        return prompt, answer[:room]
+        return prompt, answer[: max(0, self.h.max_tokens - len(prompt))]
 
     def draw(self, examples: Examples, batch: int, generator: torch.Generator) -> Tensors:
         return {}

@@ -68,6 +68,10 @@ class Task(ABC):
         """What a user should know of these examples before they are trained on."""
         return []
 
+    def warnings_of_encoded(self, examples: Examples) -> list[str]:
+        """The same of what has become of them."""
+        return []
+
     def compiled_parts(self) -> list[nn.Module]:
         """The modules to compile, each by itself."""
         return [self.model]

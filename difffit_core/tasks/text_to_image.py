@@ -13,14 +13,16 @@ from torch import Tensor
 from difffit_core.base_models import BaseModelEntry
 from difffit_core.buckets import Size
 from difffit_core.dataset import Item
+from difffit_core.generation_spec import GenerationSpec
 from difffit_core.networks import load_network, predict, told
 from difffit_core.sampling import Predict, decode, denoise, grid, learns_variance
-from difffit_core.spec import GenerationSpec, TrainingSpec
+from difffit_core.spec import TrainingSpec
 from difffit_core.tasks.diffusion import DiffusionTask
 from difffit_core.tasks.task import Examples, Tensors
-from difffit_core.text_encoders import TextEncoder, blank_embeddings, load_text_encoder
+from difffit_core.text_encoders import TextEncoder, blank_embeddings, cut_off, load_text_encoder, most_tokens
 
 PREVIEW_CAPTIONS = 4
+SHOWN_NAMES = 10  # in a warning
 EMBEDDED = ("text", "text_mask")  # what a text encoder makes of prompts
 
 
@@ -48,6 +50,16 @@ class TextToImage(DiffusionTask):
     def caption_of(self, item: Item) -> str:
         """What a picture is said to show."""
         return item.caption
+
+    def warnings(self, items: list[Item]) -> list[str]:
+        long = set(cut_off(self.base.path, {self.caption_of(item) for item in items}))
+        names = [item.name for item in items if self.caption_of(item) in long]
+        if not names:
+            return []
+        return [
+            f"{len(names)} of {len(items)} captions are longer than the {most_tokens(self.base.path)} tokens that the text "
+            f"encoder reads, and what follows in them is not learned. Shorten them: {', '.join(names[:SHOWN_NAMES])}."
+        ]
 
     def encode_conditions(self, items: list[Item], folder: Path, size: Size) -> Tensors:
         """The different captions, embedded, the first of which is empty; `caption` `[N]`: rows of them."""

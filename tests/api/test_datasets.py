@@ -168,7 +168,7 @@ def test_a_dataset_is_deleted_with_its_files_but_stays_known(
 def test_a_dataset_in_use_is_not_deleted(client: TestClient, rows: Rows) -> None:
     dataset = rows.dataset()
     job_id = rows.job(client, dataset=dataset.id)
-    assert_error(client.delete(f"/datasets/{dataset.id}"), 409, "dataset_in_use")
+    assert job_id in assert_error(client.delete(f"/datasets/{dataset.id}"), 409, "dataset_in_use")["message"]
     client.post(f"/jobs/{job_id}/cancel")
     assert client.delete(f"/datasets/{dataset.id}").status_code == 204
 

@@ -146,6 +146,8 @@ def test_a_database_that_is_away_answers_503_until_it_is_back(client: TestClient
     with servers.maintenance.connect() as connection:
         connection.execute(text(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false"))
         connection.execute(text(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"))
-        assert_error(client.get("/jobs"), 503, "database_unavailable")
+        answer = client.get("/jobs")
+        assert_error(answer, 503, "database_unavailable")
+        assert int(answer.headers["retry-after"]) > 0
         connection.execute(text(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true"))
     assert client.get("/jobs").status_code == 200

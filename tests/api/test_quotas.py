@@ -67,6 +67,20 @@ def test_a_full_queue_takes_no_job(client: TestClient, tenant: Tenant, rows: Row
     assert client.post("/jobs", json=body).status_code == 202
 
 
+def test_where_nothing_more_can_be_stored_no_job_is_taken(client: TestClient, tenant: Tenant, rows: Rows) -> None:
+    body = {"base_model": "emoji-dit", "dataset": rows.dataset(upload_bytes=1000).id}
+    limit(client, tenant, storage_bytes=1000)
+    assert_limited(client.post("/jobs", json=body), "storage_full", "storage_bytes")
+    limit(client, tenant, storage_bytes=1001)
+    assert client.post("/jobs", json=body).status_code == 202
+    full = rows.dataset(upload_bytes=1)
+    limit(client, tenant, storage_bytes=1001 - 1)
+    assert_limited(client.post("/jobs", json=body), "storage_full", "storage_bytes")
+    assert client.delete(f"/datasets/{full.id}").status_code == 204
+    limit(client, tenant, storage_bytes=1001)
+    assert client.post("/jobs", json=body).status_code == 202
+
+
 def test_requests_for_images_are_counted_across_processes(
     client: TestClient, settings: Settings, tenant: Tenant, sessions: sessionmaker[Session], stranger: dict[str, str]
 ) -> None:

@@ -46,6 +46,32 @@ def test_weights_that_were_changed_have_another_hash(base: BaseModelEntry, weigh
     assert base.sha256() == hashlib.sha256(weights).hexdigest()
 
 
+def test_the_first_file_that_is_missing_is_named(base: BaseModelEntry) -> None:
+    def put(name: str) -> None:
+        (base.path / name).parent.mkdir(exist_ok=True)
+        (base.path / name).write_text("{}")
+
+    for missing, file in (
+        ("vae/*.safetensors", "vae/diffusion_pytorch_model.safetensors"),
+        ("model_index.json", "model_index.json"),
+        ("scheduler/scheduler_config.json", "scheduler/scheduler_config.json"),
+    ):
+        assert base.missing_file() == missing
+        put(file)
+    assert base.missing_file() is None
+    with_texts = base.model_copy(update={"family": "pixart"})
+    for missing, file in (
+        ("text_encoder/config.json", "text_encoder/config.json"),
+        ("text_encoder/*.safetensors", "text_encoder/model-00001-of-00002.safetensors"),
+        ("text_encoder/*.safetensors", "text_encoder/model-00002-of-00002.safetensors"),
+        ("tokenizer/tokenizer.json", "tokenizer/spiece.model"),
+    ):
+        assert with_texts.missing_file() == missing
+        put(file)
+    assert with_texts.missing_file() is None
+    assert base.model_copy(update={"family": "llama"}).missing_file() == "config.json"
+
+
 def test_a_file_that_was_not_changed_is_not_read_again(base: BaseModelEntry, monkeypatch: pytest.MonkeyPatch) -> None:
     assert base.image_size() == 64
 

@@ -15,9 +15,9 @@ from difffit_core.adapter_file import Adapter, read_adapter
 from difffit_core.base_models import BaseModelEntry
 from difffit_core.exports.merged import export_merged
 from difffit_core.exports.peft import export_peft
+from difffit_core.generation_spec import GenerationSpec, TextGenerationSpec
 from difffit_core.generators.registry import load_generator
 from difffit_core.sampling import make_scheduler
-from difffit_core.spec import GenerationSpec, TextGenerationSpec
 from tests.difffit_core.spec_dirs import ADAPTER, CASES, TASKS, run_here, write_spec_dir
 
 PICTURE_CASES = [name for name in TASKS if name != "instruction"]
@@ -53,9 +53,9 @@ class System:
 
 
 @pytest.fixture(scope="module")
-def systems(tmp_path_factory: pytest.TempPathFactory, tiny_bases: dict[str, BaseModelEntry]) -> dict[str, System]:
+def systems(tmp_path_factory: pytest.TempPathFactory, published_bases: dict[str, BaseModelEntry]) -> dict[str, System]:
     """All of them, each trained for a few steps."""
-    return {name: train(tmp_path_factory.mktemp(name), name, tiny_bases[name]) for name in TASKS}
+    return {name: train(tmp_path_factory.mktemp(name), name, published_bases[name]) for name in TASKS}
 
 
 def train(folder: Path, name: str, base: BaseModelEntry) -> System:
@@ -69,6 +69,14 @@ def train(folder: Path, name: str, base: BaseModelEntry) -> System:
 @pytest.fixture(params=PICTURE_CASES)
 def system(request: pytest.FixtureRequest, systems: dict[str, System]) -> System:
     return systems[request.param]
+
+
+@pytest.mark.parametrize("name", ["class-conditional", "text-to-image", "controlnet"])
+def test_a_folder_as_it_was_published_draws_what_one_saved_now_does(
+    name: str, tiny_bases: dict[str, BaseModelEntry], systems: dict[str, System]
+) -> None:
+    published = systems[name]
+    assert np.array_equal(published.images(), System(name, tiny_bases[name], published.adapter).images())
 
 
 def readme_scope(export: Path, base: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch
 
 from difffit_core.base_models import BaseModelEntry
 from difffit_core.errors import ModelError
-from difffit_core.text_encoders import EMBED_BATCH, load_text_encoder
+from difffit_core.text_encoders import EMBED_BATCH, cut_off, load_text_encoder, most_tokens
 from tests.difffit_core.spec_dirs import CPU
 
 Bases = dict[str, BaseModelEntry]
@@ -36,6 +36,16 @@ def test_t5_sees_no_padding_and_no_capitals(tiny_bases: Bases) -> None:
         1,
     ]  # a word begins with a token of its own, and the prompt ends with one
     assert embedded["text"].shape[:2] == (3, 120)
+
+
+@pytest.mark.parametrize("case", ["text-to-image", "text-to-image-pixart"])
+def test_a_prompt_is_cut_off_where_its_last_word_makes_no_difference(tiny_bases: Bases, case: str) -> None:
+    base = tiny_bases[case].path
+    encoder, prompts = load_text_encoder(base, CPU), ["a " * count for count in range(most_tokens(base))]
+    embedded = encoder.embed([prompt + end for prompt in prompts for end in ("b", "c")])["text"]
+    alike = [prompt for row, prompt in enumerate(prompts) if torch.equal(embedded[2 * row], embedded[2 * row + 1])]
+    assert cut_off(base, [prompt + "b" for prompt in prompts]) == [prompt + "b" for prompt in alike]
+    assert 0 < len(alike) < len(prompts)
 
 
 def test_an_unknown_encoder_is_refused_by_its_kind(tmp_path: Path, tiny_bases: Bases) -> None:

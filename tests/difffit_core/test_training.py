@@ -20,8 +20,8 @@ from difffit_core.adapter_file import read_adapter
 from difffit_core.base_models import BaseModelEntry
 from difffit_core.dataset import Item
 from difffit_core.errors import AdapterError
+from difffit_core.generation_spec import GenerationSpec
 from difffit_core.generators.registry import load_generator
-from difffit_core.spec import GenerationSpec
 from difffit_core.stopping import StopRequest
 from difffit_core.tasks.task import Examples
 from difffit_core.train import train
@@ -172,6 +172,7 @@ def test_a_loss_that_is_no_number_fails_with_advice(tmp_path: Path, tiny_base: B
     assert train(tmp_path) == 1
     failed = events_of(tmp_path)[-1]
     assert (failed["type"], failed["code"], failed["param"]) == ("failed", "diverged", "hyperparameters.learning_rate")
+    assert "Try a lower learning rate than" in failed["message"]
 
 
 def test_a_spec_that_cannot_be_read_fails_with_an_event(tmp_path: Path) -> None:

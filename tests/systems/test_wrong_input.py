@@ -1,5 +1,6 @@
 """What users of each system get wrong: refused before any compute where it can be, and with the field and what to do."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -54,6 +55,20 @@ def test_a_job_that_cannot_be_trained_is_refused_with_its_field(service: Service
     }
     error = service.client.post("/jobs", json=resolution).json()["error"]
     assert error["param"] == "hyperparameters.resolution"
+
+
+def test_a_base_that_lacks_a_file_is_refused_before_any_compute(service: Service, tiny_catalog: Path) -> None:
+    dataset = service.dataset("text-to-image")
+    for name in ("unet/diffusion_pytorch_model.safetensors", "text_encoder/config.json", "scheduler/scheduler_config.json"):
+        file = tiny_catalog.parent / "text-to-image" / name
+        file.rename(file.with_suffix(".away"))
+        try:
+            answer = service.client.post("/jobs", json={"base_model": "tiny-text-to-image", "dataset": dataset})
+        finally:
+            file.with_suffix(".away").rename(file)
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"], error["param"]) == (422, "base_model_missing", "base_model")
+        assert f"{Path(name).parent}/" in error["message"]
 
 
 @pytest.mark.parametrize("identifier", ["a", "<|endoftext|>"])

@@ -87,6 +87,25 @@ def test_zip_entries_that_are_no_plain_files_are_refused_with_a_reason(tmp_path:
     }
 
 
+class OldName(zipfile.ZipInfo):
+    """An entry whose name is in one of the encodings that tools use without a flag that says which."""
+
+    encoding = "utf-8"
+
+    def _encodeFilenameFlags(self) -> tuple[bytes, int]:
+        return self.filename.encode(self.encoding), 0
+
+
+def test_names_in_utf8_without_the_flag_that_says_so_are_read(tmp_path: Path, settings: Settings) -> None:
+    of_dos = OldName("Käse/2.png")
+    of_dos.encoding = "cp437"
+    archive = tmp_path / "upload"
+    with zipfile.ZipFile(archive, "w") as packed:
+        for name in (OldName("Äpfel/1.png"), of_dos, "猫/3.png"):
+            packed.writestr(name, b"good")
+    assert unpacked(archive, settings) == (dict.fromkeys(("Äpfel/1.png", "Käse/2.png", "猫/3.png"), b"good"), {})
+
+
 def empty_tar() -> bytes:
     buffer = io.BytesIO()
     tarfile.open(fileobj=buffer, mode="w").close()

@@ -3,10 +3,13 @@
 import json
 import os
 import tarfile
+import unicodedata
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
+from difffit_core.errors import DatasetError
 from tests.worker.checking import Checker, codes
 from tests.worker.pictures import huge_picture, picture, two_classes
 from worker.dataset_content import write_content, write_preview
@@ -118,6 +121,42 @@ def test_metadata_may_be_a_table(check: Checker) -> None:
     checked = check(pictures | {"metadata.csv": table.encode()})
     assert [(e.annotation.label, e.annotation.caption) for e in checked.examples] == [("", "a red cat,\nasleep"), ("dog", "")]
     assert codes(checked) == {"metadata.csv:5": "invalid_metadata_row", "c.png": "no_label"}
+
+
+def test_a_text_with_commas_and_no_quotes_is_refused_and_not_cut_off(check: Checker) -> None:
+    table = 'file_name, text\r\na.png,a red cat, asleep\r\nb.png, "a dog, awake"\r\nc.png,a bird,,\r\n'
+    pictures = {f"{name}.png": picture(color) for name, color in (("a", "red"), ("b", "blue"), ("c", "green"))}
+    checked = check(pictures | {"metadata.csv": table.encode("utf-8-sig")})
+    assert {e.source: e.annotation.caption for e in checked.examples} == {"b.png": "a dog, awake", "c.png": "a bird"}
+    (row,) = [r for r in checked.report["refused"] if r["file"] == "metadata.csv:2"]
+    assert "into quotes" in row["message"]
+
+
+@pytest.mark.parametrize("table", ["file_name;text\na.png;a cat\n", "picture,text\na.png,a cat\n"])
+def test_a_table_without_a_column_of_files_is_named_with_its_columns(check: Checker, table: str) -> None:
+    with pytest.raises(DatasetError, match=r"metadata\.csv cannot be read .* called file_name; they are '") as raised:
+        check({"a.png": picture(), "metadata.csv": table.encode()})
+    assert (raised.value.code, raised.value.param) == ("invalid_metadata_file", "file")
+
+
+def test_names_are_found_whether_their_accents_are_characters_of_their_own_or_not(check: Checker) -> None:
+    row = {"file_name": unicodedata.normalize("NFC", "caf\u00e9.png"), "text": "coffee"}
+    checked = check({unicodedata.normalize("NFD", "caf\u00e9.png"): picture(), "metadata.jsonl": json.dumps(row).encode()})
+    assert [(e.source, e.annotation.caption) for e in checked.examples] == [("caf\u00e9.png", "coffee")]
+
+
+def test_files_that_mean_something_are_refused_with_what_to_do(check: Checker) -> None:
+    names = {
+        "inner.ZIP": "not unpacked",
+        "photo.heic": "PNG or JPEG",
+        "a.caption": "have a .txt",
+        "train.jsonl": "metadata.jsonl",
+    }
+    checked = check({f"cats/{name}": b"x" for name in names} | {"cats/a.png": picture(), "cats/b.pdf": b"%PDF"})
+    said = {r["file"].removeprefix("cats/"): r["message"] for r in checked.report["refused"]}
+    assert set(codes(checked).values()) == {"not_an_image"}
+    assert all(words in said[name] for name, words in names.items())
+    assert "known format" in said["b.pdf"]
 
 
 def test_content_holds_the_users_bytes_and_an_index(check: Checker, tmp_path: Path) -> None:

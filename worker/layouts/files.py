@@ -64,11 +64,14 @@ class Files:
                 raise unreadable(name, f"it has no column {absent[0]!r}")
             yield number, [row[column] or "" for column in columns]
 
-    def records(self, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
-        """(line, values by column) of each row of a CSV file with a header, decoded as in `lines`. Raises DatasetError."""
+    def records(self, name: str) -> Iterator[tuple[int, dict[str | None, Any]]]:
+        """(line, values by column) of each row of a CSV file with a header, decoded as in `lines`. Raises DatasetError.
+
+        What a row has beyond the last column is under None, white space after a comma is no part of a value.
+        """
         path = self._limited(name, MAX_METADATA_BYTES).path
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            reader = csv.DictReader(file)
+            reader = csv.DictReader(file, skipinitialspace=True)
             try:
                 for row in reader:
                     yield reader.line_num, row

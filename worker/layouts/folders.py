@@ -1,21 +1,34 @@
 """Class folders: a file's label is the name of the folder that it lies in."""
 
+from collections import defaultdict
 from pathlib import PurePosixPath
 
 from worker.layouts.files import Files
-from worker.layouts.layout import Format, Layout
+from worker.layouts.layout import Format, Layout, some
 from worker.layouts.metadata import LINES
+from worker.layouts.parts import part_of, split_folders
 
 
 def read(files: Files, layout: Layout) -> None:
-    wrapper = _wrapper(list(files.files))
+    """Folders called train and test around those of classes are the split."""
+    wrapper, parts = _wrapper(list(files.files)), split_folders(files.files)
+    folders = defaultdict[str, set[str]](set)  # by label, without those of the split
     for name in files.files:
-        folder = str(PurePosixPath(name).parent)
-        if folder in {".", wrapper}:
+        folder, part = str(PurePosixPath(name).parent), part_of(name, parts)
+        if folder in {".", wrapper} or f"{folder}/" in parts:
             message = f"The file lies in no class folder. Move it into one, or name its label in a {LINES}."
             layout.refuse(name, "no_label", message)
         else:
-            layout.add(name, PurePosixPath(folder).name)
+            label = PurePosixPath(folder).name
+            folders[label].add(next((folder.removeprefix(prefix) for prefix in parts if name.startswith(prefix)), folder))
+            layout.add(name, label, part)
+    several = [label for label, found in sorted(folders.items()) if len(found) > 1]
+    if several:
+        layout.warn(
+            "merged_folders",
+            f"{len(several)} classes have pictures from several folders of one name: {some(several)}. "
+            "Rename the folders where these are different things.",
+        )
 
 
 def _wrapper(names: list[str]) -> str | None:

@@ -19,7 +19,7 @@ MAX_TEXT_TOTAL = 256 * 1024**2  # characters of all of them: they are in memory 
 MAX_LISTED = 10_000  # rows, of those that a report names one by one
 EMPTY_CAPTION = ("empty_caption", "The caption is empty. Write one, or leave the picture out.")
 SHOWN_NAMES = 10  # in a warning
-SYSTEM_FOLDERS = {"__MACOSX", ".git", "@eaDir"}
+SYSTEM_FOLDERS = {"__MACOSX", ".git", ".ipynb_checkpoints", "@eaDir"}
 SYSTEM_FILES = {".DS_Store", "Thumbs.db", "thumbs.db", "desktop.ini"}
 
 

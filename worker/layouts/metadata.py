@@ -5,8 +5,10 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
-from worker.layouts.files import Files
+from worker.archives import normal_text
+from worker.layouts.files import Files, unreadable
 from worker.layouts.layout import EMPTY_CAPTION, Annotation, Format, Layout
+from worker.layouts.parts import part_of, split_folders
 
 LINES, TABLE = "metadata.jsonl", "metadata.csv"
 FILE = ("file_name", "image_file_name", "image")  # the first that a row has
@@ -17,7 +19,7 @@ EXAMPLE = '{"file_name": "cat-1.png", "label": "cat", "text": "a cat asleep"}'
 def read(files: Files, layout: Layout) -> None:
     """The list may lie in any folder, and in several; its names are relative to its own."""
     layout.lists = {name for name in files.files if PurePosixPath(name).name in {LINES, TABLE}}
-    seen: set[str] = set()
+    seen, parts = set[str](), split_folders(files.files)
     for source in sorted(layout.lists):
         for number, file, row in _rows(source, files, layout):
             name = _beside(source, file)
@@ -27,14 +29,14 @@ def read(files: Files, layout: Layout) -> None:
                 layout.refuse_row(source, number, f"An earlier row names {file!r:.200} already.", "duplicate_row")
             else:
                 seen.add(name)
-                _annotate_from_row(layout, files, f"{source}:{number}", name, row)
+                _annotate_from_row(layout, files, f"{source}:{number}", name, row, part_of(name, parts))
     for name in files.files.keys() - seen - layout.lists - layout.conditions:
         layout.refuse(name, "no_metadata_row", "No row of the metadata names this file. Add one, or leave the file out.")
 
 
 def _rows(source: str, files: Files, layout: Layout) -> Iterator[tuple[int, str, dict[str, Any]]]:
     """(number, file, row) of each usable line; the others are reported."""
-    for number, row in _table_rows(files, source) if source.endswith(TABLE) else _line_rows(files, source):
+    for number, row in _table_rows(files, source, layout) if source.endswith(TABLE) else _line_rows(files, source):
         file = _first(row, FILE) if isinstance(row, dict) else None
         if isinstance(file, str):
             yield number, file, row
@@ -50,10 +52,16 @@ def _line_rows(files: Files, source: str) -> Iterator[tuple[int, Any]]:
             yield number, None
 
 
-def _table_rows(files: Files, source: str) -> Iterator[tuple[int, Any]]:
-    """A cell with nothing in it says nothing."""
+def _table_rows(files: Files, source: str, layout: Layout) -> Iterator[tuple[int, Any]]:
+    """A cell with nothing in it says nothing. Raises DatasetError where no column names files."""
     for number, row in files.records(source):
-        yield number, {column: value for column, value in row.items() if value}
+        if not any(column in row for column in FILE):
+            columns = ", ".join(repr(column) for column in row if column is not None)
+            raise unreadable(source, f"none of its columns is called {FILE[0]}; they are {columns:.200}, separated by commas")
+        if any(row.pop(None, ())):
+            layout.refuse_row(source, number, "The row has more cells than the header. Put a text with commas into quotes.")
+        else:
+            yield number, {column: value for column, value in row.items() if value}
 
 
 def _first(row: dict[str, Any], columns: tuple[str, ...]) -> Any:
@@ -61,11 +69,11 @@ def _first(row: dict[str, Any], columns: tuple[str, ...]) -> Any:
 
 
 def _beside(source: str, file: str) -> str:
-    return str(PurePosixPath(source).parent / file.replace("\\", "/"))
+    return str(PurePosixPath(source).parent / normal_text(file.replace("\\", "/")))
 
 
-def _annotate_from_row(layout: Layout, files: Files, where: str, name: str, row: dict[str, Any]) -> None:
-    """`where` is the list and the line of the row."""
+def _annotate_from_row(layout: Layout, files: Files, where: str, name: str, row: dict[str, Any], part: str) -> None:
+    """`where` is the list and the line of the row, `part` the file's of the split."""
     label, text, condition = row.get("label"), row.get("text"), _first(row, CONDITION)
     if isinstance(label, int) and not isinstance(label, bool):
         label = str(label)
@@ -87,7 +95,7 @@ def _annotate_from_row(layout: Layout, files: Files, where: str, name: str, row:
     elif label is None and text is not None and not text.strip():
         layout.refuse(name, *EMPTY_CAPTION)
     else:
-        layout.annotate(name, label, Annotation(caption=(text or "").rstrip(), condition=condition or ""))
+        layout.annotate(name, label, Annotation(caption=(text or "").rstrip(), condition=condition or "", split=part))
 
 
 FORMAT = Format("metadata", marks=((LINES,), (TABLE,)), read=read)

@@ -1,5 +1,6 @@
 """What a network is told beside the noise: captions, dropped captions, condition pictures and their mirror images."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from difffit_core.dataset import INDEX, read_index, write_index
 from difffit_core.errors import DatasetError
 from difffit_core.tasks.diffusion import DiffusionTask
 from difffit_core.tasks.task import Examples, Tensors
+from difffit_core.text_encoders import most_tokens
 from tests.difffit_core.spec_dirs import make_trainer, write_spec_dir
 
 Bases = dict[str, BaseModelEntry]
@@ -42,6 +44,18 @@ def test_a_dropped_caption_is_the_empty_one(tmp_path: Path, tiny_bases: Bases, i
     assert not torch.equal(told[0], dropped[0])
     torch.testing.assert_close(dropped[0], task.loss(without, rows, drawn)[0])
     torch.testing.assert_close(dropped[1], told[1])
+
+
+def test_captions_that_are_too_long_are_counted_and_shown(tmp_path: Path, tiny_bases: Bases) -> None:
+    spec = write_spec_dir(tmp_path, tiny_bases["text-to-image"])
+    items = read_index(tmp_path / "dataset")
+    task = make_trainer(tmp_path, spec).task
+    assert task.warnings(items) == []
+    most = most_tokens(tiny_bases["text-to-image"].path)
+    long = [replace(item, caption=f"{item.caption}, {'and so on ' * most}") for item in items[:2]]
+    (message,) = task.warnings([*long, *items[2:]])
+    assert message.startswith(f"2 of 20 captions are longer than the {most} tokens")
+    assert message.endswith("Shorten them: star/0.png, star/1.png.")
 
 
 def test_a_mirrored_picture_has_its_condition_mirrored(tmp_path: Path, tiny_bases: Bases, in_fp32: None) -> None:

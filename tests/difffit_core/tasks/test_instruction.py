@@ -41,10 +41,23 @@ def test_an_answer_is_cut_off_where_the_tokens_end(tmp_path: Path, tiny_bases: d
     assert task.tokenizer.eos_token_id not in tokens
 
 
-def test_a_prompt_that_leaves_no_room_is_named(tmp_path: Path, tiny_bases: dict[str, BaseModelEntry]) -> None:
+@pytest.mark.parametrize(("max_tokens", "cut"), [(64, 0), (12, 1), (8, 2)])
+def test_answers_that_are_cut_off_are_counted(
+    tmp_path: Path, tiny_bases: dict[str, BaseModelEntry], max_tokens: int, cut: int
+) -> None:
+    task = instruction(tmp_path, tiny_bases, max_tokens)
+    messages = task.warnings_of_encoded(encoded(task, ("ab", "a long answer"), ("ab", "12345"), ("ab", "1")))
+    assert [message.split(" answers")[0] for message in messages] == ([f"{cut} of 3"] if cut else [])
+
+
+def test_prompts_that_leave_no_room_are_counted_and_one_is_named(tmp_path: Path, tiny_bases: dict[str, BaseModelEntry]) -> None:
     task = instruction(tmp_path, tiny_bases, max_tokens=4)
-    with pytest.raises(DatasetError, match="'a long prompt'") as caught:
-        encoded(task, ("a long prompt", "no"))
+    with pytest.raises(DatasetError, match=": a long prompt…, ") as caught:
+        encoded(task, ("a", "b"), ("a long prompt", "no"), ("another long prompt", "no"))
+    assert caught.value.message.startswith("2 of 3 prompts")
+    named = Item(sha256="", prompt="a long prompt", answer="no", source="alpaca.json:7")
+    with pytest.raises(DatasetError, match=r"answer: alpaca\.json:7\."):
+        task.encode([named], Path(), None, lambda done, of: None)
     assert (caught.value.code, caught.value.param) == ("prompt_too_long", "hyperparameters.max_tokens")
 
 

@@ -121,10 +121,22 @@ def test_each_answer_of_a_conversation_is_an_example(check: Checker) -> None:
     ]
 
 
+def test_conversations_of_sharegpt_are_read_alike(check: Checker) -> None:
+    said = [("system", "Be brief."), ("human", "Hi"), ("gpt", "Hello")]
+    theirs = {"id": "x", "conversations": [{"from": role, "value": text} for role, text in said]}
+    (example,) = check(json.dumps([theirs]).encode()).examples
+    (ours,) = check(lines(turns(("system", "Be brief."), ("user", "Hi"), ("assistant", "Hello")))).examples
+    assert (example.prompt, example.answer) == (ours.prompt, ours.answer)
+
+
 @pytest.mark.parametrize(
     ("row", "field"),
     [
         ({}, "messages"),
+        ({"conversations": "hi"}, "conversations"),
+        ({"conversations": [{"value": "hi"}]}, "conversations[0].from"),
+        ({"conversations": [{"from": "human", "value": "a"}, {"from": "bing", "value": "b"}]}, "conversations[1].from"),
+        ({"conversations": [{"from": "human", "value": "a"}]}, "conversations[0]"),
         ({"messages": []}, "messages"),
         ({"messages": ["hi"]}, "messages[0]"),
         ({"messages": [{"content": "hi"}]}, "messages[0].role"),
@@ -153,7 +165,7 @@ def test_texts_are_a_content_that_training_reads_and_have_no_preview(check: Chec
         assert tar.getnames() == ["index.jsonl"]
         tar.extractall(tmp_path / "content")
     items = read_index(tmp_path / "content", ("prompt", "answer"))
-    assert [(item.prompt, item.answer) for item in items] == [(e.prompt, e.answer) for e in checked.examples]
+    assert [(i.prompt, i.answer, i.source) for i in items] == [(e.prompt, e.answer, e.source) for e in checked.examples]
     assert (summarize(items).sha256, summarize(items).holds) == (checked.sha256, ["answer", "prompt"])
     assert write_preview(checked.examples, tmp_path, tmp_path / "preview.png", pool) is False
 
