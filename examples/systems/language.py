@@ -4,8 +4,8 @@ from typing import Any
 
 from difffit_core.adapter_file import Adapter, read_adapter
 from difffit_core.base_models import BaseModelEntry
+from difffit_core.generation_spec import TextGenerationSpec
 from difffit_core.generators.language import LanguageGenerator
-from difffit_core.spec import TextGenerationSpec
 from examples.systems import bases, data
 from examples.systems.training import Places, figures, train, train_base
 

@@ -11,7 +11,8 @@ from typing import Any
 from difffit_core.adapter_file import read_adapter
 from difffit_core.base_models import BaseModelEntry
 from difffit_core.exports.merged import export_merged
-from difffit_core.spec import DatasetSummary, JobSpec, resolve
+from difffit_core.resolving import resolve
+from difffit_core.spec import DatasetSummary, JobSpec
 
 # Averages that a run of a few hundred steps can follow, and no samples on the way.
 SHORT_RUN = {"ema_decay": 0.99, "sample_every": 1_000_000, "checkpoint_every": 250}

@@ -10,10 +10,10 @@ from PIL import Image
 
 from difffit_core.base_models import BaseModelEntry, load_catalog
 from difffit_core.dataset import read_index
+from difffit_core.generation_spec import GenerationSpec
 from difffit_core.generators.class_conditional import ClassConditionalGenerator
 from difffit_core.generators.language import LanguageGenerator
 from difffit_core.generators.registry import load_generator
-from difffit_core.spec import GenerationSpec
 from examples.emoji_dit.sources import Emoji
 from examples.systems import bases, data, language, larger
 from examples.systems.training import figures, in_words, train_base
