@@ -130,8 +130,8 @@ def save(path: Path, folder: Path, prefix: str = "") -> str:
 
 
 def write_large_classes(modules: Path, folder: Path, size: int) -> DatasetSummary:
-    """Fluent's drawings at `size` pixels, in the classes that emoji-dit knows."""
-    for emoji, path in fluent(modules):
+    """Noto's drawings, which emoji-dit knows with their classes, scaled up to `size` pixels: nothing is new but the size."""
+    for emoji, path in noto(modules):
         target = folder / class_name(emoji) / f"{path.stem}.png"
         target.parent.mkdir(parents=True, exist_ok=True)
         on_white(path, size).save(target)
@@ -148,7 +148,7 @@ def in_words(number: int) -> str:
 def sums() -> list[tuple[int, int, bool]]:
     """(a, b, held out) of every sum, in an order that has nothing to do with the numbers."""
     pairs = [(a, b) for a in range(LARGEST + 1) for b in range(LARGEST + 1)]
-    pairs.sort(key=lambda pair: (pair[0] * 50 + pair[1]) * 1031 % 2503)
+    pairs.sort(key=lambda pair: (pair[0] * (LARGEST + 1) + pair[1]) * 1031 % 2503)  # two primes, one above all 2500
     return [(a, b, is_held_out(number)) for number, (a, b) in enumerate(pairs)]
 
 

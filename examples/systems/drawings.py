@@ -20,7 +20,7 @@ LAYERS = {"type": "difffit", "preset": "layers"}  # γ on the convolutions too: 
 IDENTIFIER = "<subject>"
 GUIDANCE = 1.5  # more exaggerates what was learned from few pictures
 STEERED_GUIDANCE = 1.0  # more leads back to the drawing that the base knows by heart for a name
-SHOWN_TRAINED, SHOWN_HELD_OUT = 3, 3  # rows of the sheet of captions
+SHOWN_TRAINED, SHOWN_HELD_OUT = 4, 2  # rows of the sheet of captions
 SHOWN_EDGES = 6
 
 Row = list[Image.Image]

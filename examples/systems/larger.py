@@ -19,7 +19,7 @@ PIXELS = 128  # twice the base's
 
 
 def larger(places: Places) -> dict[str, Any]:
-    """Fluent's drawings of seven classes at twice the resolution."""
+    """Noto's drawings of seven classes at twice the resolution."""
     base = load_catalog()["emoji-dit"]
     spec_dir = places.work / "larger"
     summary = data.write_large_classes(places.modules, spec_dir / "dataset", PIXELS)
@@ -31,8 +31,8 @@ def larger(places: Places) -> dict[str, Any]:
     classes = list(EXAMPLE_CLASSES)[::2]
     groups = [
         Group("Base at 64", draw(generator, None, classes)),
-        Group("At 128, positions 0–15", draw_at(generator, classes, trick=False)),
-        Group("At 128, positions 0–7½", draw_at(generator, classes, trick=True)),
+        Group("At 128, positions 0 to 15", draw_at(generator, classes, trick=False)),
+        Group("At 128, positions 0 to 7.5", draw_at(generator, classes, trick=True)),
         Group("At 128, trained", draw(generator, adapter, classes)),
     ]
     sheet = contact_sheet("Twice the resolution", in_words(run), classes, groups)
