@@ -22,8 +22,8 @@ from worker.image_pool import ImagePool
 from worker.layouts.layout import is_system_file
 from worker.layouts.registry import compare_with_published, read_layout
 from worker.lease import Lease, LeaseLost, Stopping
-from worker.outages import persist
-from worker.runtime import objects, scratch_folder, sessions
+from worker.outages import may_pass, persist
+from worker.runtime import has_room, objects, scratch_folder, sessions
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +45,10 @@ class CheckedDataset:
 
 
 def check_dataset(dataset_id: str) -> None:
-    """Claim the dataset and bring it to `ready` or `failed`; does nothing where another worker has it."""
+    """Claim the dataset and bring it to `ready` or `failed`; does nothing where another worker has it, or without room."""
     settings = get_settings()
+    if not has_room(settings):
+        return
     with sessions().begin() as session:
         token = leases.claim(session, Dataset, dataset_id, settings.lease_seconds)
         dataset = session.get(Dataset, dataset_id)
@@ -59,6 +61,10 @@ def check_dataset(dataset_id: str) -> None:
             logger.warning("Lost the lease of dataset %s; another worker checks it", dataset_id)
         except Stopping:
             lease.expire()
+        except OSError as error:
+            if not may_pass(error):
+                raise
+            _out_of_space(dataset, lease, settings)
 
 
 def _bring_to_end(dataset: Dataset, lease: Lease, folder: Path, settings: Settings) -> None:
@@ -87,6 +93,17 @@ def _bring_to_end(dataset: Dataset, lease: Lease, folder: Path, settings: Settin
     found = {"sha256": checked.sha256, "classes": checked.report["classes"], "holds": checked.holds, "report": checked.report}
     stored_bytes = content.stat().st_size + (preview.stat().st_size if has_preview else 0)
     _finish(lease, "ready", content_bytes=stored_bytes, **keys, **found)
+
+
+def _out_of_space(dataset: Dataset, lease: Lease, settings: Settings) -> None:
+    """Give the attempt up, for another may find more space; the last one fails."""
+    message = f"The worker's disk was full in attempt {dataset.attempt} of {settings.max_attempts}"
+    if dataset.attempt < settings.max_attempts:
+        logger.warning("%s at dataset %s", message, dataset.id)
+        lease.expire()
+        return
+    advice = "Upload a smaller dataset, or ask the operator for a larger disk and upload this one again."
+    _finish(lease, "failed", error={"code": "disk_full", "message": f"{message}. {advice}", "param": "file"})
 
 
 def _finish(lease: Lease, status: str, **values: Any) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -24,7 +23,7 @@ from worker.job_files import stage
 from worker.lease import Lease, LeaseLost, Stopping
 from worker.outages import persist
 from worker.recorder import Event, Recorder
-from worker.runtime import objects, scratch_folder, sessions, stop_requested
+from worker.runtime import has_room, objects, scratch_folder, sessions, stop_requested
 
 logger = logging.getLogger(__name__)
 
@@ -37,9 +36,7 @@ CutOff = Literal["out_of_time", "silent"]  # why a trainer was ended before its 
 def run_next(standby: Standby) -> bool:
     """Claim the job whose turn it is and bring it to an end; False where no job waits or there is no room to work in."""
     settings = get_settings()
-    settings.work_dir.mkdir(parents=True, exist_ok=True)
-    if (free := shutil.disk_usage(settings.work_dir).free) < settings.min_free_bytes:
-        logger.error("Jobs wait: %s has %d bytes free, less than %d", settings.work_dir, free, settings.min_free_bytes)
+    if not has_room(settings):
         return False
     with sessions().begin() as session:
         claimed = queue.claim_next(session, settings.lease_seconds, settings.tenant_running_jobs)
