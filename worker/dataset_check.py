@@ -69,7 +69,7 @@ def check_dataset(dataset_id: str) -> None:
 
 def _bring_to_end(dataset: Dataset, lease: Lease, folder: Path, settings: Settings) -> None:
     upload = folder / "upload"
-    persist(lease, lambda: objects().get_joined(upload_keys(dataset), upload))
+    persist(lease, lambda: objects().get_joined(upload_keys(dataset), upload), fetches=True)
     checked: CheckedDataset | None = None
     try:
         with ImagePool(settings.max_image_pixels) as pool:

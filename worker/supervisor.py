@@ -61,8 +61,8 @@ def run_next(standby: Standby) -> bool:
 def _run(job: Job, lease: Lease, spec_dir: Path, standby: Standby) -> None:
     began = time.monotonic()
     try:
-        persist(lease, lambda: stage(sessions(), job, spec_dir, objects(), get_settings()))
-        staged = persist(lease, lambda: stage_encodings(sessions(), job, spec_dir, objects()))
+        persist(lease, lambda: stage(sessions(), job, spec_dir, objects(), get_settings()), fetches=True)
+        staged = persist(lease, lambda: stage_encodings(sessions(), job, spec_dir, objects()), fetches=True)
     except DiffFitError as error:
         _fail(lease, {"code": error.code, "message": error.message, "param": error.param})
         return
