@@ -69,7 +69,7 @@ def run_evaluation(evaluation_id: str, make_room: Callable[[], bool]) -> None:
 
 def _bring_on(evaluation: Evaluation, lease: Lease, folder: Path, make_room: Callable[[], bool]) -> None:
     try:
-        dataset_sha256 = persist(lease, lambda: _stage(evaluation, folder))
+        dataset_sha256 = persist(lease, lambda: _stage(evaluation, folder), fetches=True)
         ending = _measure(evaluation, lease, folder)
         if ending.get("code") == "out_of_memory" and make_room():
             ending = _measure(evaluation, lease, folder)
