@@ -58,6 +58,9 @@ def fetch(catalog: dict[str, BaseModelEntry], model: str) -> BaseModelEntry:
         _download(source, part / source.folder)
     for pickled in sorted(part.rglob("*.bin")):
         _to_safetensors(pickled)
+    for index in part.rglob("*.bin.index.json"):
+        _rename_shards(index)
+    _leave_out_missing(part)
     shutil.rmtree(part / ".cache", ignore_errors=True)
     missing = entry.model_copy(update={"path": part}).missing_file()
     if missing is not None:
@@ -88,7 +91,7 @@ def _download(source: Source, folder: Path) -> None:
 
 def _to_safetensors(pickled: Path) -> None:
     """Exchange a pickle of tensors, as old repositories have it, for safetensors, which cannot run code when it is read."""
-    target = pickled.with_suffix(".safetensors")
+    target = pickled.with_name(_safetensors_name(pickled.name))
     if not target.exists():
         try:
             tensors = torch.load(pickled, map_location="cpu", weights_only=True, mmap=True)
@@ -98,6 +101,31 @@ def _to_safetensors(pickled: Path) -> None:
                 f"{pickled.name} holds more than tensors, or is damaged: {error}", code="invalid_weights"
             ) from error
     pickled.unlink()
+
+
+def _safetensors_name(pickled: str) -> str:
+    """`pytorch_model.bin` of transformers becomes `model.safetensors`; diffusers keeps the name."""
+    return pickled.removeprefix("pytorch_").removesuffix(".bin") + ".safetensors"
+
+
+def _rename_shards(index: Path) -> None:
+    """Make the list of a model's pickled parts one of the files that have replaced them."""
+    content = json.loads(index.read_text())
+    content["weight_map"] = {tensor: _safetensors_name(file) for tensor, file in content["weight_map"].items()}
+    whole = _safetensors_name(index.name.removesuffix(".index.json"))
+    index.with_name(f"{whole}.index.json").write_text(json.dumps(content))
+    index.unlink()
+
+
+def _leave_out_missing(folder: Path) -> None:
+    """Make parts that were not fetched, as a safety checker, none in a pipeline's index: stock libraries load it then."""
+    index = folder / "model_index.json"
+    if index.exists():
+        content = json.loads(index.read_text())
+        missing = {
+            name: [None, None] for name, part in content.items() if isinstance(part, list) and not (folder / name).is_dir()
+        }
+        index.write_text(json.dumps(content | missing, indent=2))
 
 
 if __name__ == "__main__":

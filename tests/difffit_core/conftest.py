@@ -4,6 +4,7 @@ import pytest
 
 from difffit_core.base_models import BaseModelEntry
 from tests.difffit_core.spec_dirs import TASKS, write_base
+from tests.published import as_published
 from tests.tiny_models import write_tiny_base
 
 
@@ -11,6 +12,15 @@ from tests.tiny_models import write_tiny_base
 def tiny_bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, BaseModelEntry]:
     """One for each case."""
     return {task: write_base(tmp_path_factory.mktemp(task), task) for task in TASKS}
+
+
+@pytest.fixture(scope="session")
+def published_bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, BaseModelEntry]:
+    """The same, in the files that repositories on the Hub have."""
+    bases = {task: write_base(tmp_path_factory.mktemp(f"published-{task}"), task) for task in TASKS}
+    for base in bases.values():
+        as_published(base.path, base.family)
+    return bases
 
 
 @pytest.fixture(scope="session")

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from difffit_core.base_models import get_base_model, load_catalog
 from difffit_core.errors import ModelError
 from tests.hub import running_hub
-from tests.tiny_models import write_tiny_base
+from tests.tiny_models import write_tiny_base, write_tiny_llama
 
 CATALOG = """
 [[model]]
@@ -81,6 +82,34 @@ def test_a_base_is_fetched_whole_and_its_pickle_becomes_safetensors(catalog: Pat
     assert "transformer/diffusion_pytorch_model.safetensors" in files
     assert not {name for name in files if name.endswith((".bin", ".mp4"))}
     assert fetch(catalog, "http://127.0.0.1:9")["sha256"] == base.sha256()  # it is there: nobody is asked
+
+
+def test_parts_that_are_not_fetched_are_none_in_the_pipelines_index(catalog: Path, repositories: Path, tmp_path: Path) -> None:
+    index = repositories / "someone" / "tiny" / "model_index.json"
+    content = json.loads(index.read_text())
+    index.write_text(json.dumps(content | {"safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"]}))
+    with running_hub(repositories) as url:
+        fetch(catalog, url)
+    fetched = json.loads((tmp_path / "models" / "tiny" / "model_index.json").read_text())
+    assert fetched == content | {"safety_checker": [None, None]}
+
+
+def test_a_language_model_in_pickled_parts_becomes_one_that_transformers_loads(repositories: Path, tmp_path: Path) -> None:
+    folder = repositories / "someone" / "words"
+    tensors = load_file(write_tiny_llama(folder) / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(tensors)
+    shards = {"pytorch_model-00001-of-00002.bin": names[:5], "pytorch_model-00002-of-00002.bin": names[5:]}
+    for file, part in shards.items():
+        torch.save({name: tensors[name] for name in part}, folder / file)
+    weight_map = {name: file for file, part in shards.items() for name in part}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    catalog = tmp_path / "words.toml"
+    catalog.write_text(CATALOG.replace("tiny", "words").replace('"dit"', '"llama"').replace('"vae/*"', '"*.json", "*.bin"'))
+    with running_hub(repositories) as url:
+        fetched = Path(fetch(catalog, url, "words")["path"])
+    loaded = AutoModelForCausalLM.from_pretrained(fetched, use_safetensors=True, dtype=torch.float32).state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in tensors.items())
 
 
 def test_what_cannot_be_fetched_says_why(catalog: Path, repositories: Path, tmp_path: Path) -> None:

@@ -53,9 +53,9 @@ class System:
 
 
 @pytest.fixture(scope="module")
-def systems(tmp_path_factory: pytest.TempPathFactory, tiny_bases: dict[str, BaseModelEntry]) -> dict[str, System]:
+def systems(tmp_path_factory: pytest.TempPathFactory, published_bases: dict[str, BaseModelEntry]) -> dict[str, System]:
     """All of them, each trained for a few steps."""
-    return {name: train(tmp_path_factory.mktemp(name), name, tiny_bases[name]) for name in TASKS}
+    return {name: train(tmp_path_factory.mktemp(name), name, published_bases[name]) for name in TASKS}
 
 
 def train(folder: Path, name: str, base: BaseModelEntry) -> System:
@@ -69,6 +69,14 @@ def train(folder: Path, name: str, base: BaseModelEntry) -> System:
 @pytest.fixture(params=PICTURE_CASES)
 def system(request: pytest.FixtureRequest, systems: dict[str, System]) -> System:
     return systems[request.param]
+
+
+@pytest.mark.parametrize("name", ["class-conditional", "text-to-image", "controlnet"])
+def test_a_folder_as_it_was_published_draws_what_one_saved_now_does(
+    name: str, tiny_bases: dict[str, BaseModelEntry], systems: dict[str, System]
+) -> None:
+    published = systems[name]
+    assert np.array_equal(published.images(), System(name, tiny_bases[name], published.adapter).images())
 
 
 def readme_scope(export: Path, base: Path) -> dict[str, Any]:
