@@ -23,6 +23,7 @@ from difffit_core.errors import DiffFitError
 from jobstore.database import CONNECTIONS, Prepared, given
 from jobstore.errors import NotFoundError, StorageError
 from jobstore.objects import ObjectStore
+from jobstore.quotas import Fullness
 from jobstore.settings import Settings
 from jobstore.tables import Adapter, ApiKey, Dataset, Delivery, Evaluation, Generation, Image, Job, Upload, Webhook
 from jobstore.text_stream import TextReader
@@ -49,6 +50,7 @@ class Resources:
     keyring: KeyRing
     rates: Rates
     texts: TextReader
+    fullness: Fullness = field(default_factory=Fullness)
     # A request keeps its connection while it waits for a thread. Were there as many such requests as connections, all
     # threads could wait for a connection, and those that have one for a thread.
     turns: Semaphore = field(default_factory=lambda: Semaphore(CONNECTIONS // 2))

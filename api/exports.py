@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from api.dependencies import after_commit
 from api.downloads import StoredFile
 from api.errors import UnavailableError
-from api.schemas import ExportView
+from api.schemas.adapters import ExportView
 from jobstore.dispatch import wake
 from jobstore.errors import ConflictError
 from jobstore.ids import new_id

@@ -6,20 +6,22 @@ import difflib
 import secrets
 from dataclasses import dataclass
 
-from api.schemas import GenerateRequest
+from api.schemas.generations import GenerateRequest
 from difffit_core.base_models import BaseModelEntry
+from difffit_core.buckets import Size, size_name
 from difffit_core.errors import SpecError
-from difffit_core.spec import GenerationSpec, TextGenerationSpec
+from difffit_core.generation_spec import GenerationSpec, TextGenerationSpec
+from difffit_core.picture_size import check_size
 from difffit_core.tasks.config import TaskName
 from jobstore.tables import Adapter
 
 MAX_RESULTS = 64  # images or texts, in one request
-MAX_TOKENS, TEMPERATURE, TOP_P = 256, 0.7, 0.9  # where a request does not say
+TEMPERATURE, TOP_P = 0.7, 0.9  # where a request does not say
 RANDOM_SEEDS = 2**31  # short enough to be copied by hand
 SHOWN_LABELS = 20
 PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF")  # how PNG, JPEG and WebP begin
 
-OF_PICTURES = {"steps", "guidance_scale", "scheduler"}
+OF_PICTURES = {"steps", "guidance_scale", "scheduler", "width", "height"}
 FIELDS: dict[TaskName, set[str]] = {
     "class-conditional": OF_PICTURES | {"labels"},
     "text-to-image": OF_PICTURES | {"prompts", "negative_prompt"},
@@ -36,6 +38,7 @@ class Drawer:
     base: BaseModelEntry
     adapter: Adapter | None
     task: TaskName
+    resolution: int | None  # side of the square pictures that it was trained on; none of a language model
 
     @property
     def class_names(self) -> list[str]:
@@ -44,7 +47,11 @@ class Drawer:
 
 
 def generation_spec(request: GenerateRequest, model: Drawer) -> GenerationSpec | TextGenerationSpec:
-    """Raises SpecError (`not_for_this_model`, `missing_field`, `unknown_label`, `too_many_results`, `no_adapter`)."""
+    """The request with a value for every setting, those of a model that takes them.
+
+    Raises SpecError (`not_for_this_model`, `missing_field`, `unknown_label`, `too_many_results`, `no_adapter`, `wrong_size`,
+    `context_exceeded`).
+    """
     _check_fields(request, model)
     given: list[str] | list[str | int] = request.labels or request.prompts or []
     if len(given) * request.n > MAX_RESULTS:
@@ -59,13 +66,13 @@ def generation_spec(request: GenerateRequest, model: Drawer) -> GenerationSpec |
     if model.task == "instruction":
         return TextGenerationSpec(
             prompts=prompts,
-            max_tokens=request.max_tokens or MAX_TOKENS,
+            max_tokens=_max_tokens(request, model.base),
             temperature=TEMPERATURE if request.temperature is None else request.temperature,
             top_p=request.top_p or TOP_P,
             seed=seed,
             adapter_strength=strength,
         )
-    defaults = model.base.defaults
+    defaults, size = model.base.defaults, _size(request, model, len(given) * request.n)
     return GenerationSpec(
         labels=[index for label in request.labels or [] for index in [class_index(label, model.class_names)] * request.n],
         prompts=prompts,
@@ -74,6 +81,8 @@ def generation_spec(request: GenerateRequest, model: Drawer) -> GenerationSpec |
         guidance_scale=defaults.guidance_scale if request.guidance_scale is None else request.guidance_scale,
         seed=seed,
         scheduler=request.scheduler or defaults.scheduler,
+        width=None if size is None else size[0],
+        height=None if size is None else size[1],
         adapter_strength=strength,
     )
 
@@ -95,6 +104,43 @@ def _check_fields(request: GenerateRequest, model: Drawer) -> None:
         raise SpecError(
             "adapter_strength is of an `adapter`; a base model has none.", code="no_adapter", param="adapter_strength"
         )
+
+
+def _max_tokens(request: GenerateRequest, base: BaseModelEntry) -> int | None:
+    """As asked for, where that leaves room for a prompt at all; a worker, which counts the prompts' tokens, checks the sum."""
+    context = base.context_tokens()
+    if request.max_tokens is not None and context is not None and request.max_tokens >= context:
+        raise SpecError(
+            f"{base.id} reads {context} tokens, a prompt and its answer together, and max_tokens {request.max_tokens} leaves "
+            "none for a prompt. Ask for fewer.",
+            code="context_exceeded",
+            param="max_tokens",
+        )
+    return request.max_tokens
+
+
+def _size(request: GenerateRequest, model: Drawer, results: int) -> Size | None:
+    """Width and height of the pictures; None where a worker takes them from the condition picture.
+
+    Together they are no more than the most pictures of the model's own size: larger ones count as so many times more.
+    """
+    resolution = model.resolution
+    assert resolution is not None  # whatever makes pictures has one
+    for given, field in ((request.width, "height"), (request.height, "width")):
+        if given is not None and getattr(request, field) is None:
+            raise SpecError(f"Give width and height, or neither: {field} is missing.", code="missing_field", param=field)
+    if request.width is None or request.height is None:
+        return None if model.task == "controlnet" else (resolution, resolution)
+    size = request.width, request.height
+    check_size(size, resolution, model.base)
+    if results * size[0] * size[1] > MAX_RESULTS * resolution**2:
+        most = MAX_RESULTS * resolution**2 // (size[0] * size[1])
+        raise SpecError(
+            f"{results} pictures of {size_name(size)} are too many at once: {most} are allowed. Send several requests.",
+            code="too_many_results",
+            param="n",
+        )
+    return size
 
 
 def class_index(label: str | int, names: list[str]) -> int:

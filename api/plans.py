@@ -5,6 +5,7 @@ import statistics
 import time
 from dataclasses import dataclass
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import select
@@ -14,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from api.dependencies import Resources, after_commit, owned_rows
 from api.notifications import wait
 from api.prefer import RECHECK_SECONDS
-from api.schemas import Duration, Plan
+from api.schemas.jobs import Duration, Plan
 from difffit_core.base_models import BaseModelEntry
 from difffit_core.estimate import Estimate, essence
 from difffit_core.spec import TrainingSpec
@@ -27,7 +28,7 @@ ENDED = {"succeeded", "failed"}
 # What a step's time depends on, beside the device.
 ALIKE = ("batch_size", "micro_batch_size", "gradient_checkpointing", "base_precision", "resolution", "max_tokens")
 LOOKED_AT, MEASURED = 50, 5  # of the tenant's newest jobs that are alike; and of those, how many are averaged
-TOO_MANY = "Too many plans wait for a worker. Ask again in a minute."
+TOO_MANY = f"{estimates.MOST_WAITING} plans of your tenant wait for a worker, and no more may. Ask again in a minute."
 NOBODY = "No worker has computed it yet. Ask again; it takes seconds where a worker for the queue `generate` runs."
 
 
@@ -37,19 +38,20 @@ class Draft:
 
     spec: TrainingSpec
     tenant: str
-    estimate_id: str | None  # none where too many wait
+    estimate_id: str | None  # none where too many of the tenant wait
 
 
 def draft(session: Session, jobs: list[tuple[TrainingSpec, str]], catalog: dict[str, BaseModelEntry]) -> list[Draft]:
     """The plans of (spec, tenant); a worker is woken for what nobody has computed."""
-    asked = {_key(spec, catalog[spec.base_model]): spec for spec, _ in jobs}
-    ids: dict[str, str | None] = {}
-    for key, spec in sorted(asked.items()):
-        row, fresh = estimates.find_or_queue(session, key, essence(spec).model_dump(mode="json"))
-        ids[key] = None if row is None else row.id
-        if row is not None and fresh:
-            after_commit(session, partial(wake, "estimate", row.id))
-    return [Draft(spec, tenant, ids[_key(spec, catalog[spec.base_model])]) for spec, tenant in jobs]
+    asked = [(_key(spec, catalog[spec.base_model]), tenant) for spec, tenant in jobs]
+    ids: dict[tuple[str, str], str | None] = {}
+    for (key, tenant), (spec, _) in sorted(zip(asked, jobs, strict=True), key=itemgetter(0)):
+        if (key, tenant) not in ids:
+            row, fresh = estimates.find_or_queue(session, tenant, key, essence(spec).model_dump(mode="json"))
+            ids[key, tenant] = None if row is None else row.id
+            if row is not None and fresh:
+                after_commit(session, partial(wake, "estimate", row.id))
+    return [Draft(spec, tenant, ids[which]) for which, (spec, tenant) in zip(asked, jobs, strict=True)]
 
 
 def _key(spec: TrainingSpec, base: BaseModelEntry) -> str:

@@ -8,7 +8,7 @@ from redis import RedisError
 
 from api.keyring import KeyWatch
 from api.notifications import wait
-from api.schemas import GenerationView
+from api.schemas.generations import GenerationView
 from jobstore.text_stream import TextReader
 
 logger = logging.getLogger(__name__)

@@ -7,15 +7,11 @@ only their ratio says something on a machine that does other things too.
 import argparse
 import asyncio
 import json
-import os
 import secrets
-import socket
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median, quantiles
@@ -24,20 +20,17 @@ from urllib.parse import urlsplit
 
 import httpx
 from fastapi import FastAPI
-from pydantic import SecretStr
 from sqlalchemy import insert, select, text, update
 from sqlalchemy.orm import Session, sessionmaker
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.app import create_app
-from benchmarks.service_start import job_start_seconds, resident, running_service
-from benchmarks.upload_memory import upload, wait_until_ready
+from benchmarks.service_start import job_start_seconds
+from benchmarks.services import resident, running_api, running_service
+from benchmarks.upload_memory import upload
 from jobstore import queue
 from jobstore.database import make_engine, session_factory
-from jobstore.embedded import postgres, valkey
-from jobstore.embedded.directory import DataDirectory
 from jobstore.ids import new_id
-from jobstore.migrate import upgrade
 from jobstore.tables import Dataset, Job, Tenant
 
 CONNECTIONS = 8  # that send at once
@@ -80,7 +73,7 @@ def main() -> None:
     parser.add_argument("--skip-training", action="store_true", help="Leave out the time from POST to the first step")
     parser.add_argument("--json", action="store_true", help="Print one JSON line")
     arguments = parser.parse_args()
-    with running_api() as api:
+    with measured_api() as api:
         found = {**requests(api, arguments.seconds), **uploads(api), "queue": queues(api)}
     if not arguments.skip_training:
         with (
@@ -96,30 +89,14 @@ def main() -> None:
 
 
 @contextmanager
-def running_api() -> Iterator[Api]:
-    """The API on embedded servers, with limits that nothing here reaches."""
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="difffit-benchmark-")))
-        directory = stack.enter_context(DataDirectory(folder))
-        for server in (valkey, postgres):
-            part = server.start(directory)
-            stack.callback(part.stop, 10)
-            server.wait(part, directory)
-        upgrade(postgres.url(directory), SecretStr(KEY))
-        environment = {"DATABASE_URL": postgres.url(directory), "REDIS_URL": valkey.url(directory)}
-        environment |= {"DIFFFIT_STORAGE_URL": (folder / "files").as_uri(), "DIFFFIT_TENANT_QUEUED_JOBS": "10000000"}
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = str(probe.getsockname()[1])
-        command = [sys.executable, "-m", "uvicorn", "benchmarks.api_load:side_by_side", "--factory", "--port", port]
-        process = subprocess.Popen([*command, "--log-level", "error"], env=os.environ | environment)
-        stack.callback(process.wait)
-        stack.callback(process.terminate)
-        url = f"http://127.0.0.1:{port}"
-        wait_until_ready(url)
-        engine = make_engine(f"postgresql+psycopg://{postgres.url(directory).partition('://')[2]}")
-        stack.callback(engine.dispose)
-        yield Api(url, process.pid, session_factory(engine))
+def measured_api() -> Iterator[Api]:
+    """The API beside the bare route, with limits that nothing here reaches."""
+    with running_api(KEY, "benchmarks.api_load:side_by_side", DIFFFIT_TENANT_QUEUED_JOBS="10000000") as api:
+        engine = make_engine(f"postgresql+psycopg://{api.database_url.partition('://')[2]}")
+        try:
+            yield Api(api.url, api.pid, session_factory(engine))
+        finally:
+            engine.dispose()
 
 
 def requests(api: Api, seconds: float) -> dict[str, Any]:

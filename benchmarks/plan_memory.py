@@ -1,4 +1,4 @@
-"""How far is the memory that a plan foretells from what training takes? `python benchmarks/plan_memory.py --json`."""
+"""How far is the memory that a plan foretells from what training takes? `python -m benchmarks.plan_memory --json`."""
 
 import argparse
 import ctypes
@@ -15,7 +15,8 @@ from diffusers import AutoencoderKL, DDPMScheduler, DiTTransformer2DModel
 from difffit_core.base_models import BaseModelEntry, get_base_model, load_catalog
 from difffit_core.devices import device_name, pick_device
 from difffit_core.planning import estimate
-from difffit_core.spec import DatasetSummary, JobSpec, TrainingSpec, resolve
+from difffit_core.resolving import resolve
+from difffit_core.spec import DatasetSummary, JobSpec, TrainingSpec
 from difffit_core.tasks.registry import ready_task
 from difffit_core.tasks.task import Task
 from difffit_core.training_state import TrainingState, random_generator

@@ -1,4 +1,4 @@
-"""How soon is the service ready, how large is its API, and how soon does a job begin? `python benchmarks/service_start.py`."""
+"""How soon is the service ready, how large is its API, and how soon does a job begin? `python -m benchmarks.service_start`."""
 
 import argparse
 import json
@@ -8,19 +8,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image
 
+from benchmarks.services import resident, running_service
 from client import Client
 from client.upload import prepare_upload
 
 DATASET = Path(__file__).parent.parent / "examples" / "fluent"
 JOBS = 3
 PICTURES = 1000  # of 64 x 64 pixels
-STOP_SECONDS = 120
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -48,26 +46,6 @@ def main() -> None:
     else:
         for name, value in found.items():
             print(f"{name:<22} {value}")
-
-
-@contextmanager
-def running_service(data_dir: Path) -> Iterator[tuple[float, Client, int]]:
-    """`difffit up`: the seconds until it was ready, a client of it, and its process id."""
-    environment = {
-        k: v for k, v in os.environ.items() if k not in {"DATABASE_URL", "REDIS_URL"} and not k.startswith("DIFFFIT_")
-    }
-    command = [sys.executable, "-m", "jobstore.up", "--data-dir", str(data_dir), "--port", "0", "--json"]
-    began = time.monotonic()
-    launcher = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-    try:
-        assert launcher.stdout is not None
-        server = json.loads(launcher.stdout.readline())
-        ready = round(time.monotonic() - began, 2)
-        with Client(server["url"], server["api_key"]) as client:
-            yield ready, client, launcher.pid
-    finally:
-        launcher.send_signal(signal.SIGINT)
-        launcher.wait(STOP_SECONDS)
 
 
 def job_start_seconds(client: Client, launcher: int) -> dict[str, list[float]]:
@@ -162,12 +140,6 @@ def command_of(pid: int) -> str:
 def cpu_seconds(pid: int) -> float:
     fields = (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS
-
-
-def resident(pid: int) -> int:
-    """Bytes of memory that the process holds."""
-    lines = (Path("/proc") / str(pid) / "status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS"))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What does a training step cost, in time and in memory, with each method? `python benchmarks/train_step.py --json`."""
+"""What does a training step cost, in time and in memory, with each method? `python -m benchmarks.train_step --json`."""
 
 import argparse
 import ctypes

@@ -5,21 +5,18 @@ import os
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from ipaddress import ip_address
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
-from urllib.parse import quote
+from typing import Any
 
 import httpx
 from httpx_sse import EventSource, SSEError, connect_sse
 
-from client.errors import ApiError, ConfigError, UnreachableError, error_of
+from client.connection import Connection, path_of, pauses, raise_for_refusal
+from client.errors import ApiError, UnreachableError
 from client.shapes import Dataset, Evaluation, Event, Generation, Job, Key, Model, NewKey, NewTenant, Page, Plan, Tenant, Usage
 from client.tus import ResumableUpload
 from client.upload import CHUNK, MultipartBody, ProgressCallback, is_whole_dataset
 
-TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 UPLOAD_TIMEOUT = httpx.Timeout(300.0, connect=10.0)  # after the last byte the server still moves the file into its store
 PLAN_TIMEOUT = httpx.Timeout(60.0, connect=10.0)  # the server itself waits up to 20 seconds for a worker
 STREAM_TIMEOUT = httpx.Timeout(60.0, connect=10.0)  # a stream that is silent for longer is opened again
@@ -27,30 +24,11 @@ EXPORT_PAUSE = 1.0  # seconds between two questions whether an export is made
 GENERATE_WAIT = 60  # seconds; the longest the server holds an answer back
 SILENCE_LIMIT = 60.0  # seconds without any contact after which watching gives up
 ONE_REQUEST_BYTES = 64 * 1024**2  # up to here an upload is sent whole
-REPEAT_PAUSES = (1.0, 4.0, 30.0)  # seconds; the server gives a request that died half-way up after 30
 ENDED = frozenset({"succeeded", "failed", "cancelled"})
 
 
-class Client:
+class Client(Connection):
     """A connection to one server. Close it, or use it in a `with` block; one thread at a time."""
-
-    def __init__(self, url: str, api_key: str) -> None:
-        try:
-            base = httpx.URL(url)
-            headers = httpx.Headers({"authorization": f"Bearer {api_key}"}, encoding="ascii")
-        except (httpx.InvalidURL, UnicodeEncodeError) as error:
-            raise ConfigError(f"The server's address or key cannot be used: {error}") from error
-        # A server on this machine is never reached through a proxy.
-        self._http = httpx.Client(base_url=base, headers=headers, timeout=TIMEOUT, trust_env=not _is_local(base.host))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self._http.close()
 
     def upload_dataset(
         self,
@@ -94,16 +72,16 @@ class Client:
         return dataset
 
     def dataset(self, dataset_id: str) -> Dataset:
-        dataset: Dataset = self._json("GET", f"/datasets/{quote(dataset_id, safe='')}")
+        dataset: Dataset = self._json("GET", path_of("datasets", dataset_id))
         return dataset
 
     def datasets(self, *, limit: int = 20, after: str | None = None) -> Page[Dataset]:
-        page: Page[Dataset] = self._json("GET", "/datasets", params=_page_params(limit, after))
+        page: Page[Dataset] = self._json("GET", "/datasets", params=page_of(limit, after))
         return page
 
     def wait_dataset(self, dataset_id: str, *, timeout: float | None = None) -> Dataset:
         """Wait until the server has checked the upload; the answer is `ready` or `failed`. Raises TimeoutError."""
-        for _ in _pauses(timeout):
+        for _ in pauses(timeout):
             dataset = self.dataset(dataset_id)
             if dataset["status"] != "checking":
                 return dataset
@@ -124,32 +102,32 @@ class Client:
         return plan
 
     def job(self, job_id: str) -> Job:
-        job: Job = self._json("GET", f"/jobs/{quote(job_id, safe='')}")
+        job: Job = self._json("GET", path_of("jobs", job_id))
         return job
 
     def jobs(self, *, limit: int = 20, after: str | None = None) -> Page[Job]:
-        page: Page[Job] = self._json("GET", "/jobs", params=_page_params(limit, after))
+        page: Page[Job] = self._json("GET", "/jobs", params=page_of(limit, after))
         return page
 
     def cancel_job(self, job_id: str) -> Job:
-        job: Job = self._json("POST", f"/jobs/{quote(job_id, safe='')}/cancel")
+        job: Job = self._json("POST", path_of("jobs", job_id, "cancel"))
         return job
 
     def pause_job(self, job_id: str) -> Job:
-        job: Job = self._json("POST", f"/jobs/{quote(job_id, safe='')}/pause")
+        job: Job = self._json("POST", path_of("jobs", job_id, "pause"))
         return job
 
     def resume_job(self, job_id: str) -> Job:
-        job: Job = self._json("POST", f"/jobs/{quote(job_id, safe='')}/resume")
+        job: Job = self._json("POST", path_of("jobs", job_id, "resume"))
         return job
 
     def retry_job(self, job_id: str) -> Job:
-        job: Job = self._json("POST", f"/jobs/{quote(job_id, safe='')}/retry")
+        job: Job = self._json("POST", path_of("jobs", job_id, "retry"))
         return job
 
     def delete_job(self, job_id: str) -> None:
         """Delete a job that has ended; its adapter stays."""
-        self._request("DELETE", f"/jobs/{quote(job_id, safe='')}")
+        self._request("DELETE", path_of("jobs", job_id))
 
     def watch_job(self, job_id: str, *, after: int = 0) -> Iterator[Event]:
         """Every event of a job after sequence number `after`, as it happens, until the job has ended.
@@ -176,10 +154,10 @@ class Client:
                 time.sleep(1.0)
 
     def _event_stream(self, job_id: str, after: int) -> Iterator[Event]:
-        path, headers = f"/jobs/{quote(job_id, safe='')}/events", {"last-event-id": str(after)}
+        path, headers = path_of("jobs", job_id, "events"), {"last-event-id": str(after)}
         try:
             with connect_sse(self._http, "GET", path, headers=headers, timeout=STREAM_TIMEOUT) as source:
-                _raise_for_refusal(source.response)
+                raise_for_refusal(source.response)
                 yield from _events(source)
         except (httpx.TransportError, SSEError) as error:
             raise self._unreachable(error) from error
@@ -206,14 +184,14 @@ class Client:
             headers={"prefer": f"wait={GENERATE_WAIT}"},
             timeout=httpx.Timeout(GENERATE_WAIT + 30.0, connect=10.0),
         )
-        for _ in _pauses(None):
+        for _ in pauses(None):
             if generation["status"] in ENDED:
                 break
             generation = self.generation(generation["id"])
         return generation
 
     def generation(self, generation_id: str) -> Generation:
-        generation: Generation = self._json("GET", f"/generate/{quote(generation_id, safe='')}")
+        generation: Generation = self._json("GET", path_of("generate", generation_id))
         return generation
 
     def create_evaluation(self, request: Mapping[str, Any]) -> Evaluation:
@@ -222,16 +200,16 @@ class Client:
         return evaluation
 
     def evaluation(self, evaluation_id: str) -> Evaluation:
-        evaluation: Evaluation = self._json("GET", f"/evaluations/{quote(evaluation_id, safe='')}")
+        evaluation: Evaluation = self._json("GET", path_of("evaluations", evaluation_id))
         return evaluation
 
     def evaluations(self, *, limit: int = 20, after: str | None = None) -> Page[Evaluation]:
-        page: Page[Evaluation] = self._json("GET", "/evaluations", params=_page_params(limit, after))
+        page: Page[Evaluation] = self._json("GET", "/evaluations", params=page_of(limit, after))
         return page
 
     def watch_evaluation(self, evaluation_id: str) -> Iterator[Evaluation]:
         """An evaluation as it gets on, until it has ended."""
-        for _ in _pauses(None):
+        for _ in pauses(None):
             evaluation = self.evaluation(evaluation_id)
             yield evaluation
             if evaluation["status"] in ENDED:
@@ -239,7 +217,7 @@ class Client:
 
     def delete_evaluation(self, evaluation_id: str) -> None:
         """Delete an evaluation; one that runs is stopped."""
-        self._request("DELETE", f"/evaluations/{quote(evaluation_id, safe='')}")
+        self._request("DELETE", path_of("evaluations", evaluation_id))
 
     def image_bytes(self, url: str) -> bytes:
         """The PNG behind an image's `url`, a path on this server."""
@@ -252,8 +230,8 @@ class Client:
 
         The formats `peft` and `merged` are archives that the server makes at the first request; this waits for them.
         """
-        identity = quote(source, safe="")
-        path = f"/jobs/{identity}/adapter" if source.startswith("job_") else f"/adapters/{identity}/download"
+        of_job = source.startswith("job_")
+        path = path_of("jobs", source, "adapter") if of_job else path_of("adapters", source, "download")
         partial = target.with_name(f"{target.name}.part-{secrets.token_hex(4)}")
         try:
             while (size := self._save(path, {"format": file_format}, partial, progress)) is None:
@@ -268,7 +246,7 @@ class Client:
     def _save(self, path: str, params: Mapping[str, str], target: Path, progress: ProgressCallback | None) -> int | None:
         """Write an answer to a new file and return its size; None where the server is still making it."""
         with self._http.stream("GET", path, params=dict(params), follow_redirects=True) as response:
-            _raise_for_refusal(response)
+            raise_for_refusal(response)
             if response.status_code == httpx.codes.ACCEPTED:
                 return None
             total, received = int(response.headers.get("content-length", 0)), 0
@@ -286,16 +264,16 @@ class Client:
         return key
 
     def keys(self, *, limit: int = 20, after: str | None = None) -> Page[Key]:
-        page: Page[Key] = self._json("GET", "/keys", params=_page_params(limit, after))
+        page: Page[Key] = self._json("GET", "/keys", params=page_of(limit, after))
         return page
 
     def rotate_key(self, key_id: str, *, grace_seconds: int = 0) -> NewKey:
         """A new key in place of this one, which works `grace_seconds` longer."""
-        key: NewKey = self._json("POST", f"/keys/{quote(key_id, safe='')}/rotate", json={"grace_seconds": grace_seconds})
+        key: NewKey = self._json("POST", path_of("keys", key_id, "rotate"), json={"grace_seconds": grace_seconds})
         return key
 
     def revoke_key(self, key_id: str) -> None:
-        self._request("DELETE", f"/keys/{quote(key_id, safe='')}")
+        self._request("DELETE", path_of("keys", key_id))
 
     def create_tenant(self, name: str) -> NewTenant:
         """A new tenant with its first admin key; wants an admin key of the operator's tenant."""
@@ -303,65 +281,18 @@ class Client:
         return tenant
 
     def tenants(self, *, limit: int = 20, after: str | None = None) -> Page[Tenant]:
-        page: Page[Tenant] = self._json("GET", "/tenants", params=_page_params(limit, after))
+        page: Page[Tenant] = self._json("GET", "/tenants", params=page_of(limit, after))
         return page
 
     def set_limits(self, tenant_id: str, limits: Mapping[str, int]) -> Tenant:
         """Set all limits of a tenant: those given, and the server's settings for the others."""
-        tenant: Tenant = self._json("PUT", f"/tenants/{quote(tenant_id, safe='')}/limits", json=dict(limits))
+        tenant: Tenant = self._json("PUT", path_of("tenants", tenant_id, "limits"), json=dict(limits))
         return tenant
 
     def usage(self) -> Usage:
         """What this tenant uses, and how much it may."""
         usage: Usage = self._json("GET", "/usage")
         return usage
-
-    def _create(self, path: str, *, headers: Mapping[str, str] | None = None, **options: Any) -> Any:
-        """POST what creates something. Where the answer is lost on the way it is asked for again: nothing is created twice."""
-        headers = {**(headers or {}), "idempotency-key": secrets.token_hex(16)}
-        for pause in REPEAT_PAUSES:
-            try:
-                return self._json("POST", path, headers=headers, **options)
-            except UnreachableError as error:
-                if isinstance(error.__cause__, httpx.ConnectError):
-                    raise
-            except ApiError as error:
-                if error.code != "idempotency_key_in_use":
-                    raise
-            time.sleep(pause)
-        return self._json("POST", path, headers=headers, **options)
-
-    def _json(self, method: str, path: str, **options: Any) -> Any:
-        response = self._request(method, path, **options)
-        try:
-            return response.json()
-        except ValueError as error:
-            raise error_of(response) from error
-
-    def _request(self, method: str, path: str, **options: Any) -> httpx.Response:
-        try:
-            response = self._http.request(method, path, **options)
-        except httpx.TransportError as error:
-            raise self._unreachable(error) from error
-        _raise_for_refusal(response)
-        return response
-
-    def _unreachable(self, error: Exception) -> UnreachableError:
-        what = str(error) or type(error).__name__
-        return UnreachableError(f"No answer from {self._http.base_url}: {what}. Is the server running (`difffit up`)?")
-
-
-def _is_local(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _raise_for_refusal(response: httpx.Response) -> None:
-    if not response.is_success:
-        response.read()
-        raise error_of(response)
 
 
 def _events(source: EventSource) -> Iterator[Event]:
@@ -370,15 +301,5 @@ def _events(source: EventSource) -> Iterator[Event]:
             yield Event(sequence=int(message.id), type=message.event, data=message.json())
 
 
-def _page_params(limit: int, after: str | None) -> dict[str, str | int]:
+def page_of(limit: int, after: str | None) -> dict[str, str | int]:
     return {"limit": limit} if after is None else {"limit": limit, "after": after}
-
-
-def _pauses(timeout: float | None) -> Iterator[None]:
-    """Turns of a polling loop: at once, then after growing pauses of at most a second, until `timeout` seconds are over."""
-    deadline = None if timeout is None else time.monotonic() + timeout
-    pause = 0.05
-    while deadline is None or time.monotonic() < deadline:
-        yield
-        time.sleep(pause)
-        pause = min(1.0, pause * 1.5)

@@ -9,9 +9,10 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from client import datasets, evaluations, jobs, keys, params, pictures
-from client.console import AsJson, note, plain, print_json
+from client import adapters, datasets, evaluations, jobs, keys, models, params, pictures
+from client.console import note, plain, print_json
 from client.errors import ApiError, ConfigError, UnreachableError
+from client.options import AsJson
 from difffit_core.errors import DiffFitError
 
 FAILED, USAGE, UNAVAILABLE, REFUSED = 1, 2, 3, 4
@@ -37,13 +38,13 @@ app = typer.Typer(
     no_args_is_help=True, help=HELP, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
 )
 app.add_typer(datasets.app, name="datasets")
-app.add_typer(pictures.models_app, name="models")
+app.add_typer(models.app, name="models")
 app.add_typer(jobs.app, name="jobs")
 app.command()(pictures.generate)
 app.command()(evaluations.evaluate)
 app.add_typer(evaluations.app, name="evaluations")
 app.command()(params.params)
-app.add_typer(pictures.adapters_app, name="adapters")
+app.add_typer(adapters.app, name="adapters")
 app.add_typer(keys.keys_app, name="keys")
 app.add_typer(keys.tenants_app, name="tenants")
 
@@ -67,7 +68,7 @@ def report(error: DiffFitError, as_json: bool) -> None:
     note(f"[red]error[/] {plain(error.message)}")
     if error.param:
         note(f"[dim]field[/] {plain(error.param)}")
-    document: dict[str, object] = {"code": error.code, "message": error.message, "param": error.param}
+    document: dict[str, object] = {**error.reason()}
     if isinstance(error, ApiError):
         note(f"[dim]{plain(error.code)}, status {error.status}, request {plain(error.request_id)}[/]")
         document |= {"status": error.status, "request_id": error.request_id}

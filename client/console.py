@@ -1,10 +1,11 @@
-"""What all commands share: results on stdout, everything else on stderr, the connection, and the options on every command."""
+"""What all commands share: the connection, and how they show things: results on stdout, everything else on stderr."""
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any, TypeVar
 
 import typer
 from rich import box
@@ -14,15 +15,17 @@ from rich.table import Table
 
 from client.api import Client
 from client.config import ServerConfig, find_server
+from client.shapes import Page
 
+T = TypeVar("T")
+Item = TypeVar("Item", bound=Mapping[str, Any])
+Columns = Mapping[str, Callable[[Item], object]]  # of a table: how each takes its cell from an item
+
+INTERRUPTED = 130  # the shell's code for a command that Ctrl-C ended
 PIPED_WIDTH = 180  # columns where stdout is no terminal, so that `grep` sees whole lines of a table
 
 out = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH, highlight=False)
 err = Console(stderr=True, highlight=False)
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout; progress still goes to stderr.")]
-Limit = Annotated[int, typer.Option(min=1, max=100, help="How many rows, newest first.")]
-After = Annotated[str | None, typer.Option(metavar="ID", help="Continue a list after this id.")]
 
 STATUS_STYLES = {"ready": "green", "succeeded": "green", "failed": "red", "cancelled": "yellow", "cancelling": "yellow"}
 
@@ -41,6 +44,38 @@ def print_json(document: object) -> None:
 def note(message: str) -> None:
     """Say something to the person, on stderr."""
     err.print(message, soft_wrap=True)
+
+
+@contextmanager
+def interruptible(goes_on: str) -> Iterator[None]:
+    """Watching, which Ctrl-C ends; what is watched goes on, and the message says so."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        note(goes_on)
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def or_json(present: Callable[[T], None]) -> Callable[[T, bool], None]:
+    """A function that shows a document to people, or prints it as JSON where its second argument says so."""
+
+    def show(document: T, as_json: bool) -> None:
+        if as_json:
+            print_json(document)
+        else:
+            present(document)
+
+    return show
+
+
+def show_page(page: Page[Item], as_json: bool, columns: Columns[Item]) -> None:
+    """A page of a list as a table, or as JSON; says how the list goes on."""
+    if as_json:
+        print_json(page)
+        return
+    out.print(table(columns, [[cell(item) for cell in columns.values()] for item in page["data"]]))
+    if page["has_more"]:
+        note(f"There are more: --after {page['data'][-1]['id']}")
 
 
 def table(columns: Iterable[str], rows: Iterable[Iterable[object]], title: str | None = None) -> Table:

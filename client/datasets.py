@@ -6,22 +6,22 @@ from typing import Annotated
 import typer
 
 from client.console import (
-    After,
-    AsJson,
-    Limit,
+    Columns,
     connect,
     err,
     facts,
     note,
+    or_json,
     out,
     plain,
-    print_json,
     problem_text,
+    show_page,
     size_text,
     status_text,
     table,
     when,
 )
+from client.options import After, AsJson, Limit
 from client.progress import transfer_bar
 from client.shapes import Dataset, DatasetReport
 from client.upload import prepare_upload
@@ -66,29 +66,22 @@ def default_name(paths: list[Path]) -> str:
     return name.split(".")[0] or name
 
 
+COLUMNS: Columns[Dataset] = {
+    "id": lambda dataset: dataset["id"],
+    "name": lambda dataset: plain(dataset["name"]),
+    "status": lambda dataset: status_text(dataset["status"]),
+    "#examples": lambda dataset: dataset["examples"],
+    "#classes": lambda dataset: len({*(dataset["classes"] or ())} - {""}) or None,
+    "#size": lambda dataset: size_text(dataset["bytes"]),
+    "created": lambda dataset: when(dataset["created_at"]),
+}
+
+
 @app.command("list")
 def list_datasets(context: typer.Context, limit: Limit = 20, after: After = None, as_json: AsJson = False) -> None:
     """List datasets, newest first."""
     with connect(context) as client:
-        page = client.datasets(limit=limit, after=after)
-    if as_json:
-        print_json(page)
-        return
-    rows = [
-        (
-            d["id"],
-            plain(d["name"]),
-            status_text(d["status"]),
-            d["examples"],
-            len({*(d["classes"] or ())} - {""}) or None,
-            size_text(d["bytes"]),
-            when(d["created_at"]),
-        )
-        for d in page["data"]
-    ]
-    out.print(table(["id", "name", "status", "#examples", "#classes", "#size", "created"], rows))
-    if page["has_more"]:
-        note(f"There are more: --after {page['data'][-1]['id']}")
+        show_page(client.datasets(limit=limit, after=after), as_json, COLUMNS)
 
 
 @app.command()
@@ -102,10 +95,8 @@ def show(
         present(client.dataset(dataset_id), as_json)
 
 
-def present(dataset: Dataset, as_json: bool) -> None:
-    if as_json:
-        print_json(dataset)
-        return
+@or_json
+def present(dataset: Dataset) -> None:
     error = problem_text(dataset["error"]) if dataset["error"] else None
     out.print(
         facts(

@@ -6,23 +6,23 @@ import typer
 
 from client.api import Client
 from client.console import (
-    After,
-    AsJson,
-    Limit,
+    Columns,
     connect,
     err,
     facts,
+    interruptible,
     note,
     number_text,
+    or_json,
     out,
     plain,
-    print_json,
     problem_text,
+    show_page,
     status_text,
     table,
     when,
 )
-from client.jobs import INTERRUPTED
+from client.options import After, AsJson, Limit
 from client.progress import count_bar
 from client.shapes import Evaluation
 
@@ -61,35 +61,32 @@ def evaluate(
 def follow(client: Client, evaluation: Evaluation) -> Evaluation:
     """Show how far an evaluation is until it has ended."""
     note(f"evaluation [bold]{evaluation['id']}[/]")
-    try:
-        with count_bar(err, "measuring") as moved:
-            for now in client.watch_evaluation(evaluation["id"]):
-                evaluation = now
-                moved(now["progress"]["samples"], now["progress"]["total_samples"])
-    except KeyboardInterrupt:
-        note(f"The evaluation goes on. Look at it:  difffit evaluations show {evaluation['id']}")
-        raise typer.Exit(INTERRUPTED) from None
+    again = f"The evaluation goes on. Look at it:  difffit evaluations show {evaluation['id']}"
+    with interruptible(again), count_bar(err, "measuring") as moved:
+        for now in client.watch_evaluation(evaluation["id"]):
+            evaluation = now
+            moved(now["progress"]["samples"], now["progress"]["total_samples"])
     return evaluation
+
+
+COLUMNS: Columns[Evaluation] = {
+    "id": lambda evaluation: evaluation["id"],
+    "status": lambda evaluation: status_text(evaluation["status"]),
+    "model": lambda evaluation: evaluation["adapter"] or plain(evaluation["base_model"]),
+    "dataset": lambda evaluation: evaluation["dataset"],
+    "#samples": lambda evaluation: f"{evaluation['progress']['samples']}/{evaluation['progress']['total_samples']}",
+    "figures": lambda evaluation: ", ".join(
+        f"{figure['metric']} {number_text(figure['value'])}" for figure in evaluation["figures"] or []
+    ),
+    "created": lambda evaluation: when(evaluation["created_at"]),
+}
 
 
 @app.command("list")
 def list_evaluations(context: typer.Context, limit: Limit = 20, after: After = None, as_json: AsJson = False) -> None:
     """List evaluations, newest first."""
     with connect(context) as client:
-        page = client.evaluations(limit=limit, after=after)
-    if as_json:
-        print_json(page)
-        return
-    rows = []
-    for evaluation in page["data"]:
-        model = evaluation["adapter"] or plain(evaluation["base_model"])
-        figures = ", ".join(f"{figure['metric']} {number_text(figure['value'])}" for figure in evaluation["figures"] or [])
-        samples = f"{evaluation['progress']['samples']}/{evaluation['progress']['total_samples']}"
-        status, created = status_text(evaluation["status"]), when(evaluation["created_at"])
-        rows.append((evaluation["id"], status, model, evaluation["dataset"], samples, figures, created))
-    out.print(table(["id", "status", "model", "dataset", "#samples", "figures", "created"], rows))
-    if page["has_more"]:
-        note(f"There are more: --after {page['data'][-1]['id']}")
+        show_page(client.evaluations(limit=limit, after=after), as_json, COLUMNS)
 
 
 @app.command()
@@ -106,10 +103,8 @@ def delete(context: typer.Context, evaluation_id: EvaluationId) -> None:
         client.delete_evaluation(evaluation_id)
 
 
-def present(evaluation: Evaluation, as_json: bool) -> None:
-    if as_json:
-        print_json(evaluation)
-        return
+@or_json
+def present(evaluation: Evaluation) -> None:
     progress, figures = evaluation["progress"], evaluation["figures"]
     out.print(
         facts(

@@ -1,35 +1,30 @@
 """`difffit jobs`: create, watch, list, show, cancel, pause, resume, retry, delete."""
 
-import json
-from collections.abc import Iterator
-from datetime import timedelta
 from typing import Annotated, Any
 
 import typer
 
 from client.api import ENDED, Client
 from client.console import (
-    After,
-    AsJson,
-    Limit,
+    Columns,
     connect,
     err,
     facts,
+    interruptible,
     note,
     number_text,
+    or_json,
     out,
     plain,
-    print_json,
     problem_text,
-    size_text,
+    show_page,
     status_text,
-    table,
     when,
 )
+from client.options import After, AsJson, Limit, named_values
+from client.plans import present_plan
 from client.progress import TrainingView
-from client.shapes import Job, Plan
-
-INTERRUPTED = 130  # the shell's code for a command that Ctrl-C ended
+from client.shapes import Job
 
 app = typer.Typer(no_args_is_help=True, help="Train adapters.")
 
@@ -96,69 +91,6 @@ def create(
     note(f"Watch it:  difffit jobs watch {job['id']}")
 
 
-def named_values(settings: list[str], option: str = "--set") -> dict[str, Any]:
-    """`["steps=300", "lr_schedule=cosine"]` as a JSON object; whether a value fits is the server's to say."""
-    values: dict[str, Any] = {}
-    for setting in settings:
-        name, equals, text = setting.partition("=")
-        if not name or not equals:
-            raise typer.BadParameter(f"{setting!r} is not of the form NAME=VALUE, such as steps=300.", param_hint=option)
-        values[name] = json_value(text)
-    return values
-
-
-def json_value(text: str) -> Any:
-    """A number, true or false where the text is one in JSON, otherwise the text."""
-    try:
-        return json.loads(text, parse_constant=str)  # NaN and Infinity are no JSON; the server refuses them by name
-    except ValueError:
-        return text
-
-
-def present_plan(answer: Plan, as_json: bool) -> None:
-    if as_json:
-        print_json(answer)
-        return
-    plan = answer["plan"]
-    dataset = plan["dataset"]
-    images = f"{sum(dataset['classes'].values())} images of {len(dataset['classes'])} classes"
-    out.print(
-        facts(
-            [
-                ("base model", plan["base_model"]),
-                ("method", plan["method"]["type"]),
-                ("dataset", images),
-                ("seed", plan["seed"]),
-            ]
-        )
-    )
-    out.print(table(["hyperparameter", "#value"], plan["hyperparameters"].items()))
-    out.print(facts(needs_of(answer)))
-
-
-def needs_of(answer: Plan) -> Iterator[tuple[str, str]]:
-    """Size, memory and time, or why they are not known."""
-    if answer["estimate"] is None:
-        yield "memory", plain(answer["no_estimate"])
-    else:
-        estimate, memory = answer["estimate"], answer["estimate"]["memory"]
-        error, fitting = memory["error"], estimate["largest_micro_batch_size"]
-        yield "trained parameters", f"{estimate['trained_parameters']:,} of {estimate['total_parameters']:,}"
-        yield "adapter", size_text(estimate["adapter_bytes"])
-        of_device = f"of {size_text(estimate['device_bytes'])} on {plain(estimate['device'])}"
-        yield "memory", f"{size_text(memory['total'])} {of_device}" + (f", give or take {error:.0%}" if error else "")
-        for name, value in memory.items():
-            if name not in ("total", "error"):
-                yield f"  {name.replace('_', ' ')}", size_text(value)
-        yield "micro-batch", f"{estimate['micro_batch_size']} planned, {fitting or 'not even 1'} fits"
-    if answer["duration"] is None:
-        yield "time", plain(answer["no_duration"])
-    else:
-        duration = answer["duration"]
-        a_step, total = f"{duration['seconds_per_step']:.3g} s", timedelta(seconds=round(duration["total_seconds"]))
-        yield "time", f"{total} of steps, {a_step} each, as the last {duration['jobs']} on {plain(duration['device'])} took"
-
-
 @app.command()
 def watch(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
     """Watch a job until it ends. Ctrl-C stops the watching, not the job."""
@@ -171,13 +103,10 @@ def follow(client: Client, job: Job, as_json: bool) -> None:
     ahead = job["progress"]["queue_position"]
     if job["status"] not in ENDED:
         note(f"job [bold]{job['id']}[/]" + (f", place {ahead} in the queue" if ahead else ""))
-    try:
-        with TrainingView(err) as view:
-            for event in client.watch_job(job["id"]):
-                view.show(event)
-    except KeyboardInterrupt:
-        note(f"The job goes on. Watch it again:  difffit jobs watch {job['id']}\nCancel it:  difffit jobs cancel {job['id']}")
-        raise typer.Exit(INTERRUPTED) from None
+    again = f"The job goes on. Watch it again:  difffit jobs watch {job['id']}\nCancel it:  difffit jobs cancel {job['id']}"
+    with interruptible(again), TrainingView(err) as view:
+        for event in client.watch_job(job["id"]):
+            view.show(event)
     job = client.job(job["id"])
     present(job, as_json)
     if job["status"] != "succeeded":
@@ -187,24 +116,23 @@ def follow(client: Client, job: Job, as_json: bool) -> None:
     )
 
 
+COLUMNS: Columns[Job] = {
+    "id": lambda job: job["id"],
+    "name": lambda job: plain(job["name"] or ""),
+    "status": lambda job: status_text(job["status"]),
+    "base": lambda job: plain(job["base_model"]),
+    "method": lambda job: job["method"]["type"],
+    "#steps": lambda job: f"{job['progress']['step']}/{job['progress']['total_steps']}",
+    "#validation": lambda job: number_text(job["losses"]["validation"]),
+    "created": lambda job: when(job["created_at"]),
+}
+
+
 @app.command("list")
 def list_jobs(context: typer.Context, limit: Limit = 20, after: After = None, as_json: AsJson = False) -> None:
     """List jobs, newest first."""
     with connect(context) as client:
-        page = client.jobs(limit=limit, after=after)
-    if as_json:
-        print_json(page)
-        return
-    rows = []
-    for job in page["data"]:
-        progress, losses = job["progress"], job["losses"]
-        steps = f"{progress['step']}/{progress['total_steps']}"
-        name = plain(job["name"] or "")
-        row = (job["id"], name, status_text(job["status"]), plain(job["base_model"]), job["method"]["type"], steps)
-        rows.append((*row, number_text(losses["validation"]), when(job["created_at"])))
-    out.print(table(["id", "name", "status", "base", "method", "#steps", "#validation", "created"], rows))
-    if page["has_more"]:
-        note(f"There are more: --after {page['data'][-1]['id']}")
+        show_page(client.jobs(limit=limit, after=after), as_json, COLUMNS)
 
 
 @app.command()
@@ -249,10 +177,8 @@ def delete(context: typer.Context, job_id: JobId) -> None:
         client.delete_job(job_id)
 
 
-def present(job: Job, as_json: bool) -> None:
-    if as_json:
-        print_json(job)
-        return
+@or_json
+def present(job: Job) -> None:
     progress, losses = job["progress"], job["losses"]
     trained = job["trained_parameters"]
     base, tuned = number_text(losses["validation_base"]), number_text(losses["validation"])

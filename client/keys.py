@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
-from client.console import After, AsJson, Limit, connect, facts, note, out, plain, print_json, table, when
-from client.shapes import Key, NewKey
+from client.console import Columns, connect, facts, note, or_json, out, plain, show_page, table, when
+from client.options import After, AsJson, Limit
+from client.shapes import Key, NewKey, NewTenant, Tenant, Usage
 
 keys_app = typer.Typer(no_args_is_help=True, help="The keys of your tenant; wants a key with the scope admin.")
 tenants_app = typer.Typer(no_args_is_help=True, help="The server's tenants; wants an admin key of the operator's tenant.")
@@ -34,26 +35,27 @@ def create_key(
         present(client.create_key(name, scope=scope.value, expires_in_days=expires_in_days), as_json)
 
 
-@keys_app.command("list")
-def list_keys(context: typer.Context, limit: Limit = 20, after: After = None, as_json: AsJson = False) -> None:
-    """List keys, newest first."""
-    with connect(context) as client:
-        page = client.keys(limit=limit, after=after)
-    if as_json:
-        print_json(page)
-        return
-    rows = [
-        (k["id"], plain(k["name"]), k["scope"], f"…{plain(k['hint'])}", state(k), when(k["last_used_at"])) for k in page["data"]
-    ]
-    out.print(table(["id", "name", "scope", "key", "state", "last used"], rows))
-    if page["has_more"]:
-        note(f"There are more: --after {page['data'][-1]['id']}")
-
-
 def state(key: Key) -> str:
     if key["revoked_at"] is not None:
         return f"revoked {when(key['revoked_at'])}"
     return f"until {when(key['expires_at'])}" if key["expires_at"] is not None else "valid"
+
+
+KEY_COLUMNS: Columns[Key] = {
+    "id": lambda key: key["id"],
+    "name": lambda key: plain(key["name"]),
+    "scope": lambda key: key["scope"],
+    "key": lambda key: f"…{plain(key['hint'])}",
+    "state": state,
+    "last used": lambda key: when(key["last_used_at"]),
+}
+
+
+@keys_app.command("list")
+def list_keys(context: typer.Context, limit: Limit = 20, after: After = None, as_json: AsJson = False) -> None:
+    """List keys, newest first."""
+    with connect(context) as client:
+        show_page(client.keys(limit=limit, after=after), as_json, KEY_COLUMNS)
 
 
 @keys_app.command("rotate")
@@ -84,25 +86,21 @@ def create_tenant(
 ) -> None:
     """Make a tenant, and show its first admin key, this once."""
     with connect(context) as client:
-        tenant = client.create_tenant(name)
-    if as_json:
-        print_json(tenant)
-        return
-    out.print(facts([("tenant", f"[bold]{tenant['id']}[/]"), ("name", plain(tenant["name"]))]))
-    present(tenant["key"], as_json)
+        present_tenant(client.create_tenant(name), as_json)
+
+
+TENANT_COLUMNS: Columns[Tenant] = {
+    "id": lambda tenant: tenant["id"],
+    "name": lambda tenant: plain(tenant["name"]),
+    "created": lambda tenant: when(tenant["created_at"]),
+}
 
 
 @tenants_app.command("list")
 def list_tenants(context: typer.Context, limit: Limit = 20, after: After = None, as_json: AsJson = False) -> None:
     """List tenants, newest first."""
     with connect(context) as client:
-        page = client.tenants(limit=limit, after=after)
-    if as_json:
-        print_json(page)
-        return
-    out.print(table(["id", "name", "created"], [(t["id"], plain(t["name"]), when(t["created_at"])) for t in page["data"]]))
-    if page["has_more"]:
-        note(f"There are more: --after {page['data'][-1]['id']}")
+        show_page(client.tenants(limit=limit, after=after), as_json, TENANT_COLUMNS)
 
 
 @tenants_app.command("limits")
@@ -120,27 +118,34 @@ def set_limits(
     given |= {"generate_per_minute": generate_per_minute}
     with connect(context) as client:
         tenant = client.set_limits(tenant_id, {name: value for name, value in given.items() if value is not None})
-    if as_json:
-        print_json(tenant)
-    else:
-        out.print(facts(tenant["limits"].items()))
+    present_limits(tenant, as_json)
 
 
 @tenants_app.command("usage")
 def show_usage(context: typer.Context, as_json: AsJson = False) -> None:
     """Show what your tenant uses of its limits; any key may ask."""
     with connect(context) as client:
-        usage = client.usage()
-    if as_json:
-        print_json(usage)
-        return
+        present_usage(client.usage(), as_json)
+
+
+@or_json
+def present_usage(usage: Usage) -> None:
     out.print(table(["limit", "#used", "#most"], [(n, usage["usage"].get(n), most) for n, most in usage["limits"].items()]))
 
 
-def present(key: NewKey, as_json: bool) -> None:
-    if as_json:
-        print_json(key)
-        return
+@or_json
+def present_limits(tenant: Tenant) -> None:
+    out.print(facts(tenant["limits"].items()))
+
+
+@or_json
+def present_tenant(tenant: NewTenant) -> None:
+    out.print(facts([("tenant", f"[bold]{tenant['id']}[/]"), ("name", plain(tenant["name"]))]))
+    present(tenant["key"], False)
+
+
+@or_json
+def present(key: NewKey) -> None:
     out.print(facts([("key", key["id"]), ("name", plain(key["name"])), ("scope", key["scope"]), ("state", state(key))]))
     out.print(plain(key["key"]), soft_wrap=True)
     note("[dim]The server keeps only a hash of it: put it in a safe place now.[/]")

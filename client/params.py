@@ -4,10 +4,10 @@ from typing import Annotated, Any
 
 import typer
 
-from client.console import AsJson, facts, out, plain, print_json, size_text, table
+from client.console import facts, or_json, out, plain, size_text, table
 from client.errors import ConfigError
-from client.jobs import named_values
 from client.local import run_core
+from client.options import AsJson, named_values
 from difffit_core.errors import SpecError
 from difffit_core.methods.config import MethodConfig, named_method
 
@@ -47,10 +47,7 @@ def params(
     counted = count(model, config, classes)
     if not verbose:
         del counted["groups"]
-    if as_json:
-        print_json(counted)
-        return
-    present(counted)
+    present(counted, as_json)
 
 
 def count(model: str, method: MethodConfig, classes: int | None) -> dict[str, Any]:
@@ -59,6 +56,7 @@ def count(model: str, method: MethodConfig, classes: int | None) -> dict[str, An
     return run_core("difffit_core.counting", [model, method.model_dump_json(), *given])
 
 
+@or_json
 def present(counted: dict[str, Any]) -> None:
     out.print(
         facts(

@@ -1,12 +1,11 @@
-"""`difffit generate`, `difffit adapters download`, and `difffit models`."""
+"""`difffit generate`."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from client.console import (
-    AsJson,
     connect,
     err,
     existing_folder,
@@ -16,14 +15,8 @@ from client.console import (
     plain,
     print_json,
     problem_text,
-    size_text,
-    table,
 )
-from client.local import run_core
-from client.progress import transfer_bar
-
-models_app = typer.Typer(no_args_is_help=True, help="The base models this server offers.")
-adapters_app = typer.Typer(no_args_is_help=True, help="The results of jobs.")
+from client.options import AsJson
 
 
 def generate(
@@ -36,11 +29,14 @@ def generate(
     output: Annotated[Path, typer.Option("--out", "-o", help="The folder to write PNG files to.")] = Path("generated"),
     steps: Annotated[int | None, typer.Option(help="Denoising steps; absent: the base's default.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Guidance scale; absent: the base's default.")] = None,
+    size: Annotated[
+        str | None, typer.Option(metavar="WIDTHxHEIGHT", help="Of pictures of prompts, such as 768x512; absent: the model's.")
+    ] = None,
     negative: Annotated[str | None, typer.Option(help="What pictures of prompts should not be like.")] = None,
     condition: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="The picture that a ControlNet's pictures follow.")
     ] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="Of each text; absent: 256.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Of each text; absent: 256, or what has room.")] = None,
     temperature: Annotated[float | None, typer.Option(min=0, help="Of a text; 0 takes the likeliest word each time.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Of a text: draw among the likeliest words only.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same request and seed give the same result; absent: random.")] = None,
@@ -53,6 +49,7 @@ def generate(
         raise typer.BadParameter("Give exactly one of --adapter and --base.")
     if bool(label) == bool(prompt):
         raise typer.BadParameter("Give --label or --prompt.")
+    width, height = _sides(size)
     with connect(context) as client:
         with err.status("drawing"):
             generation = client.generate(
@@ -64,6 +61,8 @@ def generate(
                 n=n,
                 steps=steps,
                 guidance_scale=guidance,
+                width=width,
+                height=height,
                 negative_prompt=negative,
                 max_tokens=max_tokens,
                 temperature=temperature,
@@ -90,67 +89,11 @@ def generate(
     note(f"[dim]seed {generation['parameters']['seed']} gives the same images again[/]")
 
 
-@adapters_app.command()
-def download(
-    context: typer.Context,
-    source: Annotated[str, typer.Argument(metavar="ADAPTER", help="An adapter's id, ad_…, or that of its job, job_….")],
-    file_format: Annotated[
-        Literal["difffit", "peft", "merged"],
-        typer.Option(
-            "--format", help="The adapter's own file, or a zip: of a PEFT folder, or of the whole model with it merged."
-        ),
-    ] = "difffit",
-    output: Annotated[
-        Path | None, typer.Option("--out", "-o", help="The file to write; absent: ADAPTER.safetensors, or ADAPTER.FORMAT.zip.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Download an adapter; the server makes other formats than its own at the first request."""
-    name = f"{file_part(source)}.safetensors" if file_format == "difffit" else f"{file_part(source)}.{file_format}.zip"
-    target = output or Path(name)
-    if target.is_dir():
-        target /= name
-    existing_folder(target.parent)
-    with connect(context) as client, transfer_bar(err, "downloading") as moved:
-        size = client.download_adapter(source, target, progress=moved, file_format=file_format)
-    if as_json:
-        print_json({"file": str(target), "bytes": size})
-    else:
-        out.print(f"{plain(target)}  {size_text(size)}", soft_wrap=True)
-
-
-@models_app.command("list")
-def list_models(context: typer.Context, as_json: AsJson = False) -> None:
-    """List base models."""
-    with connect(context) as client:
-        page = client.models()
-    if as_json:
-        print_json(page)
-        return
-    rows = [
-        (
-            m["id"],
-            m["family"],
-            ", ".join(m["tasks"]),
-            m["image_size"],
-            len(m["classes"]) or None,
-            size_text(m["bytes"]) if m["installed"] else "not fetched",
-            m["license"],
-            plain(m["description"]),
-        )
-        for m in page["data"]
-    ]
-    out.print(table(["id", "family", "tasks", "#pixels", "#classes", "#size", "licence", "description"], rows))
-
-
-@models_app.command("fetch")
-def fetch_model(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A base model of the catalog, such as stable-diffusion-v1-5.")],
-    as_json: AsJson = False,
-) -> None:
-    """Bring a base model from the Hugging Face Hub to this machine, for the service here; HF_TOKEN opens gated ones."""
-    fetched = run_core("difffit_core.fetch", [model])
-    if as_json:
-        print_json(fetched)
-    else:
-        out.print(f"{plain(fetched['path'])}  {size_text(fetched['bytes'])}", soft_wrap=True)
+def _sides(size: str | None) -> tuple[int, int] | tuple[None, None]:
+    """Width and height of 768x512."""
+    if size is None:
+        return None, None
+    width, _, height = size.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise typer.BadParameter(f"{size} is no width and height such as 768x512.", param_hint="--size")
+    return int(width), int(height)

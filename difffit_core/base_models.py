@@ -135,6 +135,11 @@ class BaseModelEntry(BaseModel):
         """
         return None if self.family == "llama" else int(self._network()["sample_size"]) * self.pixels_per_latent()
 
+    def context_tokens(self) -> int | None:
+        """How many tokens a language model reads, its answer included; None for one of pictures, or that does not say."""
+        context = self._network().get("max_position_embeddings") if self.family == "llama" else None
+        return None if context is None else int(context)
+
     def pixels_per_token(self) -> int:
         """What width and height of a picture are a multiple of: a transformer's patch, a pixel of a UNet's innermost level."""
         network = self._network()

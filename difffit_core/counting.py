@@ -133,7 +133,7 @@ def main(words: Sequence[str] | None = None) -> int:
         method = named_method(settings.pop("type", arguments.method), settings)
         document = asdict(count(arguments.model, method, arguments.classes))
     except DiffFitError as error:
-        document = {"error": {"code": error.code, "message": error.message, "param": error.param}}
+        document = {"error": error.reason()}
     print(json.dumps(document))  # noqa: T201 (the result)
     return 1 if "error" in document else 0
 

@@ -12,6 +12,10 @@ class DiffFitError(Exception):
         self.code = code or self.code
         self.param = param
 
+    def reason(self) -> dict[str, str | None]:
+        """The failure as documents and rows carry it."""
+        return {"code": self.code, "message": self.message, "param": self.param}
+
 
 class SpecError(DiffFitError):
     """A job spec or generation request asks for something that cannot be done."""

@@ -28,7 +28,7 @@ def main() -> int:
         )
         entry = fetch(catalog, model)
     except DiffFitError as error:
-        json.dump({"error": {"code": error.code, "message": error.message, "param": error.param}}, sys.stdout)
+        json.dump({"error": error.reason()}, sys.stdout)
         return 1
     json.dump({"id": entry.id, "path": str(entry.path), "bytes": entry.size_bytes(), "sha256": entry.sha256()}, sys.stdout)
     return 0

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from difffit_core.dit import null_label
-from difffit_core.spec import GenerationSpec, Scheduler
+from difffit_core.generation_spec import GenerationSpec, Scheduler
 
 # Below this log signal-to-noise ratio DPM-Solver++ overflows on cosine schedules, whose last step is almost pure noise.
 LAMBDA_MIN = -5.1

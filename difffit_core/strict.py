@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 Auto = Literal["auto"]
 PositiveInt = Annotated[int, Field(strict=True, ge=1)]
 Count = Annotated[int, Field(strict=True, ge=0)]
+Seed = Annotated[int, Field(strict=True, ge=0, lt=2**53)]  # the integers that survive JSON in every language
 Flag = Annotated[bool, Field(strict=True)]
 ModulePath = Annotated[str, Field(min_length=1, max_length=200)]  # of a layer in a model, or the end of its path
 ModulePaths = Annotated[list[ModulePath], Field(min_length=1, max_length=1000)]

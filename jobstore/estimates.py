@@ -10,26 +10,26 @@ from jobstore.ids import new_id
 from jobstore.tables import Estimate, Json
 
 KEPT = timedelta(days=7)  # so long a worker's device may have changed without anybody noticing
-MOST_WAITING = 20  # each takes seconds of a worker that makes pictures, too
+MOST_WAITING = 10  # of a tenant: each takes seconds of a worker that makes pictures, and computes those of others, too
 ACCIDENTS = {"worker_lost", "estimate_failed"}  # other failures lie in what was asked
 FAILURE_KEPT = timedelta(seconds=60)  # so long an accident is the answer; then a plan tries again
 
 
-def find_or_queue(session: Session, key: str, spec: Json) -> tuple[Estimate | None, bool]:
-    """The estimate, and whether a worker is to be woken for it after the commit. None where too many wait already.
+def find_or_queue(session: Session, tenant_id: str, key: str, spec: Json) -> tuple[Estimate | None, bool]:
+    """The estimate, and whether a worker is to be woken for it after the commit. None where too many of the tenant wait.
 
     Who asks for several asks in the order of their keys, so that two transactions do not wait for each other.
     """
     found = session.scalar(select(Estimate).where(Estimate.key == key))
     if found is not None and not _try_again(session, found):
         return found, False
-    waiting = select(func.count()).select_from(Estimate).where(Estimate.status.in_(("queued", "running")))
+    waiting = select(func.count()).where(Estimate.tenant_id == tenant_id, Estimate.status.in_(("queued", "running")))
     if session.scalars(waiting).one() >= MOST_WAITING:
         return None, False
     if found is not None:
         session.delete(found)
         session.flush()
-    new = insert(Estimate).values(id=new_id("est"), key=key, status="queued", spec=spec, attempt=0)
+    new = insert(Estimate).values(id=new_id("est"), key=key, tenant_id=tenant_id, status="queued", spec=spec, attempt=0)
     fresh = session.scalar(new.on_conflict_do_nothing().returning(Estimate.id)) is not None
     return session.scalars(select(Estimate).where(Estimate.key == key)).one(), fresh
 

@@ -65,7 +65,10 @@ def write(session: Session, model: LeasedModel, row_id: str, token: UUID, **valu
 
 
 def finish(session: Session, model: LeasedModel, row_id: str, token: UUID, status: str, **values: Any) -> bool:
-    """End the work as `status` and release the lease; False where it was lost or a job may not end so. Appends no event."""
+    """End the work as `status` and release the lease; False where it was lost or a job may not end so.
+
+    Whoever waits for the row is told, but a job's event is the caller's to append.
+    """
     ways = {JobStatus.SUCCEEDED: Action.SUCCEED, JobStatus.FAILED: Action.FAIL}
     before = list(sources(ways[JobStatus(status)])) if model is Job else [WORKING[model]]
     ended = session.scalar(
@@ -74,9 +77,19 @@ def finish(session: Session, model: LeasedModel, row_id: str, token: UUID, statu
         .values({**values, **_released(model), "status": status, "finished_at": func.now()})
         .returning(model.id)
     )
-    if ended is not None and model is Dataset:
-        webhooks.announce(session, row_id)
+    if ended is not None:
+        _tell(session, model, row_id)
     return ended is not None
+
+
+def _tell(session: Session, model: LeasedModel, row_id: str) -> None:
+    """Wake whoever waits for the row, at the commit, or write the webhooks that its end is told by."""
+    if model is Generation:
+        events.notify(session, "generation", row_id)
+    elif model is Estimate:
+        events.notify(session, "estimate", row_id)
+    elif model is Dataset:
+        webhooks.announce(session, row_id)
 
 
 def stop(session: Session, job_id: str, token: UUID, message: str, **values: Any) -> JobStatus | None:
@@ -154,12 +167,8 @@ def expired(session: Session, model: LeasedModel, max_attempts: int) -> list[str
             row.finished_at = now
         if isinstance(row, Job):
             events.append(session, row.id, "requeued" if row.status == JobStatus.QUEUED else row.status, event)
-        elif isinstance(row, Generation):
-            events.notify(session, "generation", row.id)
-        elif isinstance(row, Estimate):
-            events.notify(session, "estimate", row.id)
-        elif isinstance(row, Dataset) and row.status == "failed":
-            webhooks.announce(session, row.id)
+        elif row.status == "failed":
+            _tell(session, model, row.id)
     return waiting
 
 

@@ -1,6 +1,7 @@
 """What a tenant may use: its own limits where the operator has set them, else those of the settings."""
 
 import operator
+import time
 from dataclasses import dataclass
 from functools import reduce
 
@@ -15,6 +16,7 @@ from jobstore.settings import Settings
 from jobstore.tables import Adapter, Checkpoint, Dataset, Export, Image, Job, Json, Tenant, Upload
 
 MARGIN = 200  # jobs below the limit from which requests of one tenant take turns; more than are in flight at once
+SEEN_SECONDS = 10.0
 FULL_RETRY_SECONDS = 60
 STORAGE_RETRY_SECONDS = 3600  # nothing frees space by itself before the next collection
 
@@ -77,14 +79,29 @@ class Line:
         self.waiting += 1
 
 
-def line_of(session: Session, tenant_id: str, settings: Settings) -> Line:
+class Fullness:
+    """What tenants store, as of some seconds ago: the sum grows with all that they ever made, and a job stores nothing yet."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[float, int]] = {}  # when, by this process's clock, and the bytes
+
+    def free_bytes(self, session: Session, tenant_id: str, limit: int) -> int:
+        """What is left of the limit. That nothing is left is never an answer of some seconds ago."""
+        seen, stored = self._seen.get(tenant_id, (-SEEN_SECONDS, limit))
+        if stored >= limit or time.monotonic() > seen + SEEN_SECONDS:
+            stored = stored_bytes(session, tenant_id)
+            self._seen[tenant_id] = time.monotonic(), stored
+        return limit - stored
+
+
+def line_of(session: Session, tenant_id: str, settings: Settings, fullness: Fullness) -> Line:
     """The tenant's line. Near the limit its row is locked until the commit: what others add at the same time counts."""
-    own, count, stored = WAITING.run(session, tenant=tenant_id).one()
+    own, count = WAITING.run(session, tenant=tenant_id).one()
     limits = _limits(own, settings)
     if count >= limits.queued_jobs - MARGIN:
         session.get_one(Tenant, tenant_id, with_for_update=True)
         count = WAITING.run(session, tenant=tenant_id).one()[1]
-    return Line(count, limits.queued_jobs, limits.storage_bytes - int(stored))
+    return Line(count, limits.queued_jobs, fullness.free_bytes(session, tenant_id, limits.storage_bytes))
 
 
 def check_storage(session: Session, tenant_id: str, settings: Settings, wanted: int) -> int:
@@ -111,10 +128,6 @@ def storage_full(free: int) -> QuotaError:
 
 def stored_bytes(session: Session, tenant_id: str) -> int:
     """What the tenant can free again by deleting datasets, jobs and adapters. Pictures of generations are not: they stay."""
-    return int(session.scalars(select(_stored(tenant_id))).one())
-
-
-def _stored(tenant_id: str | BindParameter[str]) -> ColumnElement[int]:
     datasets = select(func.sum(Dataset.upload_bytes + Dataset.content_bytes)).where(
         Dataset.tenant_id == tenant_id, Dataset.status != "deleted"
     )
@@ -123,10 +136,9 @@ def _stored(tenant_id: str | BindParameter[str]) -> ColumnElement[int]:
     samples = select(func.sum(Image.bytes)).join(Job, Image.job_id == Job.id).where(Job.tenant_id == tenant_id)
     adapters = select(func.sum(Adapter.bytes)).where(Adapter.tenant_id == tenant_id, Adapter.deleted_at.is_(None))
     exports = select(func.sum(Export.bytes)).join(Adapter).where(Adapter.tenant_id == tenant_id)
-    first, *others = (
-        func.coalesce(query.scalar_subquery(), 0) for query in (datasets, uploads, checkpoints, samples, adapters, exports)
-    )
-    return reduce(operator.add, others, first)
+    counted = (datasets, uploads, checkpoints, samples, adapters, exports)
+    total = reduce(operator.add, (func.coalesce(query.scalar_subquery(), 0) for query in counted))
+    return int(session.scalars(select(total)).one())
 
 
 def _jobs(tenant_id: str | BindParameter[str], which: ColumnElement[bool]) -> Select[int]:
@@ -134,4 +146,4 @@ def _jobs(tenant_id: str | BindParameter[str], which: ColumnElement[bool]) -> Se
 
 
 _queued = _jobs(given("tenant"), Job.status == JobStatus.QUEUED).scalar_subquery()
-WAITING = Prepared(select(Tenant.limits, _queued, _stored(given("tenant"))).where(Tenant.id == given("tenant")))
+WAITING = Prepared(select(Tenant.limits, _queued).where(Tenant.id == given("tenant")))

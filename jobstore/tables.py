@@ -265,13 +265,14 @@ class Evaluation(Leased, Base):
 class Estimate(Leased, Base):
     """What a training needs, as a worker computes it. Status: queued, running, succeeded, failed.
 
-    It belongs to no tenant: nothing but numbers and operators' names of models is in it, see `difffit_core.estimate.essence`.
+    It serves all tenants: nothing but numbers and operators' names of models is in it, see `difffit_core.estimate.essence`.
     """
 
     __tablename__ = "estimates"
     __table_args__ = (Index("ix_estimates_status", "status"), Index("ix_estimates_created_at", "created_at"))
     id: Mapped[str] = mapped_column(primary_key=True)
     key: Mapped[str] = mapped_column(unique=True)  # SHA-256 of all that the answer depends on
+    tenant_id: Mapped[str | None] = mapped_column(ForeignKey("tenants.id"))  # who asked first
     status: Mapped[str]
     spec: Mapped[Json]  # a TrainingSpec
     result: Mapped[Json | None]  # a `difffit_core.estimate.Estimate`

@@ -28,16 +28,21 @@ def saved(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
 
 def png_of_16_bits(colour_type: int, channels: list[int], transparent: bytes = b"") -> bytes:
     """A PNG with 16 bits a channel, of which Pillow writes greys alone; a channel is a constant, or the halves if it is -1."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
     values = halves().astype(">u2") * 257
     planes = np.stack([values if c < 0 else np.full_like(values, c) for c in channels], axis=-1)
     rows = b"".join(b"\0" + row.tobytes() for row in planes)
     header = struct.pack(">IIBBBBB", *SIZE, 16, colour_type, 0, 0, 0)
-    extra = chunk(b"tRNS", transparent) if transparent else b""
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + extra + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return png(header, rows, tRNS=transparent) if transparent else png(header, rows)
+
+
+def png(header: bytes, rows: bytes, **others: bytes) -> bytes:
+    """A PNG file of a header, of rows of pixels, and of `others`: chunks between the two, by their kinds."""
+    chunks = {"IHDR": header, **others, "IDAT": zlib.compress(rows), "IEND": b""}
+    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind.encode(), data) for kind, data in chunks.items())
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def grey() -> Image.Image:

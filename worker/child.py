@@ -1,100 +1,50 @@
-"""The trainer as a child process: one stands by with its imports done, waiting for the folder of the next job."""
+"""Child processes of a worker: their environment, their end, and the events that they report."""
 
 import contextlib
+import json
 import os
-import signal
 import subprocess
-import sys
-import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from jobstore.settings import get_settings
 from worker.runtime import child_environment
 
-TRAINER = [sys.executable, "-m", "difffit_core.train", "-", "--die-with-parent"]
+Event = dict[str, Any]
+
 NICENESS = 10  # training fills every core there is; the API and the servers beside it should still answer at once
-LOG_BYTES = 4 * 1024**2  # of one attempt, the end of it
 # How often torch's threads look for work before they sleep. They look without end by default, and starve each other on a
 # machine that does something else too; never looking (0) costs more than half a step again on one that does not.
 SPIN_COUNT = "10000"
 
 
-class TrainerProcess:
-    """A trainer that reads the folder of its job from stdin. It leads a process group of its own.
-
-    Start it in the main thread: the kernel ends the child when the thread that started it ends.
-    """
-
-    def __init__(self, command: list[str]) -> None:
-        work_dir = get_settings().work_dir
-        work_dir.mkdir(parents=True, exist_ok=True)
-        self._log = tempfile.TemporaryFile(dir=work_dir)  # noqa: SIM115  # lives as long as the process
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-            env={"GOMP_SPINCOUNT": SPIN_COUNT}
-            | child_environment()
-            | {"DIFFFIT_DEVICE": get_settings().device, "PYTHONUNBUFFERED": "1"},
-            start_new_session=True,
-        )
-        os.setpriority(os.PRIO_PROCESS, self._process.pid, NICENESS)
-
-    def begin(self, spec_dir: Path) -> None:
-        """Hand it its job; raises BrokenPipeError where it has died meanwhile."""
-        assert self._process.stdin is not None
-        with self._process.stdin as stdin:
-            stdin.write(f"{spec_dir}\n".encode())
-
-    def exit_status(self) -> int | None:
-        """None while it runs, its exit status afterwards (negative: the signal that ended it)."""
-        return self._process.poll()
-
-    def stop(self) -> None:
-        """Ask it to finish its step, to write a checkpoint and to exit."""
-        if self.exit_status() is None:
-            self._process.send_signal(signal.SIGTERM)
-
-    def kill(self) -> None:
-        """End it and everything it started, at once."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-
-    def log(self) -> bytes:
-        """The end of what it wrote to stdout and stderr."""
-        size = os.fstat(self._log.fileno()).st_size
-        return os.pread(self._log.fileno(), LOG_BYTES, max(0, size - LOG_BYTES))
+def torch_environment() -> dict[str, str]:
+    """The environment for processes that compute on this worker's device."""
+    return {"GOMP_SPINCOUNT": SPIN_COUNT} | child_environment() | {"DIFFFIT_DEVICE": get_settings().device}
 
 
-class Standby:
-    """Keeps one trainer started, so that a job begins without waiting for its imports."""
+@contextlib.contextmanager
+def running(command: list[str], log: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that writes what it says to `log`, and that has ended when the `with` block is left."""
+    with log.open("wb") as output:
+        child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True)
+    os.setpriority(os.PRIO_PROCESS, child.pid, NICENESS)
+    try:
+        yield child
+    finally:
+        child.kill()
+        child.wait()
 
-    def __init__(self, command: list[str]) -> None:
-        self._command = command
-        self._waiting: TrainerProcess | None = None
 
-    def prepare(self) -> None:
-        """Start the next trainer, if none is waiting."""
-        if self._waiting is None or self._waiting.exit_status() is not None:
-            self._waiting = TrainerProcess(self._command)
-
-    def begin(self, spec_dir: Path) -> TrainerProcess:
-        """Give the job to the waiting trainer, or to a fresh one where there is none or it has died."""
-        trainer, self._waiting = self._waiting, None
-        if trainer is not None:
-            try:
-                trainer.begin(spec_dir)
-            except BrokenPipeError:
-                trainer.kill()
-            else:
-                return trainer
-        trainer = TrainerProcess(self._command)
-        trainer.begin(spec_dir)
-        return trainer
-
-    def close(self) -> None:
-        if self._waiting is not None:
-            self._waiting.kill()
-            self._waiting = None
+def read_events(path: Path) -> Iterator[Event | None]:
+    """A child's events as they come, and None where there is no new one; a line that is not yet complete waits."""
+    while not path.exists():
+        yield None
+    rest = ""
+    with path.open(encoding="utf-8") as file:
+        while True:
+            *lines, rest = (rest + file.read()).split("\n")
+            yield from (json.loads(line) for line in lines)
+            if not lines:
+                yield None

@@ -10,7 +10,6 @@ from difffit_core.contents import fields_of_all
 from difffit_core.errors import DatasetError
 from difffit_core.spec import content_sha256
 from difffit_core.tasks.config import Holding
-from jobstore import leases
 from jobstore.settings import Settings, get_settings
 from jobstore.tables import Dataset
 from jobstore.uploads import upload_keys
@@ -21,9 +20,10 @@ from worker.examples import Example, make_examples, without_duplicates
 from worker.image_pool import ImagePool
 from worker.layouts.layout import is_system_file
 from worker.layouts.registry import compare_with_published, read_layout
-from worker.lease import Lease, LeaseLost, Stopping
+from worker.lease import Lease
+from worker.leased_work import finish, work_on
 from worker.outages import may_pass, persist
-from worker.runtime import has_room, objects, scratch_folder, sessions
+from worker.runtime import has_room, objects, scratch_folder
 
 logger = logging.getLogger(__name__)
 
@@ -46,28 +46,21 @@ class CheckedDataset:
 
 def check_dataset(dataset_id: str) -> None:
     """Claim the dataset and bring it to `ready` or `failed`; does nothing where another worker has it, or without room."""
-    settings = get_settings()
-    if not has_room(settings):
-        return
-    with sessions().begin() as session:
-        token = leases.claim(session, Dataset, dataset_id, settings.lease_seconds)
-        dataset = session.get(Dataset, dataset_id)
-    if token is None or dataset is None:
-        return
-    with Lease(sessions(), Dataset, dataset_id, token, settings) as lease, scratch_folder(dataset_id, token) as folder:
+    if has_room(get_settings()):
+        work_on(Dataset, dataset_id, _bring_to_end)
+
+
+def _bring_to_end(dataset: Dataset, lease: Lease) -> None:
+    with scratch_folder(dataset.id, lease.token) as folder:
         try:
-            _bring_to_end(dataset, lease, folder, settings)
-        except LeaseLost:
-            logger.warning("Lost the lease of dataset %s; another worker checks it", dataset_id)
-        except Stopping:
-            lease.expire()
+            _check(dataset, lease, folder, get_settings())
         except OSError as error:
             if not may_pass(error):
                 raise
-            _out_of_space(dataset, lease, settings)
+            _out_of_space(dataset, lease, get_settings())
 
 
-def _bring_to_end(dataset: Dataset, lease: Lease, folder: Path, settings: Settings) -> None:
+def _check(dataset: Dataset, lease: Lease, folder: Path, settings: Settings) -> None:
     upload = folder / "upload"
     persist(lease, lambda: objects().get_joined(upload_keys(dataset), upload), fetches=True)
     checked: CheckedDataset | None = None
@@ -81,8 +74,7 @@ def _bring_to_end(dataset: Dataset, lease: Lease, folder: Path, settings: Settin
             write_content(checked.examples, content)
             has_preview = write_preview(checked.examples, folder, preview, pool)
     except DatasetError as error:
-        reason = {"code": error.code, "message": error.message, "param": error.param}
-        _finish(lease, "failed", error=reason, report=checked and checked.report)
+        finish(lease, "failed", error=error.reason(), report=checked and checked.report)
         return
     lease.check()
     prefix = f"datasets/{dataset.id}/{lease.token}"  # of this attempt only
@@ -90,9 +82,10 @@ def _bring_to_end(dataset: Dataset, lease: Lease, folder: Path, settings: Settin
     persist(lease, lambda: objects().put_file(keys["content_key"], content))
     if has_preview:
         persist(lease, lambda: objects().put_file(keys["preview_key"], preview))
-    found = {"sha256": checked.sha256, "classes": checked.report["classes"], "holds": checked.holds, "report": checked.report}
+    found: dict[str, Any] = {"sha256": checked.sha256, "holds": checked.holds, "report": checked.report}
+    found |= {"classes": checked.report["classes"]} | keys
     stored_bytes = content.stat().st_size + (preview.stat().st_size if has_preview else 0)
-    _finish(lease, "ready", content_bytes=stored_bytes, **keys, **found)
+    finish(lease, "ready", content_bytes=stored_bytes, **found)
 
 
 def _out_of_space(dataset: Dataset, lease: Lease, settings: Settings) -> None:
@@ -103,15 +96,7 @@ def _out_of_space(dataset: Dataset, lease: Lease, settings: Settings) -> None:
         lease.expire()
         return
     advice = "Upload a smaller dataset, or ask the operator for a larger disk and upload this one again."
-    _finish(lease, "failed", error={"code": "disk_full", "message": f"{message}. {advice}", "param": "file"})
-
-
-def _finish(lease: Lease, status: str, **values: Any) -> None:
-    def finish() -> None:
-        with sessions().begin() as session:
-            lease.finish(session, status, **values)
-
-    persist(lease, finish)
+    finish(lease, "failed", error={"code": "disk_full", "message": f"{message}. {advice}", "param": "file"})
 
 
 def examine(

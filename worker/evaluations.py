@@ -5,15 +5,12 @@ An evaluation may take hours, and requests for pictures come to the same workers
 
 import json
 import logging
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy import func, select
 
@@ -25,13 +22,12 @@ from jobstore.errors import StorageError
 from jobstore.objects import evaluation_prefix
 from jobstore.settings import get_settings
 from jobstore.tables import Adapter, Dataset, Evaluation, Generation
-from worker.child import NICENESS, SPIN_COUNT
+from worker.child import Event, read_events, running, torch_environment
 from worker.job_files import fetch_references, fetch_tar, put_references
-from worker.lease import Lease, LeaseLost, Stopping
+from worker.lease import Lease, Stopping
+from worker.leased_work import finish, work_on
 from worker.outages import persist
-from worker.recorder import Event
-from worker.runtime import child_environment, objects, scratch_folder, sessions
-from worker.supervisor import read_events
+from worker.runtime import objects, scratch_folder, sessions
 
 logger = logging.getLogger(__name__)
 
@@ -50,38 +46,34 @@ def run_evaluation(evaluation_id: str, make_room: Callable[[], bool]) -> None:
 
     `make_room` gives the memory of this process's own models back, and says whether there were any.
     """
-    settings = get_settings()
-    with sessions().begin() as session:
-        token = leases.claim(session, Evaluation, evaluation_id, settings.lease_seconds)
-        evaluation = session.get(Evaluation, evaluation_id)
-    if token is None or evaluation is None:
-        return
-    with Lease(sessions(), Evaluation, evaluation_id, token, settings) as lease, scratch_folder(evaluation_id, token) as folder:
+    work_on(Evaluation, evaluation_id, partial(_bring_on, make_room=make_room))
+
+
+def _bring_on(evaluation: Evaluation, lease: Lease, make_room: Callable[[], bool]) -> None:
+    with scratch_folder(evaluation.id, lease.token) as folder:
         try:
-            _bring_on(evaluation, lease, folder, make_room)
-        except LeaseLost:
-            logger.warning("Lost the lease of %s; another worker goes on with it", evaluation_id)
+            _evaluate(evaluation, lease, folder, make_room)
         except (Stopping, MakingWay):
             with sessions().begin() as session:
-                leases.give_back(session, Evaluation, evaluation_id, token)
-            wake("evaluate", evaluation_id)
+                leases.give_back(session, Evaluation, evaluation.id, lease.token)
+            wake("evaluate", evaluation.id)
 
 
-def _bring_on(evaluation: Evaluation, lease: Lease, folder: Path, make_room: Callable[[], bool]) -> None:
+def _evaluate(evaluation: Evaluation, lease: Lease, folder: Path, make_room: Callable[[], bool]) -> None:
     try:
         dataset_sha256 = persist(lease, lambda: _stage(evaluation, folder), fetches=True)
         ending = _measure(evaluation, lease, folder)
         if ending.get("code") == "out_of_memory" and make_room():
             ending = _measure(evaluation, lease, folder)
         if ending["type"] == "failed":
-            _finish(lease, "failed", error={name: ending[name] for name in ("code", "message", "param")})
+            finish(lease, "failed", error={name: ending[name] for name in ("code", "message", "param")})
         else:
             persist(lease, lambda: put_references(objects(), dataset_sha256, folder))
-            _finish(lease, "succeeded", figures=ending["figures"], samples_done=evaluation.parameters["samples"])
+            finish(lease, "succeeded", figures=ending["figures"], samples_done=evaluation.parameters["samples"])
     except StorageError:
         raise  # it may come back: the lease expires and the evaluation is tried again
     except DiffFitError as error:
-        _finish(lease, "failed", error={"code": error.code, "message": error.message, "param": error.param})
+        finish(lease, "failed", error=error.reason())
     _forget(evaluation.id)
 
 
@@ -118,15 +110,9 @@ def _measure(evaluation: Evaluation, lease: Lease, folder: Path) -> Event:
     """The evaluator's last word. Keeps portions and progress meanwhile; raises LeaseLost, Stopping or MakingWay."""
     kept = {path.name for path in (folder / DRAWN).iterdir()}
     gone_on, looked_at = False, time.monotonic()
-    environment = {"GOMP_SPINCOUNT": SPIN_COUNT} | child_environment() | {"DIFFFIT_DEVICE": get_settings().device}
     (folder / "events.jsonl").unlink(missing_ok=True)  # of an evaluator that had too little memory
-    with (folder / "log").open("wb") as log:
-        child = subprocess.Popen(
-            [*EVALUATOR, str(folder)], stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
-        )
-    os.setpriority(os.PRIO_PROCESS, child.pid, NICENESS)
     reported = read_events(folder / "events.jsonl")
-    try:
+    with running([*EVALUATOR, str(folder)], folder / "log", torch_environment()) as child:
         while True:
             exited = child.poll() is not None  # asked first: what it wrote before its end is read below
             event = next(reported)
@@ -141,9 +127,6 @@ def _measure(evaluation: Evaluation, lease: Lease, folder: Path) -> Event:
                 return event
             if gone_on and time.monotonic() > looked_at + 1 and _somebody_waits():
                 raise MakingWay
-    finally:
-        child.kill()
-        child.wait()
     logger.error("The evaluator of %s failed:\n%s", evaluation.id, (folder / "log").read_text(errors="replace"))
     message = f"The evaluator ended with status {child.returncode}; the worker's log says more."
     return {"type": "failed", "code": "evaluation_failed", "message": message, "param": None}
@@ -171,14 +154,6 @@ def _somebody_waits() -> bool:
     waiting = select(Generation.id).where(Generation.status == "queued", old).limit(1)
     with sessions()() as session:
         return session.scalar(waiting) is not None
-
-
-def _finish(lease: Lease, status: str, **values: Any) -> None:
-    def write() -> None:
-        with sessions().begin() as session:
-            lease.finish(session, status, **values)
-
-    persist(lease, write)
 
 
 def _forget(evaluation_id: str) -> None:

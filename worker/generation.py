@@ -18,8 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from difffit_core.base_models import get_base_model, load_catalog
 from difffit_core.errors import DiffFitError
-from difffit_core.spec import GenerationSpec, TextGenerationSpec
-from jobstore import events, leases
+from difffit_core.generation_spec import GenerationSpec, TextGenerationSpec
 from jobstore.errors import NotFoundError, StorageError
 from jobstore.ids import new_id
 from jobstore.settings import get_settings
@@ -27,6 +26,7 @@ from jobstore.tables import Adapter, Generation, Image
 from jobstore.text_stream import TextWriter
 from worker.conditions import load_condition
 from worker.lease import Lease, LeaseLost, Stopping
+from worker.leased_work import finish, work_on
 from worker.outages import persist
 from worker.runtime import objects, sessions, stop_requested
 
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Picture = tuple[PillowImage.Image, dict[str, Any]]  # with its parameters
 
 KEPT_BASES, KEPT_ADAPTERS = 4, 32  # an adapter is a few megabytes beside its base's gigabytes
 PNG_KEY = "difffit"  # of the text chunk that says how an image was made
@@ -46,7 +47,7 @@ PNG_KEY = "difffit"  # of the text chunk that says how an image was made
 class Results:
     """What a request asked for: images with their parameters, or texts."""
 
-    pictures: list[tuple[PillowImage.Image, dict[str, Any]]] = field(default_factory=list)
+    pictures: list[Picture] = field(default_factory=list)
     texts: list[dict[str, Any]] | None = None
 
 
@@ -61,7 +62,7 @@ class Engine:
         """Make the images of this request, then of all others that wait: the message is only a wake-up."""
         waiting: str | None = generation_id
         while waiting is not None and not stop_requested():
-            self._run_one(waiting)
+            work_on(Generation, waiting, self._bring_to_end)
             with sessions()() as session:
                 queued = select(Generation.id).where(Generation.status == "queued", Generation.lease_token.is_(None))
                 waiting = session.scalar(queued.order_by(Generation.id).limit(1))
@@ -78,28 +79,22 @@ class Engine:
             torch.cuda.empty_cache()
         return held
 
-    def _run_one(self, generation_id: str) -> None:
-        settings = get_settings()
-        with sessions().begin() as session:
-            token = leases.claim(session, Generation, generation_id, settings.lease_seconds)
-            generation = session.get(Generation, generation_id)
-        if token is None or generation is None:
-            return
-        with Lease(sessions(), Generation, generation_id, token, settings) as lease:
-            try:
-                self._succeed(generation, lease, self._make(generation))
-            except LeaseLost:
-                logger.warning("Lost the lease of %s; another worker makes its images", generation_id)
-            except Stopping:
-                lease.expire()
-            except (StorageError, SQLAlchemyError):
-                raise  # they may come back: the lease expires and the request is tried again
-            except DiffFitError as error:
-                _fail(lease, {"code": error.code, "message": error.message, "param": error.param})
-            except Exception as error:  # torch raises many kinds, also when memory is short
-                logger.exception("The images of %s failed", generation_id)
-                message = f"The images could not be made ({type(error).__name__}); the worker's log says more."
-                _fail(lease, {"code": "generation_failed", "message": message, "param": None})
+    def _bring_to_end(self, generation: Generation, lease: Lease) -> None:
+        try:
+            results = self._make(generation)
+            images = [_image(generation, lease, *picture) for picture in enumerate(results.pictures)]
+        except (LeaseLost, Stopping):
+            raise
+        except (StorageError, SQLAlchemyError):
+            raise  # they may come back: the lease expires and the request is tried again
+        except DiffFitError as error:
+            finish(lease, "failed", error=error.reason())
+        except Exception as error:  # torch raises many kinds, also when memory is short
+            logger.exception("The images of %s failed", generation.id)
+            message = f"The images could not be made ({type(error).__name__}); the worker's log says more."
+            finish(lease, "failed", error={"code": "generation_failed", "message": message, "param": None})
+        else:
+            finish(lease, "succeeded", images, texts=results.texts)
 
     def _make(self, generation: Generation) -> Results:
         """Each image with its parameters, which are all it takes to make it again; or the texts."""
@@ -117,30 +112,11 @@ class Engine:
         common: dict[str, Any] = {"adapter": adapter_id, "base_model": generation.base_model}
         common |= spec.model_dump(mode="json", exclude={"labels", "prompts"} | ({"negative_prompt"} if spec.labels else set()))
         names = [model.class_names[label] for label in spec.labels] or spec.prompts
-        named = [common | {"label": name, "seed": spec.seed + position} for position, name in enumerate(names)]
+        named = [
+            common | {"label": name, "seed": spec.seed + position, "width": picture.width, "height": picture.height}
+            for position, (name, picture) in enumerate(zip(names, pictures, strict=True))
+        ]
         return Results(pictures=list(zip(pictures, named, strict=True)))
-
-    def _succeed(self, generation: Generation, lease: Lease, results: Results) -> None:
-        rows = []
-        for position, (picture, parameters) in enumerate(results.pictures):
-            row = Image(id=new_id("img"), tenant_id=generation.tenant_id, generation_id=generation.id, position=position)
-            row.object_key, row.width, row.height = f"images/{row.id}.png", picture.width, picture.height
-            row.details = {"label": parameters["label"], "seed": parameters["seed"]}
-            data = png(picture, parameters)
-            row.bytes = len(data)
-            self._store(lease, row.object_key, data)
-            rows.append(row)
-
-        def commit() -> None:
-            with sessions().begin() as session:
-                lease.finish(session, "succeeded", texts=results.texts)
-                session.add_all(rows)
-                events.notify(session, "generation", generation.id)
-
-        persist(lease, commit)
-
-    def _store(self, lease: Lease, key: str, data: bytes) -> None:
-        persist(lease, lambda: objects().put_bytes(key, data))
 
 
 def _texts(model: "Generator", generation_id: str, spec: TextGenerationSpec) -> list[dict[str, Any]]:
@@ -187,6 +163,18 @@ def _load_adapter(adapter_id: str) -> "LoadedAdapter":
         return read_adapter(path)
 
 
+def _image(generation: Generation, lease: Lease, position: int, made: Picture) -> Image:
+    """Store a picture; its row, which is not yet written."""
+    picture, parameters = made
+    row = Image(id=new_id("img"), tenant_id=generation.tenant_id, generation_id=generation.id, position=position)
+    row.object_key, row.width, row.height = f"images/{row.id}.png", picture.width, picture.height
+    row.details = {"label": parameters["label"], "seed": parameters["seed"]}
+    data = png(picture, parameters)
+    row.bytes = len(data)
+    persist(lease, lambda: objects().put_bytes(row.object_key, data))
+    return row
+
+
 def png(picture: PillowImage.Image, parameters: dict[str, Any]) -> bytes:
     """The picture as PNG, with its parameters in a text chunk; equal input gives equal bytes."""
     text = PngInfo()
@@ -194,9 +182,3 @@ def png(picture: PillowImage.Image, parameters: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", pnginfo=text)
     return buffer.getvalue()
-
-
-def _fail(lease: Lease, error: dict[str, Any]) -> None:
-    with sessions().begin() as session:
-        lease.finish(session, "failed", error=error)
-        events.notify(session, "generation", lease.row_id)

@@ -17,6 +17,7 @@ from jobstore.ids import new_id
 from jobstore.objects import ObjectStore, job_prefix
 from jobstore.settings import get_settings
 from jobstore.tables import Adapter, Checkpoint, Encoding, Image, Job
+from worker.child import Event
 from worker.encodings import StagedEncodings, encodings_object
 from worker.job_files import put_checkpoint, put_references
 from worker.lease import Lease
@@ -24,7 +25,6 @@ from worker.outages import persist
 
 logger = logging.getLogger(__name__)
 
-Event = dict[str, Any]
 Row = TypeVar("Row", Checkpoint, Image, Adapter)
 
 INTERVAL = 0.5  # seconds between two rows of the frequent kinds; people cannot read faster

@@ -3,7 +3,6 @@
 from functools import cache
 
 from jobstore.dispatch import celery_app
-from worker.child import TRAINER, Standby
 from worker.dataset_check import check_dataset
 from worker.estimates import run_estimate
 from worker.evaluations import run_evaluation
@@ -11,6 +10,7 @@ from worker.exports import run_export
 from worker.generation import Engine
 from worker.runtime import stop_requested, task_running
 from worker.supervisor import run_next
+from worker.trainer import TRAINER, Standby
 
 
 @cache

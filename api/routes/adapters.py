@@ -10,7 +10,8 @@ from api.deletion import delete_unused_adapter
 from api.dependencies import ResourcesDep, Transaction, owned
 from api.downloads import StoredFile
 from api.exports import export_answer
-from api.schemas import REDIRECTED, Answers, ExportView, errors
+from api.schemas.adapters import ExportView
+from api.schemas.answers import REDIRECTED, Answers, errors
 from jobstore.objects import ObjectStore
 from jobstore.tables import Adapter
 

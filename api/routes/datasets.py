@@ -12,7 +12,8 @@ from api.deletion import refuse_while_used
 from api.dependencies import Resources, ResourcesDep, Transaction, after_commit, discard, owned, owned_rows
 from api.idempotency import Idempotent, created
 from api.pagination import PageQuery, page_of
-from api.schemas import DatasetView, Listing, errors, file_answer
+from api.schemas.answers import Listing, errors, file_answer
+from api.schemas.datasets import DatasetView
 from api.uploads import DatasetUpload
 from jobstore.dispatch import wake
 from jobstore.errors import ConflictError, NotFoundError

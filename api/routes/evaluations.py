@@ -12,7 +12,8 @@ from api.idempotency import Idempotent, created
 from api.pagination import PageQuery, page_of
 from api.routes.generate import find_model
 from api.routes.jobs import dataset_summary
-from api.schemas import EvaluationRequest, EvaluationView, Listing, errors
+from api.schemas.answers import Listing, errors
+from api.schemas.evaluations import EvaluationRequest, EvaluationView
 from difffit_core.errors import SpecError
 from difffit_core.evaluation.metrics import check_configured, check_metrics
 from difffit_core.evaluation.spec import EvaluationSpec, drawn_by

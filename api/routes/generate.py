@@ -18,7 +18,9 @@ from api.idempotency import Idempotent, created
 from api.keyring import KeyWatch
 from api.notifications import wait
 from api.prefer import LONGEST, RECHECK_SECONDS, wait_seconds
-from api.schemas import Answers, EvaluationRequest, GenerateRequest, GenerationView, errors, file_answer
+from api.schemas.answers import Answers, errors, file_answer
+from api.schemas.evaluations import EvaluationRequest
+from api.schemas.generations import GenerateRequest, GenerationView
 from api.texts import stream_texts
 from difffit_core.base_models import get_base_model
 from difffit_core.errors import SpecError
@@ -112,10 +114,11 @@ def find_model(session: Session, resources: Resources, request: GenerateRequest 
         raise SpecError("Name either an `adapter` or a `base_model`.", code="one_model_only", param="adapter")
     if request.adapter is None:
         base = get_base_model(resources.catalog, str(request.base_model))
-        return Drawer(base, None, base.tasks[0])
+        return Drawer(base, None, base.tasks[0], base.image_size())
     adapter = owned(session, Adapter, request.adapter, tenant, param="adapter", keep=True)
-    task = session.get_one(Job, adapter.job_id).training_spec["task"]["type"]
-    return Drawer(get_base_model(resources.catalog, adapter.base_model), adapter, task)
+    trained = session.get_one(Job, adapter.job_id).training_spec
+    base = get_base_model(resources.catalog, adapter.base_model)
+    return Drawer(base, adapter, trained["task"]["type"], trained["hyperparameters"]["resolution"])
 
 
 async def _wait_for(resources: Resources, generation_id: str, tenant: str, seconds: float) -> GenerationView:

@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from api.auth import TenantId
 from api.dependencies import Resources, ResourcesDep, Transaction, owned_rows
 from api.errors import UnavailableError
-from api.schemas import errors, file_answer
+from api.schemas.answers import errors, file_answer
 from jobstore.dispatch import celery_app
 from jobstore.lifecycle import JobStatus
 from jobstore.tables import Job

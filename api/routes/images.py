@@ -5,7 +5,8 @@ from fastapi import APIRouter, Response
 from api.auth import TenantId
 from api.dependencies import ResourcesDep, Transaction, owned
 from api.downloads import redirect
-from api.schemas import REDIRECTED, errors, file_answer, media_type_of
+from api.schemas.answers import REDIRECTED, errors, file_answer
+from api.schemas.images import media_type_of
 from jobstore.tables import Image
 
 router = APIRouter(prefix="/images", tags=["images"])

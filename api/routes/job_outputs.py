@@ -13,7 +13,8 @@ from api.dependencies import ResourcesDep, Transaction, owned_rows
 from api.pagination import Limit, PageQuery, cut, page_of
 from api.routes.adapters import DOWNLOADS, Format, adapter_answer
 from api.routes.jobs import FoundJob
-from api.schemas import CheckpointView, EventView, Listing, Metric, Metrics, SampleView, errors, file_answer
+from api.schemas.answers import Listing, errors, file_answer
+from api.schemas.jobs import CheckpointView, EventView, Metric, Metrics, SampleView
 from api.streams import events_after, stream_events
 from jobstore.errors import ConflictError, NotFoundError
 from jobstore.lifecycle import TERMINAL

@@ -29,11 +29,13 @@ from api.dependencies import (
 from api.idempotency import Idempotent, created_by, current_claim
 from api.pagination import PageQuery, page_of
 from api.prefer import wait_seconds
-from api.schemas import Answers, JobView, Listing, Plan, errors
+from api.schemas.answers import Answers, Listing, errors
+from api.schemas.jobs import JobView, Plan
 from difffit_core.base_models import get_base_model
 from difffit_core.errors import DatasetError, DiffFitError, SpecError
 from difffit_core.evaluation.metrics import check_configured
-from difffit_core.spec import DatasetSummary, JobSpec, TrainingSpec, resolve
+from difffit_core.resolving import resolve
+from difffit_core.spec import DatasetSummary, JobSpec, TrainingSpec
 from difffit_core.tasks.config import check_captioner
 from jobstore import events, queue
 from jobstore.database import Prepared, insert_rows
@@ -122,7 +124,8 @@ def _create(resources: Resources, jobs: list[NewJob]) -> list[JobView | DiffFitE
     with resources.transaction() as session:
         specs = _resolve(session, jobs, resources)
         # In order, so that two transactions that lock tenants do not wait for each other.
-        lines = {tenant: line_of(session, tenant, resources.settings) for tenant in sorted({job.tenant for job in jobs})}
+        tenants = sorted({job.tenant for job in jobs})
+        lines = {tenant: line_of(session, tenant, resources.settings, resources.fullness) for tenant in tenants}
         refused, rows = dict[str, DiffFitError](), list[dict[str, Any]]()
         for job, spec in zip(jobs, specs, strict=True):
             try:
@@ -296,7 +299,7 @@ def _request(session: Session, job: Job, action: UserAction) -> JobView:
 
 def _request_place(session: Session, job: Job, action: UserAction, resources: Resources) -> JobView:
     """The same for what puts the job into its tenant's queue, where there has to be a place for it."""
-    line = line_of(session, job.tenant_id, resources.settings)
+    line = line_of(session, job.tenant_id, resources.settings, resources.fullness)
     if request(session, job, action):
         line.join()
         after_commit(session, partial(wake, "train", job.id))

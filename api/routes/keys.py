@@ -13,7 +13,8 @@ from api.auth import AdminTenantId
 from api.dependencies import ResourcesDep, Transaction, after_commit, owned, owned_rows
 from api.idempotency import Idempotent, created
 from api.pagination import PageQuery, page_of
-from api.schemas import KeyView, Listing, NewKeyView, errors
+from api.schemas.answers import Listing, errors
+from api.schemas.keys import KeyView, NewKeyView
 from difffit_core.strict import Strict
 from jobstore.keys import Scope, create_key, revoke_key, rotate_key
 from jobstore.tables import ApiKey, Tenant

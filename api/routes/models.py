@@ -4,7 +4,8 @@ from fastapi import APIRouter
 
 from api.auth import TenantId
 from api.dependencies import ResourcesDep
-from api.schemas import Listing, ModelView, errors
+from api.schemas.answers import Listing, errors
+from api.schemas.models import ModelView
 
 router = APIRouter(prefix="/models", tags=["models"])
 

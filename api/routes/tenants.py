@@ -11,7 +11,8 @@ from api.dependencies import ResourcesDep, Transaction
 from api.idempotency import Idempotent, created
 from api.pagination import PageQuery, page_of
 from api.routes.keys import KeyRequest, new_key
-from api.schemas import Listing, NewTenantView, TenantView, UsageView, errors
+from api.schemas.answers import Listing, errors
+from api.schemas.tenants import NewTenantView, TenantView, UsageView
 from difffit_core.strict import Strict
 from jobstore.errors import ConflictError, NotFoundError
 from jobstore.ids import new_id

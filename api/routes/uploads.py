@@ -15,7 +15,8 @@ from api.auth import TenantId, authenticate
 from api.dependencies import Resources, ResourcesDep, Transaction, after_commit, discard, owned
 from api.errors import BadRequestError, MediaTypeError, TooLargeError
 from api.idempotency import Idempotent, created
-from api.schemas import Answers, DatasetView, SignedUpload, UploadView, errors
+from api.schemas.answers import Answers, errors
+from api.schemas.datasets import DatasetView, SignedUpload, UploadView
 from api.uploads import CONTROL
 from difffit_core.errors import SpecError
 from jobstore import uploads

@@ -10,7 +10,8 @@ from api.auth import TenantId
 from api.dependencies import ResourcesDep, Transaction, owned, owned_rows
 from api.idempotency import Idempotent, created
 from api.pagination import PageQuery, page_of
-from api.schemas import DeliveryView, Listing, NewWebhookView, WebhookView, errors
+from api.schemas.answers import Listing, errors
+from api.schemas.webhooks import DeliveryView, NewWebhookView, WebhookView
 from difffit_core.strict import Strict
 from jobstore import webhooks
 from jobstore.addresses import MAX_URL, check_url

@@ -30,7 +30,7 @@ def main() -> int:
         asked = StandaloneEvaluation.model_validate_json((folder / "evaluation.json").read_text())
         evaluate(folder, asked, events, os.environ.get("DIFFFIT_DEVICE", "auto"))
     except DiffFitError as error:
-        events.emit("failed", code=error.code, message=error.message, param=error.param)
+        events.emit("failed", **error.reason())
         return 1
     except Exception as error:
         traceback.print_exc()

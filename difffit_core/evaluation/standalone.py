@@ -12,8 +12,8 @@ from difffit_core.evaluation.measure import Evaluation, chosen_items
 from difffit_core.evaluation.metrics import EvaluationPlan, Reference
 from difffit_core.evaluation.spec import EvaluationSpec, StandaloneEvaluation, drawn_by
 from difffit_core.events import EventLog
+from difffit_core.generation_spec import GenerationSpec
 from difffit_core.generators.registry import load_generator
-from difffit_core.spec import GenerationSpec
 
 ADAPTER, DRAWN = "adapter.safetensors", "drawn"  # in the folder; `drawn/` keeps what was measured of each portion
 
@@ -40,11 +40,11 @@ def evaluate(folder: Path, asked: StandaloneEvaluation, events: EventLog, device
     def draw(rows: range) -> list[Image.Image]:
         items = [chosen[row] for row in rows]
         if asked.task != "controlnet":
-            return generator.images(_generation(spec, items, rows.start, generator.class_names))
+            return generator.images(_generation(spec, resolution, items, rows.start, generator.class_names))
         pictures = []
         for row, item in zip(rows, items, strict=True):  # each is drawn after a condition picture of its own
             with Image.open(dataset / item.condition) as condition:
-                pictures += generator.images(_generation(spec, [item], row, []), condition)
+                pictures += generator.images(_generation(spec, resolution, [item], row, []), condition)
         return pictures
 
     def progress(done: int, of: int) -> None:
@@ -54,8 +54,11 @@ def evaluate(folder: Path, asked: StandaloneEvaluation, events: EventLog, device
     events.emit("evaluation", figures=[figure.model_dump() for figure in figures])
 
 
-def _generation(spec: EvaluationSpec, items: list[Item], start: int, class_names: list[str]) -> GenerationSpec:
-    """The pictures of `items`, of classes where there are `class_names`; the first is picture `start` of the evaluation."""
+def _generation(spec: EvaluationSpec, side: int, items: list[Item], start: int, class_names: list[str]) -> GenerationSpec:
+    """The pictures of `items`, of classes where there are `class_names`; the first is picture `start` of the evaluation.
+
+    They are squares of `side` pixels, as what they are compared with is cut to.
+    """
     unknown = sorted({item.label for item in items} - set(class_names)) if class_names else []
     if unknown:
         raise SpecError(f"The model has no class {unknown[0]!r}, which the dataset has.", code="unknown_label", param="dataset")
@@ -66,4 +69,6 @@ def _generation(spec: EvaluationSpec, items: list[Item], start: int, class_names
         guidance_scale=spec.guidance_scale,
         seed=spec.seed + start,
         scheduler=spec.scheduler,
+        width=side,
+        height=side,
     )

@@ -25,7 +25,7 @@ def main() -> int:
     try:
         export(folder)
     except DiffFitError as error:
-        (folder / "error.json").write_text(json.dumps({"code": error.code, "message": error.message, "param": error.param}))
+        (folder / "error.json").write_text(json.dumps(error.reason()))
         return 1
     return 0
 

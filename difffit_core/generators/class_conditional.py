@@ -8,14 +8,16 @@ from difffit_core.base_models import BaseModelEntry
 from difffit_core.devices import inference_autocast
 from difffit_core.dit import load_autoencoder
 from difffit_core.errors import SpecError
+from difffit_core.generation_spec import GenerationSpec
 from difffit_core.generators.generator import Generator
 from difffit_core.positions import resize
 from difffit_core.sampling import decode, sample_latents
-from difffit_core.spec import GenerationSpec
 
 
 class ClassConditionalGenerator(Generator):
     """A DiT, whose class table and table of positions change with the adapter."""
+
+    most_at_once = 64
 
     def __init__(self, base: BaseModelEntry, device: str = "auto") -> None:
         super().__init__(base, device)
@@ -46,6 +48,10 @@ class ClassConditionalGenerator(Generator):
         if not all(0 <= label < len(self.class_names) for label in spec.labels):
             raise SpecError(f"Labels must be 0 to {len(self.class_names) - 1}.", code="unknown_label", param="labels")
         self.use(self._adapter, spec.adapter_strength)
+        at_once = self.at_once(self.size(spec))
+        pictures: list[Image.Image] = []
         with torch.inference_mode(), inference_autocast(self.device):
-            latents = sample_latents(self.network, self.base.path, spec)
-        return decode(self.vae, latents)
+            for start in range(0, len(spec.labels), at_once):
+                portion = {"labels": spec.labels[start : start + at_once], "seed": spec.seed + start}
+                pictures += decode(self.vae, sample_latents(self.network, self.base.path, spec.model_copy(update=portion)))
+        return pictures

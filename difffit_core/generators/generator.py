@@ -7,12 +7,15 @@ from PIL import Image
 
 from difffit_core.adapter_file import Adapter, check_base
 from difffit_core.base_models import BaseModelEntry
+from difffit_core.buckets import Size, bucket_sizes, nearest_size
 from difffit_core.devices import pick_device
 from difffit_core.errors import SpecError
 from difffit_core.fitting import inject
+from difffit_core.generation_spec import GenerationSpec, TextGenerationSpec
 from difffit_core.merging import MERGEABLE, Merge, merge
 from difffit_core.networks import load_network
-from difffit_core.spec import GenerationSpec, TextGenerationSpec
+from difffit_core.picture_size import check_size
+from difffit_core.pictures import upright_size
 from difffit_core.subject import network_part
 
 
@@ -34,6 +37,7 @@ class Generator:
     """
 
     network: Any
+    most_at_once: int  # pictures of the base's own size that are denoised together, each twice where there is guidance
 
     def __init__(self, base: BaseModelEntry, device: str = "auto") -> None:
         """Load from disk. Raises ModelError where a file is missing or damaged, SpecError for a device that is not there."""
@@ -82,6 +86,32 @@ class Generator:
         elif self._adapter is not None:  # one that cannot be merged goes with the model it is in
             self.network = self.load_network()
         self._adapter = self._merge = None
+
+    def resolution(self) -> int:
+        """Side of the square pictures that the adapter in use was trained on, or the base."""
+        trained = None if self._adapter is None else self._adapter.header.resolution
+        resolution = self.base.image_size() if trained is None else trained
+        assert resolution is not None  # only language models have none
+        return resolution
+
+    def size(self, spec: GenerationSpec, condition: Image.Image | None = None) -> Size:
+        """Width and height of the pictures of `spec`: as it says, or as the condition picture's ratio is, or square.
+
+        Raises SpecError (`wrong_size`).
+        """
+        resolution = self.resolution()
+        if spec.width is not None and spec.height is not None:
+            check_size((spec.width, spec.height), resolution, self.base)
+            return spec.width, spec.height
+        if condition is None:
+            return resolution, resolution
+        return nearest_size(upright_size(condition), bucket_sizes(resolution, self.base.pixels_per_token()))
+
+    def at_once(self, size: Size) -> int:
+        """How many pictures of this size are denoised together: the memory of that does not grow with the size."""
+        own = self.base.image_size()
+        assert own is not None  # only language models have none
+        return max(1, self.most_at_once * own**2 // (size[0] * size[1]))
 
     def images(self, spec: GenerationSpec, condition: Image.Image | None = None) -> list[Image.Image]:
         """One RGB picture for each label or prompt of `spec`, which also says how strong the adapter in use is.

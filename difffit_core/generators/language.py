@@ -10,9 +10,9 @@ from transformers import DynamicCache
 from difffit_core.base_models import BaseModelEntry
 from difffit_core.devices import inference_autocast
 from difffit_core.errors import SpecError
+from difffit_core.generation_spec import MAX_TOKENS, TextGenerationSpec
 from difffit_core.generators.generator import Generator, OnText, Text
 from difffit_core.networks import load_tokenizer
-from difffit_core.spec import TextGenerationSpec
 
 BYTE = re.compile("<0x[0-9A-F]{2}>")  # a token that stands for one byte
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what a character is decoded to while some of its bytes are missing
@@ -26,33 +26,54 @@ class LanguageGenerator(Generator):
         self.tokenizer = load_tokenizer(base.path)
 
     def texts(self, spec: TextGenerationSpec, on_text: OnText | None = None) -> list[Text]:
-        """As `Generator.texts`. An answer ends with the model's end token, after `max_tokens`, or where its context is full."""
+        """As `Generator.texts`. An answer ends with the model's end token, or after `max_tokens`.
+
+        Before the first word a SpecError says which prompt has no room in the model's context for such an answer.
+        """
         self.use(self._adapter, spec.adapter_strength)
+        prompts = [self.tokenizer(prompt, return_tensors="pt").input_ids for prompt in spec.prompts]  # [1, L] each
+        context = self.network.config.max_position_embeddings
+        rooms = [
+            room(prompt, tokens.shape[1], spec.max_tokens, context)
+            for prompt, tokens in zip(spec.prompts, prompts, strict=True)
+        ]
         answers = []
-        for number, prompt in enumerate(spec.prompts):
+        for number, (tokens, most) in enumerate(zip(prompts, rooms, strict=True)):
             with torch.inference_mode(), inference_autocast(self.device):
-                answers.append(answer(self.network, self.tokenizer, prompt, spec, number, on_text))
+                answers.append(answer(self.network, self.tokenizer, tokens, most, spec, number, on_text))
         return answers
 
 
-def answer(
-    model: Any, tokenizer: Any, prompt: str, spec: TextGenerationSpec, number: int, on_text: OnText | None = None
-) -> Text:
-    """The answer to one prompt, number `number` of `spec`; raises SpecError where it fills the model's context alone."""
-    tokens = tokenizer(prompt, return_tensors="pt").input_ids.to(model.device)  # [1, L]
-    room = min(spec.max_tokens, model.config.max_position_embeddings - tokens.shape[1])
-    if room < 1:
+def room(prompt: str, length: int, max_tokens: int | None, context: int) -> int:
+    """How many tokens the answer to a prompt of `length` tokens may have, in a model that reads `context` of both.
+
+    Raises SpecError: `prompt_too_long`, or `context_exceeded` where fewer `max_tokens` would do.
+    """
+    shown, left = f"The prompt {prompt[:40]!r}{'…' if len(prompt) > 40 else ''} has {length} tokens", context - length
+    if left < 1:
         raise SpecError(
-            f"The prompt {prompt[:40]!r}… has {tokens.shape[1]} tokens, and the model reads "
-            f"{model.config.max_position_embeddings} with the answer. Shorten it.",
-            code="prompt_too_long",
-            param="prompts",
+            f"{shown}, and the model reads {context} with the answer. Shorten it.", code="prompt_too_long", param="prompts"
         )
+    if max_tokens is not None and max_tokens > left:
+        raise SpecError(
+            f"{shown}; with max_tokens {max_tokens} that is more than the {context} which the model reads. Ask for {left} at "
+            "most, or shorten the prompt.",
+            code="context_exceeded",
+            param="max_tokens",
+        )
+    return min(left, MAX_TOKENS) if max_tokens is None else max_tokens
+
+
+def answer(
+    model: Any, tokenizer: Any, prompt: Tensor, most: int, spec: TextGenerationSpec, number: int, on_text: OnText | None = None
+) -> Text:
+    """The answer of `most` tokens at most to a prompt's tokens `[1, L]`, number `number` of `spec`."""
+    tokens = prompt.to(model.device)
     random = torch.Generator().manual_seed(spec.seed + number)
     ends, cache = end_tokens(model, tokenizer), DynamicCache()
     chosen: list[int] = []
     told, finished = "", False
-    for _ in range(room):
+    for _ in range(most):
         logits = model(tokens, cache=cache, use_cache=True).logits[0, -1].float().cpu()  # [V]
         token = choose(logits, spec.temperature, spec.top_p, random)
         if token in ends:

@@ -7,20 +7,21 @@ from PIL import Image
 from torch import Tensor
 
 from difffit_core.base_models import BaseModelEntry
+from difffit_core.buckets import Size
 from difffit_core.devices import inference_autocast
 from difffit_core.dit import load_autoencoder
 from difffit_core.errors import SpecError
+from difffit_core.generation_spec import GenerationSpec
 from difffit_core.generators.generator import Generator
 from difffit_core.networks import predict, told
 from difffit_core.sampling import Predict, decode, denoise, learns_variance
-from difffit_core.spec import GenerationSpec
 from difffit_core.text_encoders import load_text_encoder
-
-DENOISED_AT_ONCE = 8  # pictures, each twice where there is guidance
 
 
 class PromptedGenerator(Generator):
     """A network that is told prompts, with its text encoder and autoencoder."""
+
+    most_at_once = 8
 
     def __init__(self, base: BaseModelEntry, device: str = "auto") -> None:
         super().__init__(base, device)
@@ -41,18 +42,19 @@ class PromptedGenerator(Generator):
             )
         self.use(self._adapter, spec.adapter_strength)
         self.check_condition(condition)
-        pixels = self.image_size()
-        side = pixels // self.base.pixels_per_latent()
+        size = self.size(spec, condition)
+        width, height = (side // self.base.pixels_per_latent() for side in size)
+        at_once = self.at_once(size)
         prompts = list(dict.fromkeys([spec.negative_prompt, *spec.prompts]))
         embedded = {name: tensor.to(self.device) for name, tensor in self.text.embed(prompts).items()}
-        predict = self.predictor(embedded, condition, pixels)
+        predict = self.predictor(embedded, condition, size)
         pictures: list[Image.Image] = []
         with torch.inference_mode(), inference_autocast(self.device):
-            for start in range(0, len(spec.prompts), DENOISED_AT_ONCE):
-                chosen = spec.prompts[start : start + DENOISED_AT_ONCE]
+            for start in range(0, len(spec.prompts), at_once):
+                chosen = spec.prompts[start : start + at_once]
                 rows = torch.tensor([prompts.index(prompt) for prompt in chosen], device=self.device)
                 seeds = spec.model_copy(update={"seed": spec.seed + start})
-                shape = (int(self.vae.config.latent_channels), side, side)
+                shape = (int(self.vae.config.latent_channels), height, width)
                 latents = denoise(
                     predict, rows, torch.zeros_like(rows), shape, self.base.path, seeds, learns_variance(self.denoiser)
                 )
@@ -64,14 +66,7 @@ class PromptedGenerator(Generator):
         if condition is not None:
             raise self.takes_no_condition()
 
-    def image_size(self) -> int:
-        """Width and height of the pictures: those that the adapter was trained on, or the base's."""
-        trained = None if self._adapter is None else self._adapter.header.resolution
-        size = self.base.image_size() if trained is None else trained
-        assert size is not None  # only language models have none
-        return size
-
-    def predictor(self, embedded: dict[str, Tensor], condition: Image.Image | None, pixels: int) -> Predict:
+    def predictor(self, embedded: dict[str, Tensor], condition: Image.Image | None, size: Size) -> Predict:
         """The network for `denoise`, where condition i is row i of the embedded prompts."""
 
         def predict_rows(latents: Tensor, timesteps: Tensor, rows: Tensor) -> Tensor:

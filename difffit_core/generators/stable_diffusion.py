@@ -8,6 +8,7 @@ from torch import Tensor
 
 from difffit_core.adapter_file import Adapter
 from difffit_core.base_models import BaseModelEntry
+from difffit_core.buckets import Size
 from difffit_core.dataset import pixels as pixels_of
 from difffit_core.errors import SpecError
 from difffit_core.generators.prompted import PromptedGenerator
@@ -58,10 +59,10 @@ class StableDiffusionGenerator(PromptedGenerator):
                 "A ControlNet draws after a condition picture; give one.", code="missing_field", param="condition_image"
             )
 
-    def predictor(self, embedded: dict[str, Tensor], condition: Image.Image | None, pixels: int) -> Predict:
+    def predictor(self, embedded: dict[str, Tensor], condition: Image.Image | None, size: Size) -> Predict:
         if condition is None:
-            return super().predictor(embedded, condition, pixels)
-        shown = (pixels_of(condition, (pixels, pixels))[None].to(self.device) + 1) / 2  # [1, 3, S, S] in [0, 1]
+            return super().predictor(embedded, condition, size)
+        shown = (pixels_of(condition, size)[None].to(self.device) + 1) / 2  # [1, 3, H, W] in [0, 1]
 
         def predict_rows(latents: Tensor, timesteps: Tensor, rows: Tensor) -> Tensor:
             prompts = told(embedded, rows)

@@ -11,9 +11,10 @@ from difffit_core.base_models import BaseModelEntry
 from difffit_core.buckets import Size
 from difffit_core.dataset import Item
 from difffit_core.dit import load_transformer, null_label, replace_class_table
+from difffit_core.generation_spec import GenerationSpec
 from difffit_core.positions import resize
 from difffit_core.sampling import decode, grid, sample_latents
-from difffit_core.spec import GenerationSpec, TrainingSpec
+from difffit_core.spec import TrainingSpec
 from difffit_core.tasks.diffusion import DiffusionTask
 from difffit_core.tasks.task import Examples, Tensors
 

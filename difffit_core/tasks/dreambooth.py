@@ -10,13 +10,14 @@ from torch import Tensor, nn
 from difffit_core.base_models import BaseModelEntry
 from difffit_core.buckets import Size
 from difffit_core.dataset import Item
+from difffit_core.generation_spec import GenerationSpec
 from difffit_core.generators.generator import Generator
-from difffit_core.generators.prompted import DENOISED_AT_ONCE
+from difffit_core.generators.prompted import PromptedGenerator
 from difffit_core.generators.registry import load_generator
 from difffit_core.latents import encode_pictures
 from difffit_core.methods.injection import prepare, trained_parameters
 from difffit_core.networks import told
-from difffit_core.spec import GenerationSpec, TrainingSpec
+from difffit_core.spec import TrainingSpec
 from difffit_core.subject import PREFIX, SUBJECT, add_trained_subject
 from difffit_core.tasks.config import DreamBoothConfig
 from difffit_core.tasks.diffusion import DiffusionTask
@@ -96,8 +97,8 @@ class DreamBooth(TextToImage):
         """Pictures of the whole kind from fixed seeds, by a base of their own: the one in training changes."""
         folder.mkdir(exist_ok=True)
         files = [folder / f"{number:04d}.png" for number in range(self.task.prior_images)]
-        for start in range(0, len(files), DENOISED_AT_ONCE):
-            portion = files[start : start + DENOISED_AT_ONCE]
+        for start in range(0, len(files), PromptedGenerator.most_at_once):
+            portion = files[start : start + PromptedGenerator.most_at_once]
             if not all(file.exists() for file in portion):
                 for file, picture in zip(portion, self._base_makes(len(portion), start), strict=True):
                     part = file.with_suffix(".part")

@@ -13,9 +13,10 @@ from torch import Tensor
 from difffit_core.base_models import BaseModelEntry
 from difffit_core.buckets import Size
 from difffit_core.dataset import Item
+from difffit_core.generation_spec import GenerationSpec
 from difffit_core.networks import load_network, predict, told
 from difffit_core.sampling import Predict, decode, denoise, grid, learns_variance
-from difffit_core.spec import GenerationSpec, TrainingSpec
+from difffit_core.spec import TrainingSpec
 from difffit_core.tasks.diffusion import DiffusionTask
 from difffit_core.tasks.task import SHOWN_NAMES, Examples, Tensors
 from difffit_core.text_encoders import TextEncoder, blank_embeddings, cut_off, load_text_encoder, most_tokens

@@ -16,8 +16,9 @@ from difffit_core.evaluation.extractors import load_network
 from difffit_core.evaluation.mobilenet import MobileNetV2
 from difffit_core.evaluation.statistics import frechet_distance, same_set_floor
 from difffit_core.evaluation.weights import WEIGHTS_PACKAGE
+from difffit_core.generation_spec import GenerationSpec
 from difffit_core.sampling import decode
-from difffit_core.spec import GenerationSpec, TrainingSpec
+from difffit_core.spec import TrainingSpec
 from examples.emoji_dit.autoencoder import load_pictures
 
 Sampler = Callable[[GenerationSpec], list[Image.Image]]

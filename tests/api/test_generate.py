@@ -56,6 +56,8 @@ def test_an_adapter_has_its_own_classes(client: TestClient, rows: Rows, stranger
         "guidance_scale": 3.0,
         "seed": 0,
         "scheduler": "dpmsolver++",
+        "width": 64,
+        "height": 64,
         "max_tokens": None,
         "temperature": None,
         "top_p": None,
@@ -80,6 +82,7 @@ def test_wrong_requests_name_their_field(client: TestClient, rows: Rows) -> None
         ({"condition_image": ""}, "not_for_this_model", "condition_image"),
         ({"n": 65}, "too_many_results", "n"),
         ({"n": 0}, "invalid_value", "n"),
+        ({"width": 128, "height": 64}, "wrong_size", "width"),
         ({"steps": 0}, "invalid_value", "steps"),
         ({"guidance_scale": "big"}, "invalid_value", "guidance_scale"),
         ({"adapter_strength": 2.1}, "invalid_value", "adapter_strength"),
@@ -180,7 +183,7 @@ def tiny(settings: Settings, api_key: str, tenant: Tenant, tiny_catalog: Path) -
 def test_models_take_what_their_task_takes(tiny: TestClient) -> None:
     texts = tiny.post("/generate", json={"base_model": "tiny-instruction", "prompts": ["1 + 1 = ", "hi"], "n": 2, "seed": 5})
     assert texts.status_code == 202
-    assert texts.json()["parameters"] | {"max_tokens": 0} == {
+    assert texts.json()["parameters"] == {
         "labels": None,
         "prompts": ["1 + 1 = ", "1 + 1 = ", "hi", "hi"],
         "negative_prompt": None,
@@ -188,7 +191,9 @@ def test_models_take_what_their_task_takes(tiny: TestClient) -> None:
         "guidance_scale": None,
         "seed": 5,
         "scheduler": None,
-        "max_tokens": 0,
+        "width": None,
+        "height": None,
+        "max_tokens": None,
         "temperature": 0.7,
         "top_p": 0.9,
         "adapter_strength": 1.0,
@@ -209,6 +214,8 @@ def test_what_a_task_does_not_take_is_refused(tiny: TestClient) -> None:
         ("controlnet", {"prompts": ["x"]}, "missing_field", "condition_image"),
         ("controlnet", {"prompts": ["x"], "condition_image": "?"}, "not_an_image", "condition_image"),
         ("controlnet", {"prompts": ["x"], "condition_image": "aGk="}, "not_an_image", "condition_image"),
+        ("instruction", {"prompts": ["x"], "max_tokens": 64}, "context_exceeded", "max_tokens"),
+        ("instruction", {"prompts": ["x"], "max_tokens": 0}, "invalid_value", "max_tokens"),
         ("instruction", {"prompts": ["x"], "steps": 5}, "not_for_this_model", "steps"),
         ("instruction", {"prompts": ["x"], "temperature": -1}, "invalid_value", "temperature"),
         ("instruction", {"prompts": ["x"], "top_p": 0}, "invalid_value", "top_p"),
@@ -219,6 +226,38 @@ def test_what_a_task_does_not_take_is_refused(tiny: TestClient) -> None:
         assert assert_error(answer, 422, code)["param"] == param
     as_png = tiny.post("/generate", json={"base_model": "tiny-instruction", "prompts": ["x"]}, headers={"accept": "image/png"})
     assert_error(as_png, 406, "no_image")
+
+
+@pytest.mark.parametrize(
+    ("task", "size", "code", "param"),
+    [
+        ("text-to-image", {"width": 24}, "missing_field", "height"),
+        ("text-to-image", {"height": 24}, "missing_field", "width"),
+        ("text-to-image", {"width": 24.5, "height": 16}, "invalid_value", "width"),
+        ("text-to-image", {"width": 16, "height": 7}, "invalid_value", "height"),
+        ("text-to-image", {"width": 16, "height": 18}, "wrong_size", "height"),
+        ("text-to-image", {"width": 16, "height": 68}, "wrong_size", "height"),
+        ("text-to-image", {"width": 36, "height": 32}, "wrong_size", "width"),
+        ("text-to-image", {"width": 32, "height": 32, "n": 17}, "too_many_results", "n"),
+        ("instruction", {"width": 16, "height": 16}, "not_for_this_model", "height"),
+    ],
+)
+def test_sizes_that_are_not_made_are_refused(tiny: TestClient, task: str, size: dict[str, Any], code: str, param: str) -> None:
+    answer = tiny.post("/generate", json={"base_model": f"tiny-{task}", "prompts": ["a cat"]} | size)
+    assert assert_error(answer, 422, code)["param"] == param
+
+
+def test_pictures_may_be_wide_and_tall(tiny: TestClient) -> None:
+    picture = base64.b64encode(b"\x89PNG\r\n\x1a\nand so on").decode()
+    asked: dict[str, Any] = {"base_model": "tiny-controlnet", "prompts": ["a cat"], "condition_image": picture}
+    as_the_condition = tiny.post("/generate", json=asked).json()["parameters"]
+    assert (as_the_condition["width"], as_the_condition["height"]) == (None, None)
+    wide = tiny.post("/generate", json=asked | {"width": 24, "height": 16}).json()["parameters"]
+    assert (wide["width"], wide["height"]) == (24, 16)
+    square = tiny.post("/generate", json={"base_model": "tiny-text-to-image", "prompts": ["a cat"]}).json()["parameters"]
+    assert (square["width"], square["height"]) == (16, 16)
+    most = {"base_model": "tiny-text-to-image", "prompts": ["a cat"], "width": 32, "height": 32, "n": 16}
+    assert tiny.post("/generate", json=most).status_code == 202
 
 
 def test_a_condition_picture_waits_in_the_store(tiny: TestClient, sessions: sessionmaker[Session], store: ObjectStore) -> None:

@@ -21,7 +21,7 @@ from jobstore.tables import ApiKey, Dataset, Generation, IdempotencyKey, Job, Jo
 from tests.api.conftest import Rows, running_server
 from tests.api.test_datasets import form
 from tests.api.test_errors import assert_error
-from tests.worker.waiting import wait_for
+from tests.waiting import wait_for
 
 KEY = {"idempotency-key": "5f1d-a"}
 

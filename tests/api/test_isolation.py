@@ -23,7 +23,7 @@ from jobstore.tables import ApiKey, Base, Checkpoint, Evaluation, Generation, Im
 from jobstore.webhooks import new_delivery
 from tests.api.conftest import Rows, bearer
 from tests.api.test_errors import OPEN, assert_error
-from tests.worker.waiting import wait_for
+from tests.waiting import wait_for
 
 SECRET = "the-victims-secret"  # in every text and file of the victim
 TUS = {"tus-resumable": "1.0.0", "upload-length": "10", "upload-offset": "4"}

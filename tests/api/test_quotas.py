@@ -86,6 +86,12 @@ def test_where_nothing_more_can_be_stored_no_job_is_taken(client: TestClient, te
     assert_limited(client.post("/jobs", json=body), "storage_full", "storage_bytes")
     limit(client, tenant, storage_bytes=1001)
     assert client.post("/jobs", json=body).status_code == 202
+    full = rows.dataset(upload_bytes=1)
+    limit(client, tenant, storage_bytes=1001 - 1)
+    assert_limited(client.post("/jobs", json=body), "storage_full", "storage_bytes")
+    assert client.delete(f"/datasets/{full.id}").status_code == 204
+    limit(client, tenant, storage_bytes=1001)
+    assert client.post("/jobs", json=body).status_code == 202
 
 
 def test_requests_for_images_are_counted_across_processes(

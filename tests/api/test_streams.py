@@ -26,7 +26,7 @@ from jobstore.settings import Settings
 from jobstore.tables import ApiKey, Generation, Job, Tenant
 from jobstore.text_stream import TextWriter
 from tests.api.conftest import Rows, Server, bearer, running_server
-from tests.worker.waiting import wait_for
+from tests.waiting import wait_for
 
 STREAMS = 200
 WATCHED_SECONDS = 3.0

@@ -24,7 +24,7 @@ from tests.api.test_datasets import stored_files
 from tests.api.test_errors import assert_error
 from tests.api.test_quotas import assert_limited, limit
 from tests.api.test_streams import server_in_this_process
-from tests.worker.waiting import wait_for
+from tests.waiting import wait_for
 from worker.garbage import unnamed
 
 BYTES = {"content-type": "application/offset+octet-stream"}

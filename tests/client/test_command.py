@@ -31,6 +31,7 @@ def test_help_documents_the_exit_codes(difffit: Command) -> None:
         ["jobs", "create", "--dataset", "ds_1", "--method", "lora", "--method-set", "rank"],
         ["params", "--model", "dit-xl-2-256", "--classes", "0"],
         ["generate", "--label", "cat"],
+        ["generate", "--base", "emoji-dit", "--prompt", "a cat", "--size", "768"],
     ],
 )
 def test_wrong_usage_is_2(difffit: Command, words: list[str]) -> None:

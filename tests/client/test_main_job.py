@@ -140,7 +140,7 @@ def test_a_wrong_key_is_4(difffit: Command) -> None:
 @pytest.mark.usefixtures("at_service")
 def test_the_same_seed_draws_the_same_files(difffit: Command, job: Job, tmp_path: Path) -> None:
     words = ["generate", "--adapter", job["adapter"], "--label", "animal-bird", "--label", "1", "--steps", 2, "--seed", 5]
-    first = difffit(*words, "--out", tmp_path / "first", "--json")
+    first = difffit(*words, "--size", "64x64", "--out", tmp_path / "first", "--json")
     second = difffit(*words, "--out", tmp_path / "second", "--json")
     assert first.exit_code == second.exit_code == 0
     files = [[Path(name) for name in result.json()["files"]] for result in (first, second)]
@@ -180,6 +180,12 @@ def test_an_adapter_is_evaluated(difffit: Command, job: Job, dataset_id: str) ->
     assert difffit("evaluate", *words).exit_code == 2
     refused = difffit("evaluate", "--base", "emoji-dit", "--dataset", dataset_id, "--metric", "fid", "--json")
     assert (refused.exit_code, refused.json()["error"]["code"]) == (4, "feature_weights_missing")
+
+
+@pytest.mark.usefixtures("at_service")
+def test_a_size_that_the_model_does_not_make_is_4(difffit: Command, job: Job) -> None:
+    result = difffit("generate", "--adapter", job["adapter"], "--label", "1", "--size", "96x64", "--json")
+    assert (result.exit_code, result.json()["error"]["code"], result.json()["error"]["param"]) == (4, "wrong_size", "width")
 
 
 @pytest.mark.usefixtures("at_service")

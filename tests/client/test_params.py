@@ -22,7 +22,7 @@ def test_json_tells_the_count_by_kind(difffit: Command) -> None:
 
 
 def test_people_see_a_table_by_kind_and_the_names(capsys: pytest.CaptureFixture[str]) -> None:
-    present(asdict(count("sd-1.5-unet", named_method("difffit", {"preset": "branches"}))))
+    present(asdict(count("sd-1.5-unet", named_method("difffit", {"preset": "branches"}))), False)
     shown = capsys.readouterr().out
     for text in ("593,604", "γ", "149,760", "up_blocks.*.attentions.*.proj_out.gamma_branch"):
         assert text in shown

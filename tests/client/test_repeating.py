@@ -39,7 +39,7 @@ def answering(answers: list[tuple[int, object] | None]) -> Iterator[tuple[Client
 
 @pytest.fixture(autouse=True)
 def _without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("client.api.REPEAT_PAUSES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr("client.connection.REPEAT_PAUSES", (0.0, 0.0, 0.0))
 
 
 def test_a_lost_answer_is_asked_for_again() -> None:

@@ -12,7 +12,8 @@ from difffit_core.base_models import BaseModelEntry, Family, TrainingDefaults
 from difffit_core.dataset import index_class_folders, write_index
 from difffit_core.events import EventLog
 from difffit_core.processes import Processes
-from difffit_core.spec import DatasetSummary, JobSpec, TrainingSpec, resolve
+from difffit_core.resolving import resolve
+from difffit_core.spec import DatasetSummary, JobSpec, TrainingSpec
 from difffit_core.stopping import StopRequest
 from difffit_core.trainer import Trainer
 from tests.tiny_models import (

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from client.jobs import json_value
+from client.options import json_value
 from difffit_core.counting import ARCHITECTURES, architectures, build, count, main
 from difffit_core.errors import ModelError, SpecError
 from difffit_core.methods.config import named_method

@@ -9,8 +9,8 @@ from PIL import ImageStat
 from safetensors.torch import load_file
 
 from difffit_core.base_models import BaseModelEntry, load_catalog
+from difffit_core.generation_spec import GenerationSpec
 from difffit_core.generators.registry import load_generator
-from difffit_core.spec import GenerationSpec
 
 LARGEST = 28e6  # bytes, so that it may come with the package
 

@@ -10,9 +10,9 @@ from difffit_core.adapter_file import read_adapter
 from difffit_core.base_models import BaseModelEntry
 from difffit_core.dit import load_transformer
 from difffit_core.errors import SpecError
+from difffit_core.generation_spec import GenerationSpec
 from difffit_core.generators.registry import load_generator
 from difffit_core.positions import resize
-from difffit_core.spec import GenerationSpec
 from tests.difffit_core.spec_dirs import ADAPTER, run_here, write_spec_dir
 from tests.tiny_models import tiny_dit
 
@@ -69,6 +69,8 @@ def test_an_adapter_trained_at_twice_the_size_generates_at_it(tmp_path: Path, ti
     generator.use(read_adapter(tmp_path / ADAPTER))
     wanted = GenerationSpec(labels=[0], steps=2, guidance_scale=1.0, seed=3, scheduler="ddim")
     assert generator.images(wanted)[0].size == (32, 32)
+    many = [picture.tobytes() for picture in generator.images(wanted.model_copy(update={"labels": [0, 1] * 9}))]
+    assert len(set(many)) == 18  # two portions, each picture from noise of its own
     generator.use(None)
     assert generator.images(wanted)[0].tobytes() == load_generator(tiny_base, device="cpu").images(wanted)[0].tobytes()
 

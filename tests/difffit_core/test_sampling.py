@@ -8,9 +8,9 @@ import torch
 from difffit_core.base_models import BaseModelEntry
 from difffit_core.dit import load_transformer
 from difffit_core.errors import SpecError
+from difffit_core.generation_spec import GenerationSpec, Scheduler
 from difffit_core.generators.registry import load_generator
 from difffit_core.sampling import grid, sample_latents
-from difffit_core.spec import GenerationSpec, Scheduler
 
 
 def spec(scheduler: Scheduler = "dpmsolver++", **changes: object) -> GenerationSpec:

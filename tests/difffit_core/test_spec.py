@@ -7,7 +7,8 @@ from pydantic import ValidationError
 
 from difffit_core.base_models import BaseModelEntry, get_base_model, load_catalog
 from difffit_core.errors import ModelError, SpecError
-from difffit_core.spec import DatasetSummary, JobSpec, resolve
+from difffit_core.resolving import resolve
+from difffit_core.spec import DatasetSummary, JobSpec
 
 TWO_CLASSES = DatasetSummary(sha256="0" * 64, classes={"cat": 10, "dog": 10}, holds=["file", "label"])
 CAPTIONED = DatasetSummary(sha256="0" * 64, classes={"": 7}, holds=["file", "caption"])

@@ -15,9 +15,9 @@ from difffit_core.adapter_file import Adapter, read_adapter
 from difffit_core.base_models import BaseModelEntry
 from difffit_core.exports.merged import export_merged
 from difffit_core.exports.peft import export_peft
+from difffit_core.generation_spec import GenerationSpec, TextGenerationSpec
 from difffit_core.generators.registry import load_generator
 from difffit_core.sampling import make_scheduler
-from difffit_core.spec import GenerationSpec, TextGenerationSpec
 from tests.difffit_core.spec_dirs import ADAPTER, CASES, TASKS, run_here, write_spec_dir
 
 PICTURE_CASES = [name for name in TASKS if name != "instruction"]

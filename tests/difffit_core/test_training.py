@@ -20,8 +20,8 @@ from difffit_core.adapter_file import read_adapter
 from difffit_core.base_models import BaseModelEntry
 from difffit_core.dataset import Item
 from difffit_core.errors import AdapterError
+from difffit_core.generation_spec import GenerationSpec
 from difffit_core.generators.registry import load_generator
-from difffit_core.spec import GenerationSpec
 from difffit_core.stopping import StopRequest
 from difffit_core.tasks.task import Examples
 from difffit_core.train import train

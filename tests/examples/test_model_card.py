@@ -10,7 +10,8 @@ from difffit_core.base_models import BaseModelEntry
 from difffit_core.evaluation.mobilenet import MobileNetV2
 from difffit_core.generators.registry import load_generator
 from difffit_core.methods.full.config import FullConfig
-from difffit_core.spec import DatasetSummary, JobSpec, resolve
+from difffit_core.resolving import resolve
+from difffit_core.spec import DatasetSummary, JobSpec
 from examples.emoji_dit.model_card import SHEET, Figures, write_model_card
 from tests.tiny_models import write_tiny_base
 

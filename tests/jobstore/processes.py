@@ -1,7 +1,5 @@
 """Watching processes from outside: which descend from which, and whether they are gone."""
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 Identity = tuple[int, str]  # pid and start time, which no later process shares
@@ -19,13 +17,6 @@ def descendants(pid: int) -> set[Identity]:
 def alive(processes: set[Identity]) -> set[Identity]:
     """Those that still run; zombies, which wait for their parent's attention only, do not."""
     return {identity for identity, _, state in _processes() if state != "Z"} & processes
-
-
-def wait_until(condition: Callable[[], bool], timeout_seconds: float = 60) -> None:
-    deadline = time.monotonic() + timeout_seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.02)
 
 
 def _processes() -> list[tuple[Identity, int, str]]:

@@ -17,7 +17,8 @@ from sqlalchemy import create_engine, text
 from jobstore.embedded.directory import LONGEST_SOCKET_PATH, DataDirectory
 from jobstore.embedded.postgres import NAME
 from jobstore.errors import EmbeddedServerError
-from tests.jobstore.processes import alive, descendants, wait_until
+from tests.jobstore.processes import alive, descendants
+from tests.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
 NOBODY = 65534
@@ -86,13 +87,13 @@ def test_killing_the_launcher_leaves_no_process_and_whole_data(tmp_path: Path) -
         # Started again at once, while the old servers may still be ending.
     with running(tmp_path) as servers:
         assert servers.read() == [["a", "b"], ["a", "b"]]
-    wait_until(lambda: not alive(tree))
+    wait_for(lambda: not alive(tree))
 
 
 def test_a_start_that_is_killed_half_way_does_no_harm(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.jobstore.servers", str(tmp_path)]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        wait_until(lambda: any((tmp_path / "postgres.unfinished").glob("*")))
+        wait_for(lambda: any((tmp_path / "postgres.unfinished").glob("*")))
         process.kill()
     with running(tmp_path) as servers:
         servers.write("x")

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.request import Request, urlopen
 
-from tests.jobstore.processes import alive, descendants, wait_until
+from tests.jobstore.processes import alive, descendants
+from tests.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
 
@@ -88,15 +89,15 @@ def test_the_whole_service_comes_up_stays_up_and_stops_in_order(tmp_path: Path) 
         killed = service.worker("default")
         seen = heartbeat.stat().st_mtime_ns
         os.kill(killed, signal.SIGKILL)
-        wait_until(lambda: "worker-default ended" in service.messages.read_text())
+        wait_for(lambda: "worker-default ended" in service.messages.read_text())
         # Its successor begins with a heartbeat file of its own.
-        wait_until(lambda: heartbeat.exists() and heartbeat.stat().st_mtime_ns > seen and service.worker("default") != killed)
+        wait_for(lambda: heartbeat.exists() and heartbeat.stat().st_mtime_ns > seen and service.worker("default") != killed)
         assert str(data / "logs" / "worker-default.log") in service.messages.read_text()
 
         for server in ("postgres", "valkey"):
             os.kill(service.child(f"/{server}"), signal.SIGKILL)
-        wait_until(lambda: "postgres ended" in service.messages.read_text() and "valkey ended" in service.messages.read_text())
-        wait_until(lambda: service.answers("/readyz"))
+        wait_for(lambda: "postgres ended" in service.messages.read_text() and "valkey ended" in service.messages.read_text())
+        wait_for(lambda: service.answers("/readyz"))
         assert service.get("/jobs") == 200
 
         tree = descendants(service.process.pid)
@@ -112,7 +113,7 @@ def test_the_whole_service_comes_up_stays_up_and_stops_in_order(tmp_path: Path) 
         assert again.get("/jobs") == 200
         tree = descendants(again.process.pid)
         again.process.kill()
-    wait_until(lambda: not alive(tree))
+    wait_for(lambda: not alive(tree))
 
 
 def test_a_port_in_use_is_named(tmp_path: Path) -> None:

@@ -17,11 +17,11 @@ from jobstore.settings import Settings, get_settings
 from jobstore.tables import Tenant
 from tests.difffit_core.spec_dirs import CASES
 from worker import runtime
-from worker.child import TRAINER, Standby
 from worker.dataset_check import check_dataset
 from worker.exports import run_export
 from worker.generation import Engine
 from worker.supervisor import run_next
+from worker.trainer import TRAINER, Standby
 
 COLOURS = {"sunset": (250, 120, 40), "forest": (20, 120, 40)}
 PER_COLOUR = 5

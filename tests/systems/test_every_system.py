@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import threading
 import zipfile
 from typing import Any
@@ -11,7 +12,8 @@ from PIL import Image
 
 from tests.difffit_core.spec_dirs import CASES
 from tests.systems.conftest import Service, png
-from tests.worker.waiting import wait_for
+from tests.waiting import wait_for
+from worker.generation import PNG_KEY
 
 TRAINING_SECONDS = 120.0  # until a step is done, on a machine that is busy
 
@@ -68,6 +70,11 @@ def check_generation(service: Service, adapter_id: str, case: str, task: str) ->
     pictures = [[service.client.get(image["url"]).content for image in each["images"]] for each in (made, again)]
     assert pictures[0] == pictures[1]
     assert [image["label"] for image in made["images"]] == request.get("prompts", ["sunset", "forest"])
+    if task != "class-conditional":
+        (wide,) = service.generate(adapter=adapter_id, **request | {"n": 1, "width": 24, "height": 16})["images"][:1]
+        with Image.open(io.BytesIO(service.client.get(wide["url"]).content)) as picture:
+            written = json.loads(picture.text[PNG_KEY])  # type: ignore[attr-defined]
+            assert picture.size == (wide["width"], wide["height"]) == (written["width"], written["height"]) == (24, 16)
     if case not in {"class-conditional", "controlnet-copy"}:  # whose bases draw other things, in another way
         base = service.generate(base_model=f"tiny-{case}", **request)
         assert service.client.get(base["images"][0]["url"]).content != pictures[0][0]

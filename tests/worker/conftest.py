@@ -15,18 +15,20 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
 from difffit_core.base_models import load_catalog
-from difffit_core.spec import DatasetSummary, JobSpec, resolve
+from difffit_core.resolving import resolve
+from difffit_core.spec import DatasetSummary, JobSpec
 from jobstore.ids import new_id
 from jobstore.objects import ObjectStore
 from jobstore.settings import Settings, get_settings
 from jobstore.tables import Dataset, Generation, Job, JobEvent, Tenant
+from tests.waiting import wait_for
 from tests.worker.checking import Checker
 from tests.worker.pictures import two_classes, zip_of
-from tests.worker.waiting import wait_for
 from worker import runtime
-from worker.child import Standby
+from worker.dataset_check import check_dataset
 from worker.image_pool import ImagePool
 from worker.supervisor import run_next
+from worker.trainer import Standby
 
 ROOT = Path(__file__).parents[2]
 SMALL_TRAINER = [sys.executable, str(Path(__file__).with_name("small_trainer.py"))]
@@ -101,6 +103,14 @@ class Rows:
 @pytest.fixture
 def rows(sessions: sessionmaker[Session], store: ObjectStore, tenant: Tenant, tmp_path: Path) -> Rows:
     return Rows(sessions, store, tenant, tmp_path)
+
+
+@pytest.fixture
+def dataset(rows: Rows) -> str:
+    """A checked dataset of two classes."""
+    dataset_id = rows.dataset()
+    check_dataset(dataset_id)
+    return dataset_id
 
 
 @pytest.fixture

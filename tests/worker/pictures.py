@@ -3,10 +3,11 @@
 import io
 import struct
 import zipfile
-import zlib
 from pathlib import Path
 
 from PIL import Image
+
+from tests.odd_pictures import png
 
 
 def picture(color: str = "red", size: tuple[int, int] = (64, 64), kind: str = "PNG") -> bytes:
@@ -17,12 +18,7 @@ def picture(color: str = "red", size: tuple[int, int] = (64, 64), kind: str = "P
 
 def huge_picture() -> bytes:
     """A PNG whose header says 30,000 x 30,000, with data that would go on for long."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(10**6))) + chunk(b"IEND", b"")
+    return png(struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0), bytes(10**6))
 
 
 def zip_of(target: Path, files: dict[str, bytes]) -> Path:

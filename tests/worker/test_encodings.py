@@ -15,7 +15,6 @@ from jobstore.objects import ObjectStore
 from jobstore.settings import Settings
 from jobstore.tables import Dataset, Encoding, Job
 from tests.worker.conftest import Rows
-from worker.child import TRAINER, Standby
 from worker.dataset_check import check_dataset
 from worker.encodings import StagedEncodings, stage_encodings
 from worker.garbage import collect
@@ -23,13 +22,7 @@ from worker.job_files import stage
 from worker.lease import Lease, LeaseLost
 from worker.recorder import Recorder
 from worker.supervisor import run_next
-
-
-@pytest.fixture
-def dataset(rows: Rows) -> str:
-    dataset_id = rows.dataset()
-    check_dataset(dataset_id)
-    return dataset_id
+from worker.trainer import TRAINER, Standby
 
 
 def encodings_of(sessions: sessionmaker[Session]) -> list[Encoding]:

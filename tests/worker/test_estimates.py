@@ -11,14 +11,18 @@ from sqlalchemy.orm import Session, sessionmaker
 from difffit_core.base_models import get_base_model, load_catalog
 from difffit_core.estimate import Estimate as Needs
 from difffit_core.estimate import essence
-from difffit_core.spec import DatasetSummary, JobSpec, TrainingSpec, resolve
+from difffit_core.resolving import resolve
+from difffit_core.spec import DatasetSummary, JobSpec, TrainingSpec
 from jobstore import estimates, leases
+from jobstore.keys import install_key
 from jobstore.settings import Settings
-from jobstore.tables import Estimate
+from jobstore.tables import Estimate, Json, Tenant
 from worker.estimates import run_estimate
 from worker.sweeper import sweep
 
 SETTINGS: dict[str, Any] = {"batch_size": 4, "resolution": 32}
+
+pytestmark = pytest.mark.usefixtures("tenant")
 
 
 def spec_of(**changes: Any) -> TrainingSpec:
@@ -29,10 +33,15 @@ def spec_of(**changes: Any) -> TrainingSpec:
 
 def queue(sessions: sessionmaker[Session], key: str = "k", spec: TrainingSpec | None = None) -> str:
     with sessions.begin() as session:
-        row, fresh = estimates.find_or_queue(session, key, essence(spec or spec_of()).model_dump(mode="json"))
+        row, fresh = find_or_queue(session, key, essence(spec or spec_of()).model_dump(mode="json"))
         assert fresh
         assert row is not None
         return row.id
+
+
+def find_or_queue(session: Session, key: str, spec: Json, tenant: str = "default") -> tuple[Estimate | None, bool]:
+    tenant_id = session.scalars(select(Tenant.id).where(Tenant.name == tenant)).one()
+    return estimates.find_or_queue(session, tenant_id, key, spec)
 
 
 def get(sessions: sessionmaker[Session], estimate_id: str) -> Estimate:
@@ -50,7 +59,7 @@ def test_what_a_row_asks_for_is_computed_once(sessions: sessionmaker[Session], f
     assert needs.trained_parameters < needs.total_parameters
     assert needs.memory.total > needs.memory.frozen_weights > 0
     with sessions.begin() as session:
-        assert estimates.find_or_queue(session, "k", {})[0] is not None
+        assert find_or_queue(session, "k", {})[0] is not None
 
 
 def test_nothing_of_a_tenant_is_in_the_row() -> None:
@@ -74,7 +83,7 @@ def test_a_base_that_is_not_there_is_the_reason(
     assert row.error is not None
     assert row.error["code"] == "base_model_missing"
     with sessions.begin() as session:  # it would fail again
-        assert estimates.find_or_queue(session, "k", {})[0] is not None
+        assert find_or_queue(session, "k", {})[0] is not None
 
 
 def test_an_accident_is_tried_again_after_a_while(
@@ -92,7 +101,7 @@ def test_an_accident_is_tried_again_after_a_while(
     assert (row.status, row.error["code"]) == ("failed", "estimate_failed")
     assert "ZeroDivisionError" in row.error["message"]
     with sessions.begin() as session:
-        assert estimates.find_or_queue(session, "k", {})[1] is False
+        assert find_or_queue(session, "k", {})[1] is False
         session.execute(update(Estimate).values(finished_at=func.now() - estimates.FAILURE_KEPT - timedelta(seconds=1)))
     assert queue(sessions) != estimate_id
 
@@ -112,9 +121,13 @@ def test_a_row_whose_worker_fell_silent_is_queued_again_and_an_old_one_forgotten
         assert session.get_one(Estimate, silent).status == "queued"
 
 
-def test_only_so_many_wait_at_a_time(sessions: sessionmaker[Session]) -> None:
+def test_of_each_tenant_only_so_many_wait_at_a_time(sessions: sessionmaker[Session]) -> None:
     for number in range(estimates.MOST_WAITING):
         queue(sessions, f"k{number}")
     with sessions.begin() as session:
-        assert estimates.find_or_queue(session, "one more", {}) == (None, False)
-        assert estimates.find_or_queue(session, "k1", {})[0] is not None
+        install_key(session, "another-tenants-key-0123456789", "another")
+        assert find_or_queue(session, "one more", {}) == (None, False)
+        assert find_or_queue(session, "k1", {})[0] is not None
+        row, fresh = find_or_queue(session, "one more", {}, "another")
+        assert (row and row.status, fresh) == ("queued", True)
+        assert find_or_queue(session, "one more", {}) == (row, False)

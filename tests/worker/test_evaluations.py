@@ -19,9 +19,9 @@ from jobstore.ids import new_id
 from jobstore.objects import ObjectStore, evaluation_prefix, references_prefix
 from jobstore.tables import Dataset, Evaluation, Generation
 from tests.difffit_core.evaluation.networks import write_weights
+from tests.waiting import wait_for
 from tests.worker.conftest import Rows
 from tests.worker.pictures import picture, zip_of
-from tests.worker.waiting import wait_for
 from worker import evaluations, runtime
 from worker.dataset_check import check_dataset
 from worker.evaluations import run_evaluation

@@ -16,9 +16,8 @@ from jobstore.settings import Settings, get_settings
 from jobstore.tables import Adapter, Checkpoint, Image, Job
 from tests.conftest import Servers
 from tests.jobstore.processes import alive, descendants
+from tests.waiting import wait_for
 from tests.worker.conftest import ROOT, Rows
-from tests.worker.waiting import wait_for
-from worker.dataset_check import check_dataset
 from worker.sweeper import Sweeper, sweep
 
 LEASE_SECONDS = 1.0
@@ -29,13 +28,6 @@ def short_lease(fast_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Set
     monkeypatch.setenv("DIFFFIT_LEASE_SECONDS", str(LEASE_SECONDS))
     get_settings.cache_clear()
     return get_settings()
-
-
-@pytest.fixture
-def dataset(rows: Rows) -> str:
-    dataset_id = rows.dataset()
-    check_dataset(dataset_id)
-    return dataset_id
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from jobstore.dispatch import wake
 from jobstore.lifecycle import Action, request
 from jobstore.objects import ObjectStore
 from jobstore.tables import Adapter, Job
+from tests.waiting import wait_for
 from tests.worker.conftest import Rows, Workers
-from tests.worker.waiting import wait_for
 from worker.dataset_check import check_dataset
 
 TRAINING_SECONDS = 240  # torch starts slowly on a busy machine

@@ -13,9 +13,10 @@ from jobstore.dispatch import wake
 from jobstore.lifecycle import Action, request
 from jobstore.objects import ObjectStore
 from jobstore.tables import Adapter, Dataset, Generation, Image, Job
+from tests.jobstore.processes import alive, descendants
+from tests.waiting import wait_for
 from tests.worker.conftest import Rows, Workers
 from tests.worker.pictures import huge_picture, zip_of
-from tests.worker.waiting import wait_for
 from worker.dataset_check import check_dataset
 
 TRAINING_SECONDS = 240  # torch starts slowly on a busy machine
@@ -109,7 +110,7 @@ def test_a_job_trains_survives_its_worker_and_makes_images(rows: Rows, workers: 
     with PillowImage.open(io.BytesIO(first_images[0])) as picture:
         assert json.loads(picture.info["difffit"]) == {
             **{"adapter": adapter.id, "base_model": "emoji-dit", "label": "red", "seed": 7},
-            **{"steps": 2, "guidance_scale": 3.0, "scheduler": "ddim", "adapter_strength": 1.0},
+            **{"steps": 2, "guidance_scale": 3.0, "scheduler": "ddim", "adapter_strength": 1.0, "width": 64, "height": 64},
         }
     second = rows.job(dataset_id, steps=100_000)
     wake("train", second)
@@ -127,13 +128,13 @@ def test_a_killed_worker_leaves_no_process_and_its_job_is_taken_over(rows: Rows,
     dataset_id = rows.dataset()
     check_dataset(dataset_id)
     worker = workers.start("train")
-    family = wait_for(lambda: len(found := descendants(worker.pid)) >= 2 and found)
+    family = wait_for(lambda: len(found := descendants(worker.pid)) >= 3 and found)
     assert family
     job_id = rows.job(dataset_id, steps=100_000)
     wake("train", job_id)
     wait_for(lambda: rows.get(Job, job_id).lease_token)
     worker.kill()
-    wait_for(lambda: not any(alive(pid) for pid in family))
+    wait_for(lambda: not alive(family))
     workers.start("default")
     wait_for(lambda: rows.get(Job, job_id).status == "queued")
     assert [event.type for event in rows.events(job_id)][-1] == "requeued"
@@ -152,17 +153,5 @@ def images(rows: Rows, store: ObjectStore, generation_id: str) -> list[bytes]:
     return pictures
 
 
-def descendants(pid: int) -> list[int]:
-    children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return children + [grandchild for child in children for grandchild in descendants(child)]
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
 def loaded_libraries(pid: int) -> str:
-    return "".join(Path(f"/proc/{process}/maps").read_text() for process in (pid, *descendants(pid)))
+    return "".join(Path(f"/proc/{process}/maps").read_text() for process, _ in descendants(pid))

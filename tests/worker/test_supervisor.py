@@ -20,22 +20,14 @@ from jobstore.objects import ObjectStore, job_logs_prefix
 from jobstore.settings import Settings
 from jobstore.tables import Adapter, Checkpoint, Dataset, Image, Job
 from tests.jobstore.processes import alive, descendants
+from tests.waiting import wait_for
 from tests.worker.conftest import SMALL_TRAINER, Rows, fill
-from tests.worker.waiting import wait_for
 from worker import runtime, tasks
-from worker.child import Standby
-from worker.dataset_check import check_dataset
 from worker.supervisor import run_next
 from worker.sweeper import sweep
+from worker.trainer import Standby
 
 ENDLESS = 1_000_000  # steps
-
-
-@pytest.fixture
-def dataset(rows: Rows) -> str:
-    dataset_id = rows.dataset()
-    check_dataset(dataset_id)
-    return dataset_id
 
 
 def test_a_job_becomes_rows_events_and_objects(
@@ -153,7 +145,7 @@ def test_what_is_asked_of_a_job_does_not_wait_for_the_heartbeat(
     run(meanwhile=ask_while_it_trains)
     [asked], [done] = rows.events(job_id, "pausing" if ends == "paused" else "cancelling"), rows.events(job_id, ends)
     assert (done.created_at - asked.created_at).total_seconds() < 15
-    wait_for(lambda: not listeners())  # the server's process ends a little after the connection
+    wait_for(lambda: listeners() == [])  # a server notices a little later that its client is gone
 
 
 def test_a_lost_lease_kills_the_trainer_and_nothing_more_is_written(rows: Rows, dataset: str, run: Callable[..., None]) -> None:

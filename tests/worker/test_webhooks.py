@@ -23,8 +23,8 @@ from jobstore.keys import create_tenant
 from jobstore.settings import Settings, get_settings
 from jobstore.tables import Dataset, Delivery, Job, Tenant, Webhook
 from tests.jobstore.rows import add_dataset, add_job
+from tests.waiting import wait_for
 from tests.worker.conftest import ROOT
-from tests.worker.waiting import wait_for
 from worker import webhooks as sender
 
 

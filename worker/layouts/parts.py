@@ -6,11 +6,14 @@ from pathlib import PurePosixPath
 PARTS = {
     "train": "train",
     "training": "train",
+    "dev": "validation",
     "val": "validation",
     "valid": "validation",
     "validation": "validation",
     "test": "test",
     "testing": "test",
+    "eval": "test",
+    "evaluation": "test",
 }
 
 

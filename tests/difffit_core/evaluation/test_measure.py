@@ -21,18 +21,9 @@ from difffit_core.evaluation.metrics import (
     check_configured,
     check_metrics,
 )
-from difffit_core.evaluation.mobilenet import MobileNetV2
-from tests.difffit_core.evaluation.networks import write_tiny_clip, write_weights
 
 CPU = torch.device("cpu")
 REFERENCE = Reference(dataset="5" * 64, split="0.1")
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> FeatureWeights:
-    folder = tmp_path_factory.mktemp("weights")
-    mobilenet = write_weights(MobileNetV2(), folder / "mobilenet.pth")
-    return FeatureWeights(mobilenet=str(mobilenet), clip=str(write_tiny_clip(folder / "clip")))
 
 
 @pytest.fixture

@@ -9,18 +9,9 @@ import pytest
 from difffit_core.base_models import BaseModelEntry
 from difffit_core.evaluation.__main__ import main
 from difffit_core.evaluation.metrics import FeatureWeights
-from difffit_core.evaluation.mobilenet import MobileNetV2
 from difffit_core.evaluation.spec import EvaluationSpec, StandaloneEvaluation
 from difffit_core.tasks.config import TaskName
-from tests.difffit_core.evaluation.networks import write_tiny_clip, write_weights
 from tests.difffit_core.spec_dirs import ADAPTER, events_of, run_here, write_pictures, write_spec_dir
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> FeatureWeights:
-    folder = tmp_path_factory.mktemp("weights")
-    mobilenet = write_weights(MobileNetV2(), folder / "mobilenet.pth")
-    return FeatureWeights(mobilenet=str(mobilenet), clip=str(write_tiny_clip(folder / "clip")))
 
 
 def write_evaluation(folder: Path, base: BaseModelEntry, weights: FeatureWeights, metrics: list[str], **values: Any) -> None:

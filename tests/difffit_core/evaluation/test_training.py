@@ -14,14 +14,12 @@ from difffit_core.base_models import BaseModelEntry
 from difffit_core.errors import SpecError
 from difffit_core.evaluation import measure
 from difffit_core.evaluation.metrics import FeatureWeights
-from difffit_core.evaluation.mobilenet import MobileNetV2
 from difffit_core.evaluation.training import DONE
 from difffit_core.spec import TrainingSpec
 from difffit_core.stopping import StopRequest
 from difffit_core.tasks.config import TaskName
 from difffit_core.tasks.task import Examples
 from difffit_core.train import train
-from tests.difffit_core.evaluation.networks import write_tiny_clip, write_weights
 from tests.difffit_core.spec_dirs import ADAPTER, events_of, make_trainer, run_here, write_spec_dir
 
 EVALUATED: dict[str, Any] = {
@@ -33,13 +31,6 @@ EVALUATED: dict[str, Any] = {
     "validate_every": 100,
     "sample_every": 100,
 }
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> FeatureWeights:
-    folder = tmp_path_factory.mktemp("weights")
-    mobilenet = write_weights(MobileNetV2(), folder / "mobilenet.pth")
-    return FeatureWeights(mobilenet=str(mobilenet), clip=str(write_tiny_clip(folder / "clip")))
 
 
 def write(folder: Path, base: BaseModelEntry, weights: FeatureWeights, **hyperparameters: Any) -> TrainingSpec:

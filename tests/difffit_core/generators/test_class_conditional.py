@@ -9,9 +9,9 @@ from PIL import Image
 from difffit_core.adapter_file import Adapter
 from difffit_core.base_models import BaseModelEntry
 from difffit_core.errors import AdapterError
+from difffit_core.generation_spec import GenerationSpec
 from difffit_core.generators.generator import Generator
 from difffit_core.generators.registry import load_generator
-from difffit_core.spec import GenerationSpec
 from tests.difffit_core.adapters import make_case
 
 SPEC = GenerationSpec(labels=[1, 0], steps=2, guidance_scale=2.0, seed=0, scheduler="ddim")

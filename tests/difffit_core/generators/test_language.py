@@ -9,9 +9,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from difffit_core.base_models import BaseModelEntry
 from difffit_core.errors import SpecError
+from difffit_core.generation_spec import TextGenerationSpec
 from difffit_core.generators.language import choose
 from difffit_core.generators.registry import load_generator
-from difffit_core.spec import TextGenerationSpec
 
 Bases = dict[str, BaseModelEntry]
 
@@ -50,16 +50,42 @@ def test_an_answer_can_be_read_as_it_grows(tiny_bases: Bases) -> None:
     assert all(text for _, text in pieces)
 
 
-def test_an_answer_ends_with_the_end_token_or_the_context(tiny_bases: Bases) -> None:
+def test_an_answer_ends_with_the_end_token_or_where_it_may_be_no_longer(tiny_bases: Bases) -> None:
     generator = load_generator(tiny_bases["instruction"], "cpu")
     first = generator.texts(spec(prompts=["say"], max_tokens=1))
     assert (first[0].tokens, first[0].finished) == (1, False)
     end = generator.tokenizer(first[0].text, add_special_tokens=False).input_ids[-1]  # type: ignore[attr-defined]
     generator.network.generation_config.eos_token_id = [2, end]
     assert generator.texts(spec(prompts=["say"])) == [("", 0, True)]
-    with pytest.raises(SpecError, match="64") as caught:
-        generator.texts(spec(prompts=["x" * 70]))
-    assert (caught.value.code, caught.value.param) == ("prompt_too_long", "prompts")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "max_tokens", "code", "param", "words"),
+    [
+        ("x" * 70, 1, "prompt_too_long", "prompts", "has 72 tokens, and the model reads 64"),
+        ("x" * 62, 1, "prompt_too_long", "prompts", "has 64 tokens, and the model reads 64"),
+        ("x" * 61, 2, "context_exceeded", "max_tokens", "has 63 tokens; with max_tokens 2 .* 64 .* Ask for 1 at most"),
+        ("say", 60, "context_exceeded", "max_tokens", "has 5 tokens; with max_tokens 60 .* Ask for 59 at most"),
+    ],
+)
+def test_a_prompt_and_its_answer_have_to_fit_into_the_context(
+    tiny_bases: Bases, prompt: str, max_tokens: int, code: str, param: str, words: str
+) -> None:
+    heard: list[str] = []
+    generator, asked = load_generator(tiny_bases["instruction"], "cpu"), spec(prompts=["say", prompt], max_tokens=max_tokens)
+    with pytest.raises(SpecError, match=words) as caught:
+        generator.texts(asked, lambda _, text: heard.append(text))
+    assert (caught.value.code, caught.value.param, heard) == (code, param, [])
+
+
+def test_whoever_does_not_say_how_long_gets_what_has_room(tiny_bases: Bases) -> None:
+    generator = load_generator(tiny_bases["instruction"], "cpu")
+    generator.network.generation_config.eos_token_id = None
+    generator.tokenizer.eos_token = None  # type: ignore[attr-defined]
+    for prompt, tokens in (("say", 59), ("x" * 61, 1)):
+        (answer,) = generator.texts(spec(prompts=[prompt], max_tokens=None))
+        assert (answer.tokens, answer.finished) == (tokens, False)
+    assert generator.texts(spec(prompts=["say"], max_tokens=59)) == generator.texts(spec(prompts=["say"], max_tokens=None))
 
 
 def test_a_picture_model_writes_no_texts(tiny_bases: Bases) -> None:

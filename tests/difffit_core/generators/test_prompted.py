@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 from diffusers import ControlNetModel, StableDiffusionControlNetPipeline, StableDiffusionPipeline
-from PIL import Image
+from PIL import ExifTags, Image
 
 from difffit_core.base_models import BaseModelEntry
 from difffit_core.errors import SpecError
+from difffit_core.generation_spec import GenerationSpec
 from difffit_core.generators.registry import load_generator
 from difffit_core.sampling import make_scheduler
-from difffit_core.spec import GenerationSpec
 
 Bases = dict[str, BaseModelEntry]
 
@@ -25,24 +25,18 @@ def spec(**changes: object) -> GenerationSpec:
     return GenerationSpec.model_validate(values | changes)
 
 
-def noise(seed: int, count: int) -> torch.Tensor:
+def noise(seed: int, count: int, height: int = 8, width: int = 8) -> torch.Tensor:
     """What `denoise` starts from."""
-    return torch.stack([torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(seed + i)) for i in range(count)])
+    return torch.stack([torch.randn(4, height, width, generator=torch.Generator().manual_seed(seed + i)) for i in range(count)])
 
 
 def stock_pictures(pipeline: object, base: Path, **settings: object) -> np.ndarray:
-    """`[N, 16, 16, 3]` in 0 to 255."""
+    """`[N, H, W, 3]` in 0 to 255."""
     pipeline.scheduler = make_scheduler(base, "ddim", learned_variance=False)  # type: ignore[attr-defined]
     pipeline.set_progress_bar_config(disable=True)  # type: ignore[attr-defined]
-    output = pipeline(  # type: ignore[operator]
-        prompt=PROMPTS,
-        negative_prompt=["blue"] * len(PROMPTS),
-        num_inference_steps=3,
-        guidance_scale=4.0,
-        latents=noise(7, len(PROMPTS)),
-        output_type="np",
-        **settings,
-    )
+    common = {"prompt": PROMPTS, "negative_prompt": ["blue"] * len(PROMPTS), "num_inference_steps": 3, "guidance_scale": 4.0}
+    common |= {"latents": noise(7, len(PROMPTS)), "output_type": "np"}
+    output = pipeline(**common | settings)  # type: ignore[operator]
     return 255 * np.asarray(output.images)
 
 
@@ -69,6 +63,51 @@ def test_a_controlnet_steers_as_in_its_stock_pipeline(tiny_bases: Bases) -> None
     assert_same(pictures, stock_pictures(pipeline, base.path, image=[CONDITION] * 2))
     black = generator.images(spec(), Image.new("RGB", (16, 16)))
     assert pictures[0].tobytes() != black[0].tobytes()
+
+
+def test_other_sizes_are_drawn_as_the_stock_pipelines_draw_them(tiny_bases: Bases) -> None:
+    sizes: dict[str, object] = {"width": 24, "height": 16}
+    base = tiny_bases["text-to-image"]
+    pictures = load_generator(base, "cpu").images(spec(**sizes))
+    assert pictures[0].size == (24, 16)
+    pipeline = StableDiffusionPipeline.from_pretrained(base.path)
+    assert_same(pictures, stock_pictures(pipeline, base.path, latents=noise(7, 2, 8, 12), **sizes))
+
+
+def test_pixart_draws_wide_and_tall(tiny_bases: Bases) -> None:
+    generator = load_generator(tiny_bases["text-to-image-pixart"], "cpu")
+    for size in ((24, 16), (16, 24), (16, 16)):
+        picture = generator.images(spec(prompts=PROMPTS[:1], width=size[0], height=size[1]))[0]
+        assert picture.size == size
+    assert picture.tobytes() == generator.images(spec(prompts=PROMPTS[:1]))[0].tobytes()
+
+
+@pytest.mark.parametrize(("shape", "size"), [((30, 20), (20, 12)), ((9, 18), (12, 24)), ((50, 49), (16, 16))])
+def test_pictures_have_the_ratio_of_their_condition(tiny_bases: Bases, shape: tuple[int, int], size: tuple[int, int]) -> None:
+    generator = load_generator(tiny_bases["controlnet"], "cpu")
+    assert generator.images(spec(prompts=PROMPTS[:1]), CONDITION.resize(shape))[0].size == size
+    turned = CONDITION.resize(shape)
+    turned.getexif()[ExifTags.Base.Orientation] = 6
+    assert generator.images(spec(prompts=PROMPTS[:1]), turned)[0].size == size[::-1]
+    asked = spec(prompts=PROMPTS[:1], width=16, height=16)
+    assert generator.images(asked, CONDITION.resize(shape))[0].size == (16, 16)
+
+
+@pytest.mark.parametrize(("case", "param"), [("text-to-image", "height"), ("class-conditional", "width")])
+def test_a_size_that_is_not_made_is_refused(tiny_bases: Bases, case: str, param: str) -> None:
+    told: dict[str, object] = {"labels": [0], "prompts": []} if case == "class-conditional" else {}
+    with pytest.raises(SpecError) as caught:
+        load_generator(tiny_bases[case], "cpu").images(spec(width=20, height=18, **told))
+    assert (caught.value.code, caught.value.param) == ("wrong_size", param)
+
+
+def test_larger_pictures_are_drawn_fewer_at_a_time(tiny_bases: Bases) -> None:
+    generator = load_generator(tiny_bases["text-to-image"], "cpu")
+    batches: list[tuple[int, ...]] = []
+    hook = generator.network.register_forward_pre_hook(lambda _network, given: batches.append(tuple(given[0].shape)))
+    generator.images(spec(prompts=["x"] * 5, steps=1, guidance_scale=1.0, width=32, height=32))
+    hook.remove()
+    assert batches == [(2, 4, 16, 16), (2, 4, 16, 16), (1, 4, 16, 16)]
 
 
 def test_a_picture_depends_on_its_own_seed_and_prompt_only(tiny_bases: Bases) -> None:

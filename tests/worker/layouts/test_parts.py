@@ -45,6 +45,34 @@ def test_lists_in_train_and_test_give_a_split(check: Checker) -> None:
     assert {e.source: e.annotation.split for e in checked.examples} == {"train/a.png": "train", "test/a.png": "test"}
 
 
+def test_captions_in_train_and_test_give_a_split(check: Checker) -> None:
+    files = {
+        f"set/{part}/{i}.png": picture(f"rgb({i}, {ord(part[0])}, 0)") for part in ("train", "validation") for i in range(2)
+    }
+    checked = check(files | {name.replace(".png", ".txt"): name.encode() for name in files})
+    assert (checked.report["layout"], checked.report["splits"]) == ("captions", {"test": 2, "train": 2})
+    assert {e.source: e.annotation.split for e in checked.examples if e.annotation.split == "test"} == {
+        "set/validation/0.png": "test",
+        "set/validation/1.png": "test",
+    }
+
+
+def test_an_image_folder_of_the_hub_keeps_its_split(check: Checker) -> None:
+    """As `load_dataset("imagefolder")` reads it: a folder and a list for each part, with conditions beside the pictures."""
+    files: dict[str, bytes] = {"README.md": b"of the set"}
+    for green, part in enumerate(("train", "validation", "test")):
+        rows = [
+            {"file_name": f"{i}.png", "text": f"{part} {i}", "conditioning_image_file_name": f"edges/{i}.png"} for i in range(2)
+        ]
+        files[f"data/{part}/metadata.jsonl"] = "\n".join(map(json.dumps, rows)).encode()
+        files |= {f"data/{part}/{i}.png": picture(f"rgb({i}, {green}, 0)") for i in range(2)}
+        files |= {f"data/{part}/edges/{i}.png": picture(f"rgb({i}, {green}, 9)") for i in range(2)}
+    checked = check(files)
+    assert (checked.report["layout"], checked.report["kept"], checked.report["conditions"]) == ("metadata", 6, 6)
+    assert checked.report["splits"] == {"test": 2, "train": 2, "validation": 2}
+    assert all(e.source.split("/")[1] == e.annotation.split for e in checked.examples)
+
+
 def test_folders_of_one_name_in_several_places_are_warned_of(check: Checker) -> None:
     files = {f"{kind}/other/1.png": picture(colour) for kind, colour in (("animals", "red"), ("plants", "green"))}
     checked = check(files | {"plants/rose/1.png": picture("pink")})
