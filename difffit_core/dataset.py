@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,6 +35,8 @@ class Item:
     answer: str = ""
     split: str = ""  # train, validation or test, where the dataset's authors say so
     source: str = ""  # what the user called the picture's file, or the file and row of the text
+    width: int = 0  # of the picture in pixels, upright; 0 where nobody has looked
+    height: int = 0
 
     @property
     def name(self) -> str:
@@ -85,7 +88,7 @@ def index_class_folders(folder: Path) -> DatasetSummary:
     return write_index(folder, ({"file": str(p.relative_to(folder)), "label": p.parent.name} for p in pictures))
 
 
-def write_index(folder: Path, rows: Iterable[dict[str, str]]) -> DatasetSummary:
+def write_index(folder: Path, rows: Iterable[dict[str, Any]]) -> DatasetSummary:
     """Write the index of examples given by the fields of `Item`; the files that they name lie in `folder`."""
     items = []
     for row in rows:

@@ -53,7 +53,7 @@ class Settings(BaseSettings):
         3600.0, description="Files that no row names are deleted after it; longer than any upload takes to be recorded"
     )
     min_free_bytes: Annotated[int, Field(ge=0)] = Field(
-        1024 * MEBIBYTE, description="A worker with less free space in its work_dir takes no job"
+        1024 * MEBIBYTE, description="A worker with less free space in its work_dir takes no job and checks no dataset"
     )
 
     max_upload_bytes: Annotated[int, Field(gt=0)] = Field(8192 * MEBIBYTE, description="Largest dataset upload")

@@ -1,5 +1,6 @@
 """Checking an upload: unpack it, decode every image, and turn what can be used into the content that jobs train on."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +22,10 @@ from worker.layouts.layout import is_system_file
 from worker.layouts.registry import compare_with_published, read_layout
 from worker.lease import Lease
 from worker.leased_work import finish, work_on
-from worker.outages import persist
-from worker.runtime import objects, scratch_folder
+from worker.outages import may_pass, persist
+from worker.runtime import has_room, objects, scratch_folder
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -42,18 +45,24 @@ class CheckedDataset:
 
 
 def check_dataset(dataset_id: str) -> None:
-    """Claim the dataset and bring it to `ready` or `failed`; does nothing where another worker has it."""
-    work_on(Dataset, dataset_id, _bring_to_end)
+    """Claim the dataset and bring it to `ready` or `failed`; does nothing where another worker has it, or without room."""
+    if has_room(get_settings()):
+        work_on(Dataset, dataset_id, _bring_to_end)
 
 
 def _bring_to_end(dataset: Dataset, lease: Lease) -> None:
     with scratch_folder(dataset.id, lease.token) as folder:
-        _check(dataset, lease, folder, get_settings())
+        try:
+            _check(dataset, lease, folder, get_settings())
+        except OSError as error:
+            if not may_pass(error):
+                raise
+            _out_of_space(dataset, lease, get_settings())
 
 
 def _check(dataset: Dataset, lease: Lease, folder: Path, settings: Settings) -> None:
     upload = folder / "upload"
-    persist(lease, lambda: objects().get_joined(upload_keys(dataset), upload))
+    persist(lease, lambda: objects().get_joined(upload_keys(dataset), upload), fetches=True)
     checked: CheckedDataset | None = None
     try:
         with ImagePool(settings.max_image_pixels) as pool:
@@ -77,6 +86,17 @@ def _check(dataset: Dataset, lease: Lease, folder: Path, settings: Settings) -> 
     found |= {"classes": checked.report["classes"]} | keys
     stored_bytes = content.stat().st_size + (preview.stat().st_size if has_preview else 0)
     finish(lease, "ready", content_bytes=stored_bytes, **found)
+
+
+def _out_of_space(dataset: Dataset, lease: Lease, settings: Settings) -> None:
+    """Give the attempt up, for another may find more space; the last one fails."""
+    message = f"The worker's disk was full in attempt {dataset.attempt} of {settings.max_attempts}"
+    if dataset.attempt < settings.max_attempts:
+        logger.warning("%s at dataset %s", message, dataset.id)
+        lease.expire()
+        return
+    advice = "Upload a smaller dataset, or ask the operator for a larger disk and upload this one again."
+    finish(lease, "failed", error={"code": "disk_full", "message": f"{message}. {advice}", "param": "file"})
 
 
 def examine(

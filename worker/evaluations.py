@@ -61,7 +61,7 @@ def _bring_on(evaluation: Evaluation, lease: Lease, make_room: Callable[[], bool
 
 def _evaluate(evaluation: Evaluation, lease: Lease, folder: Path, make_room: Callable[[], bool]) -> None:
     try:
-        dataset_sha256 = persist(lease, lambda: _stage(evaluation, folder))
+        dataset_sha256 = persist(lease, lambda: _stage(evaluation, folder), fetches=True)
         ending = _measure(evaluation, lease, folder)
         if ending.get("code") == "out_of_memory" and make_room():
             ending = _measure(evaluation, lease, folder)

@@ -6,6 +6,7 @@ It runs as `python -m worker.image_check MAX_PIXELS SECONDS`. Memory is limited 
 kernel ends it where an image needs more time, and the parent starts the next one.
 """
 
+import errno
 import json
 import resource
 import signal
@@ -21,6 +22,7 @@ from worker.label_colours import colour
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 THUMBNAIL = 64  # pixels
+DISK_FULL = "disk_full"  # of what is written, and no fault of the image
 BASE_MEMORY = 768 * 1024**2  # bytes of address space for the interpreter and its libraries
 BYTES_PER_PIXEL = 24  # the decoded image in RGBA and five copies of it
 PHOTOGRAPHS = {"JPEG", "MPO"}  # of which cameras append more, for depth and previews: nothing moves
@@ -63,6 +65,8 @@ def check(path: Path, max_pixels: int, thumbnail: str | None, coloured: str | No
     except MemoryError:
         return {"code": "too_much_memory", "message": "Decoding the image needs too much memory. Make it smaller."}
     except Exception as error:  # decoders raise many kinds of errors on damaged data
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            return {"code": DISK_FULL, "message": str(error)}
         return {"code": "damaged_image", "message": f"The image cannot be decoded ({error}). Export it again."}
 
 

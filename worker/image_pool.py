@@ -1,5 +1,6 @@
 """Decoding processes for untrusted images: a few run side by side, and one that dies costs one image."""
 
+import errno
 import json
 import os
 import queue
@@ -13,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from worker.image_check import DISK_FULL
 from worker.runtime import child_environment
 
 SECONDS_PER_IMAGE = 30  # the largest image allowed decodes in a few
@@ -64,7 +66,7 @@ class ImagePool:
             decoder.stop()
 
     def check(self, requests: Iterable[Request]) -> Iterator[CheckedImage | RefusedImage]:
-        """Decode images; answers come in the same order."""
+        """Decode images; answers come in the same order. Raises OSError where the disk has no room for what is written."""
         waiting = list(requests)
         for start in range(0, len(waiting), WINDOW):
             yield from self._threads.map(self._check_one, waiting[start : start + WINDOW])
@@ -101,6 +103,8 @@ class _Decoder:
         if not line:
             return self._death()
         answer: dict[str, Any] = json.loads(line)
+        if answer.get("code") == DISK_FULL:
+            raise OSError(errno.ENOSPC, answer["message"])
         return RefusedImage(**answer) if "code" in answer else CheckedImage(**answer)
 
     def stop(self) -> int:

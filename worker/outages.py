@@ -17,18 +17,19 @@ T = TypeVar("T")
 FIRST_PAUSE, LAST_PAUSE = 0.2, 5.0  # seconds between two tries; doubled after each
 
 
-def persist(lease: Lease, work: Callable[[], T]) -> T:
+def persist(lease: Lease, work: Callable[[], T], *, fetches: bool = False) -> T:
     """Do the work, again and again while a server is away or the disk is full. It may be done twice: a commit can succeed
     without an answer.
 
-    Raises LeaseLost or Stopping where the worker is to end instead, and every other error of the work.
+    Raises LeaseLost or Stopping where the worker is to end instead, and every other error of the work: OSError of a full disk
+    where it `fetches` to this machine, for that may be what fills it.
     """
     pause = FIRST_PAUSE
     while True:
         try:
             return work()
         except (DBAPIError, StorageError, OSError) as error:
-            if not may_pass(error):
+            if not may_pass(error) or (fetches and isinstance(error, OSError)):
                 raise
             logger.warning("Trying again in %.1f s, for %s: %s", pause, lease.row_id, error)
         lease.check()

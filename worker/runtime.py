@@ -1,6 +1,7 @@
 """What the code of one worker process shares: the database, the object store, scratch folders and the wish to stop."""
 
 import ctypes
+import logging
 import mmap
 import os
 import shutil
@@ -16,7 +17,9 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from jobstore.database import make_engine, session_factory
 from jobstore.objects import ObjectStore
-from jobstore.settings import get_settings
+from jobstore.settings import Settings, get_settings
+
+logger = logging.getLogger(__name__)
 
 PR_SET_PDEATHSIG = 1  # from <sys/prctl.h>
 MAIN_PROCESS = os.getpid()  # pool processes are forked from the process that imports this module
@@ -93,6 +96,15 @@ def child_environment() -> dict[str, str]:
     """The environment for processes that handle untrusted data or users' settings: no addresses of servers, no secrets."""
     secret = ("DIFFFIT_", "AWS_")
     return {name: value for name, value in os.environ.items() if not name.endswith("_URL") and not name.startswith(secret)}
+
+
+def has_room(settings: Settings) -> bool:
+    """Whether the scratch space is large enough to begin something; else the log says so, and the work waits."""
+    settings.work_dir.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(settings.work_dir).free
+    if free < settings.min_free_bytes:
+        logger.error("Work waits: %s has %d bytes free, less than %d", settings.work_dir, free, settings.min_free_bytes)
+    return free >= settings.min_free_bytes
 
 
 @contextmanager

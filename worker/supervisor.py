@@ -1,7 +1,6 @@
 """Runs one job: claims it, stages its files, has a trainer work on them and records its reports."""
 
 import logging
-import shutil
 import time
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from worker.job_files import stage
 from worker.lease import Lease, LeaseLost, Stopping
 from worker.outages import persist
 from worker.recorder import Recorder
-from worker.runtime import objects, scratch_folder, sessions, stop_requested
+from worker.runtime import has_room, objects, scratch_folder, sessions, stop_requested
 from worker.trainer import Standby, TrainerProcess
 
 logger = logging.getLogger(__name__)
@@ -30,9 +29,7 @@ POLL_SECONDS = 0.05  # between looks at the trainer's events; far below what a p
 def run_next(standby: Standby) -> bool:
     """Claim the job whose turn it is and bring it to an end; False where no job waits or there is no room to work in."""
     settings = get_settings()
-    settings.work_dir.mkdir(parents=True, exist_ok=True)
-    if (free := shutil.disk_usage(settings.work_dir).free) < settings.min_free_bytes:
-        logger.error("Jobs wait: %s has %d bytes free, less than %d", settings.work_dir, free, settings.min_free_bytes)
+    if not has_room(settings):
         return False
     with sessions().begin() as session:
         claimed = queue.claim_next(session, settings.lease_seconds, settings.tenant_running_jobs)
@@ -57,8 +54,8 @@ def run_next(standby: Standby) -> bool:
 def _run(job: Job, lease: Lease, spec_dir: Path, standby: Standby) -> None:
     began = time.monotonic()
     try:
-        persist(lease, lambda: stage(sessions(), job, spec_dir, objects(), get_settings()))
-        staged = persist(lease, lambda: stage_encodings(sessions(), job, spec_dir, objects()))
+        persist(lease, lambda: stage(sessions(), job, spec_dir, objects(), get_settings()), fetches=True)
+        staged = persist(lease, lambda: stage_encodings(sessions(), job, spec_dir, objects()), fetches=True)
     except DiffFitError as error:
         endings.fail(lease, error.reason())
         return

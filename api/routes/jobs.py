@@ -274,16 +274,16 @@ def pause_job(job: FoundJob, session: Transaction) -> JobView:
     return _request(session, job, Action.PAUSE)
 
 
-@router.post("/{job_id}/resume", responses=errors(404, 409))
-def resume_job(job: FoundJob, session: Transaction) -> JobView:
+@router.post("/{job_id}/resume", responses=errors(404, 409, 429))
+def resume_job(job: FoundJob, session: Transaction, resources: ResourcesDep) -> JobView:
     """Put a paused job back into the queue. It goes on where it stopped, and its adapter is that of an unpaused run."""
-    return _request(session, job, Action.RESUME)
+    return _request_place(session, job, Action.RESUME, resources)
 
 
-@router.post("/{job_id}/retry", responses=errors(404, 409))
-def retry_job(job: FoundJob, session: Transaction) -> JobView:
+@router.post("/{job_id}/retry", responses=errors(404, 409, 429))
+def retry_job(job: FoundJob, session: Transaction, resources: ResourcesDep) -> JobView:
     """Queue a failed or cancelled job once more: from its last checkpoint, with fresh attempts and a fresh time limit."""
-    return _request(session, job, Action.RETRY)
+    return _request_place(session, job, Action.RETRY, resources)
 
 
 @router.delete("/{job_id}", status_code=204, responses=errors(404, 409))
@@ -293,7 +293,15 @@ def delete_job(job: FoundJob, session: Transaction, resources: ResourcesDep) -> 
 
 
 def _request(session: Session, job: Job, action: UserAction) -> JobView:
-    if request(session, job, action) and job.status == JobStatus.QUEUED:
+    request(session, job, action)
+    return job_views(session, [job])[0]
+
+
+def _request_place(session: Session, job: Job, action: UserAction, resources: Resources) -> JobView:
+    """The same for what puts the job into its tenant's queue, where there has to be a place for it."""
+    line = line_of(session, job.tenant_id, resources.settings, resources.fullness)
+    if request(session, job, action):
+        line.join()
         after_commit(session, partial(wake, "train", job.id))
     return job_views(session, [job])[0]
 

@@ -40,10 +40,11 @@ class ClassConditional(DiffusionTask):
         near = {name: known[name.casefold()] for name in self.class_names if name.casefold() in known}
         pairs = [f"{name!r} ({theirs!r})" for name, theirs in near.items() if name != theirs]
         if not pairs:
-            return []
+            return super().warnings(items)
         return [
+            *super().warnings(items),
             f"{len(pairs)} classes are learned anew, for the base knows them by other names: {', '.join(pairs[:10])}. "
-            "Name them as the base does to begin with what it knows."
+            "Name them as the base does to begin with what it knows.",
         ]
 
     def compiled_parts(self) -> list[nn.Module]:

@@ -17,7 +17,7 @@ from difffit_core.diffusion import add_noise, load_diffusion, per_sample_loss
 from difffit_core.dit import latent_scale, load_autoencoder
 from difffit_core.latents import draw_latents, encode_pictures
 from difffit_core.spec import TrainingSpec
-from difffit_core.tasks.task import Examples, Progress, Task, Tensors
+from difffit_core.tasks.task import SHOWN_NAMES, Examples, Progress, Task, Tensors
 
 
 class DiffusionTask(Task):
@@ -27,6 +27,20 @@ class DiffusionTask(Task):
         super().__init__(spec, base, device)
         self.diffusion = load_diffusion(base.path, spec.defaults.min_snr_gamma).to(device)
         self.scaling, self.channels = latent_scale(base.path)
+
+    def warnings(self, items: list[Item]) -> list[str]:
+        resolution = self.h.resolution
+        assert resolution is not None
+        keeps_ratio = self.h.aspect == "buckets"
+        small = [
+            i.name for i in items if 0 < (i.width * i.height if keeps_ratio else min(i.width, i.height) ** 2) < resolution**2
+        ]
+        if not small:
+            return []
+        return [
+            f"{len(small)} of {len(items)} pictures are smaller than {resolution} pixels and are enlarged, so that the model "
+            f"learns to draw blurred ones: {', '.join(small[:SHOWN_NAMES])}. Use larger ones, or a smaller resolution."
+        ]
 
     def use_gradient_checkpointing(self) -> None:
         self.model.enable_gradient_checkpointing()

@@ -20,6 +20,7 @@ from difffit_core.networks import told
 from difffit_core.spec import TrainingSpec
 from difffit_core.subject import PREFIX, SUBJECT, add_trained_subject
 from difffit_core.tasks.config import DreamBoothConfig
+from difffit_core.tasks.diffusion import DiffusionTask
 from difffit_core.tasks.task import Examples, Progress, Tensors
 from difffit_core.tasks.text_to_image import TextToImage
 from difffit_core.text_encoders import load_text_encoder
@@ -57,7 +58,7 @@ class DreamBooth(TextToImage):
         return [*super().modules(), self.text.encoder]
 
     def warnings(self, items: list[Item]) -> list[str]:
-        found = []
+        found = DiffusionTask.warnings(self, items)  # the captions are one short prompt, with a word that no base knows
         if not FEWEST <= len(items) <= MOST:
             found.append(f"The dataset has {len(items)} pictures; DreamBooth wants {FEWEST} to {MOST} of one subject.")
         classes = sorted({item.label for item in items})

@@ -14,12 +14,11 @@ from difffit_core.errors import DatasetError
 from difffit_core.networks import load_language_model, load_tokenizer
 from difffit_core.objectives import IGNORED, next_token_loss
 from difffit_core.spec import TrainingSpec
-from difffit_core.tasks.task import Examples, Progress, Task, Tensors
+from difffit_core.tasks.task import SHOWN_NAMES, Examples, Progress, Task, Tensors
 from difffit_core.weightless import has_numbers
 
 PREVIEW_PROMPTS = 4
 PREVIEW_TOKENS = 64  # of an answer, at most
-SHOWN_NAMES = 10  # in an error
 
 
 class Instruction(Task):

@@ -20,6 +20,8 @@ from difffit_core.spec import TrainingSpec
 Tensors = dict[str, Tensor]
 Progress = Callable[[int, int], None]  # (done, of) examples
 
+SHOWN_NAMES = 10  # of examples, in a warning or an error
+
 
 @dataclass(frozen=True)
 class Examples:

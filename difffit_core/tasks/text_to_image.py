@@ -18,11 +18,10 @@ from difffit_core.networks import load_network, predict, told
 from difffit_core.sampling import Predict, decode, denoise, grid, learns_variance
 from difffit_core.spec import TrainingSpec
 from difffit_core.tasks.diffusion import DiffusionTask
-from difffit_core.tasks.task import Examples, Tensors
+from difffit_core.tasks.task import SHOWN_NAMES, Examples, Tensors
 from difffit_core.text_encoders import TextEncoder, blank_embeddings, cut_off, load_text_encoder, most_tokens
 
 PREVIEW_CAPTIONS = 4
-SHOWN_NAMES = 10  # in a warning
 EMBEDDED = ("text", "text_mask")  # what a text encoder makes of prompts
 
 
@@ -55,10 +54,11 @@ class TextToImage(DiffusionTask):
         long = set(cut_off(self.base.path, {self.caption_of(item) for item in items}))
         names = [item.name for item in items if self.caption_of(item) in long]
         if not names:
-            return []
+            return super().warnings(items)
         return [
+            *super().warnings(items),
             f"{len(names)} of {len(items)} captions are longer than the {most_tokens(self.base.path)} tokens that the text "
-            f"encoder reads, and what follows in them is not learned. Shorten them: {', '.join(names[:SHOWN_NAMES])}."
+            f"encoder reads, and what follows in them is not learned. Shorten them: {', '.join(names[:SHOWN_NAMES])}.",
         ]
 
     def encode_conditions(self, items: list[Item], folder: Path, size: Size) -> Tensors:

@@ -67,6 +67,19 @@ def test_a_full_queue_takes_no_job(client: TestClient, tenant: Tenant, rows: Row
     assert client.post("/jobs", json=body).status_code == 202
 
 
+def test_a_job_that_comes_back_into_a_full_queue_waits_for_a_place(client: TestClient, tenant: Tenant, rows: Rows) -> None:
+    paused, cancelled, waiting = (rows.job(client) for _ in range(3))
+    client.post(f"/jobs/{paused}/pause")
+    client.post(f"/jobs/{cancelled}/cancel")
+    limit(client, tenant, queued_jobs=1)
+    for job_id, action, status in ((paused, "resume", "paused"), (cancelled, "retry", "cancelled")):
+        assert_limited(client.post(f"/jobs/{job_id}/{action}"), "queue_full", "queued_jobs")
+        assert client.get(f"/jobs/{job_id}").json()["status"] == status
+    client.post(f"/jobs/{waiting}/cancel")
+    for _ in range(2):  # the answer may have been lost
+        assert client.post(f"/jobs/{paused}/resume").json()["status"] == "queued"
+
+
 def test_where_nothing_more_can_be_stored_no_job_is_taken(client: TestClient, tenant: Tenant, rows: Rows) -> None:
     body = {"base_model": "emoji-dit", "dataset": rows.dataset(upload_bytes=1000).id}
     limit(client, tenant, storage_bytes=1000)

@@ -1,11 +1,15 @@
 """What users of each system get wrong: refused before any compute where it can be, and with the field and what to do."""
 
+import io
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.systems.conftest import Service
+from tests.odd_pictures import ODD
+from tests.systems.conftest import SMALL, Service
+from worker.dataset_check import check_dataset
 
 DREAMBOOTH: dict[str, Any] = {"type": "dreambooth", "subject": "dog"}
 # (base model, what the dataset was made for, the task, code, field)
@@ -69,6 +73,29 @@ def test_a_base_that_lacks_a_file_is_refused_before_any_compute(service: Service
         error = answer.json()["error"]
         assert (answer.status_code, error["code"], error["param"]) == (422, "base_model_missing", "base_model")
         assert f"{Path(name).parent}/" in error["message"]
+
+
+def test_odd_pictures_are_trained_on_and_what_is_lost_of_them_is_told(service: Service) -> None:
+    """Of every mode and format, with captions of several lines that are longer than the tiny text encoder reads."""
+    upload = io.BytesIO()
+    with zipfile.ZipFile(upload, "w") as archive:
+        for number, (make, _) in enumerate(ODD.values()):
+            archive.writestr(f"{number}.PNG", make())
+            archive.writestr(f"{number}.txt", f"no {number}, in grey,\r\nand more".encode("utf-8-sig"))
+    dataset_id = service.client.post("/datasets", files={"file": ("odd.zip", upload.getvalue())}).json()["id"]
+    check_dataset(dataset_id)
+    report = service.client.get(f"/datasets/{dataset_id}").json()["report"]
+    assert (report["kept"], report["refused"]) == (len(ODD), [])
+    spec = {"base_model": "tiny-text-to-image", "dataset": dataset_id, "hyperparameters": SMALL}
+    job_id = service.client.post("/jobs", json=spec).json()["id"]
+    service.train()
+    assert service.job(job_id)["status"] == "succeeded"
+    events = service.client.get(f"/jobs/{job_id}/events", params={"limit": 100}).json()["data"]
+    told = [event["data"]["message"] for event in events if event["type"] == "warning"]
+    assert [message.partition(" are ")[0] for message in told] == [
+        *(f"{len(ODD)} of {len(ODD)} {what}" for what in ("pictures", "captions"))
+    ]
+    assert "0.PNG" in told[0]
 
 
 @pytest.mark.parametrize("identifier", ["a", "<|endoftext|>"])

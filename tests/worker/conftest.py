@@ -1,5 +1,6 @@
 """Fixtures of the worker's tests: rows that wait for a worker, and real Celery workers."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -127,6 +128,25 @@ def run(fast_settings: Settings) -> Iterator[Callable[..., None]]:
 
         yield run
         assert list(fast_settings.work_dir.iterdir()) == []
+
+
+@pytest.fixture
+def small_disk(fast_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The workers' scratch folder on a file system of two megabytes, one of which must be free."""
+    folder = fast_settings.work_dir
+    folder.mkdir(exist_ok=True)
+    monkeypatch.setattr(fast_settings, "min_free_bytes", 1024**2)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("only root may mount a file system")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)  # logs of trainers may be open in it still
+
+
+def fill(file: Path) -> None:
+    """Take all the space there is."""
+    with contextlib.suppress(OSError):
+        file.write_bytes(bytes(8 * 1024**2))
 
 
 @pytest.fixture(scope="module")

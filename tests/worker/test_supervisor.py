@@ -1,13 +1,11 @@
 """One attempt at a job, in every way it can go. The trainer is a small real program that speaks the trainer's protocol."""
 
 import base64
-import contextlib
 import io
 import json
 import os
-import subprocess
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from uuid import uuid4
 
@@ -23,7 +21,7 @@ from jobstore.settings import Settings
 from jobstore.tables import Adapter, Checkpoint, Dataset, Image, Job
 from tests.jobstore.processes import alive, descendants
 from tests.waiting import wait_for
-from tests.worker.conftest import SMALL_TRAINER, Rows
+from tests.worker.conftest import SMALL_TRAINER, Rows, fill
 from worker import runtime, tasks
 from worker.supervisor import run_next
 from worker.sweeper import sweep
@@ -349,19 +347,6 @@ def test_out_of_memory_with_one_image_fails_and_says_what_to_do(rows: Rows, data
     assert "gradient_checkpointing" in job.error["message"]
 
 
-@pytest.fixture
-def small_disk(fast_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The workers' scratch folder on a file system of two megabytes, one of which must be free."""
-    folder = fast_settings.work_dir
-    folder.mkdir(exist_ok=True)
-    monkeypatch.setattr(fast_settings, "min_free_bytes", 1024**2)
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("only root may mount a file system")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)  # logs of trainers may be open in it still
-
-
 def test_a_full_disk_costs_an_attempt_and_then_jobs_wait_for_room(
     rows: Rows, dataset: str, run: Callable[..., None], small_disk: Path, fast_settings: Settings
 ) -> None:
@@ -395,12 +380,6 @@ def test_a_full_disk_costs_an_attempt_and_then_jobs_wait_for_room(
 
 def is_trainer(pid: int) -> bool:
     return b"small_trainer.py" in Path(f"/proc/{pid}/cmdline").read_bytes()
-
-
-def fill(file: Path) -> None:
-    """Take all the space there is."""
-    with contextlib.suppress(OSError):
-        file.write_bytes(bytes(8 * 1024**2))
 
 
 def test_a_cancelled_job_does_not_wait_for_a_store_that_is_away(

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from difffit_core.base_models import BaseModelEntry
-from difffit_core.dataset import INDEX, read_index, write_index
+from difffit_core.dataset import INDEX, Item, read_index, write_index
 from difffit_core.errors import DatasetError
 from difffit_core.tasks.diffusion import DiffusionTask
 from difffit_core.tasks.task import Examples, Tensors
@@ -56,6 +56,19 @@ def test_captions_that_are_too_long_are_counted_and_shown(tmp_path: Path, tiny_b
     (message,) = task.warnings([*long, *items[2:]])
     assert message.startswith(f"2 of 20 captions are longer than the {most} tokens")
     assert message.endswith("Shorten them: star/0.png, star/1.png.")
+
+
+@pytest.mark.parametrize(("aspect", "small"), [("crop", ["wide.png", "tiny.png"]), ("buckets", ["tiny.png"])])
+def test_pictures_that_are_enlarged_are_told(tmp_path: Path, tiny_bases: Bases, aspect: str, small: list[str]) -> None:
+    """Of those whose size is known: with buckets a wide picture needs but the area of the square."""
+    task = make_trainer(tmp_path, write_spec_dir(tmp_path, tiny_bases["text-to-image"], aspect=aspect)).task
+    side = task.h.resolution
+    assert side is not None
+    sizes = {"exact": (side, side), "wide": (2 * side, side // 2), "tiny": (side, side // 2), "unknown": (0, 0)}
+    items = [Item(name, f"{name}.png", width=width, height=height) for name, (width, height) in sizes.items()]
+    (message,) = task.warnings(items)
+    assert message.startswith(f"{len(small)} of 4 pictures are smaller than {side} pixels")
+    assert f": {', '.join(small)}." in message
 
 
 def test_a_mirrored_picture_has_its_condition_mirrored(tmp_path: Path, tiny_bases: Bases, in_fp32: None) -> None:
