@@ -48,6 +48,7 @@ TOKENIZER_FOLDER: dict[Family, str | None] = {
     "llama": ".",
 }
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json")  # one of them is enough
+VOCABULARIES = ("tokenizer.json", "vocab.json", "added_tokens.json")  # those of a CLIP: one, or the other two
 WEIGHTS_FILES = ("diffusion_pytorch_model.safetensors", "model.safetensors")  # or else shards, "…-00001-of-00003.safetensors"
 
 
@@ -139,6 +140,16 @@ class BaseModelEntry(BaseModel):
         """How many tokens a language model reads, its answer included; None for one of pictures, or that does not say."""
         context = self._network().get("max_position_embeddings") if self.family == "llama" else None
         return None if context is None else int(context)
+
+    def vocabulary(self) -> set[str]:
+        """The tokens of its tokenizer, as far as JSON files have them."""
+        folder = TOKENIZER_FOLDER[self.family]
+        if folder is None:
+            return set()
+        known = {name: _read_json(self.path / folder / name) for name in VOCABULARIES if (self.path / folder / name).is_file()}
+        whole = known.pop("tokenizer.json", {})
+        added = {str(token["content"]) for token in whole.get("added_tokens", [])}
+        return added.union(whole.get("model", {}).get("vocab", ()), *known.values())
 
     def pixels_per_token(self) -> int:
         """What width and height of a picture are a multiple of: a transformer's patch, a pixel of a UNet's innermost level."""

@@ -27,6 +27,8 @@ def resolve(spec: JobSpec, base: BaseModelEntry, dataset: DatasetSummary) -> Tra
     task = _task(spec, base)
     spec.method.check_fits("controlnet" if task.type == "controlnet" else base.family)
     _check_dataset(task, dataset)
+    if task.type == "dreambooth":
+        task.check_new(base.vocabulary())
     asked = {k: v for k, v in spec.hyperparameters.model_dump().items() if v != "auto"}
     steps = int(asked.get("steps", base.defaults.steps))
     batch_size = int(asked.get("batch_size", min(base.defaults.batch_size, max(1, dataset.examples))))
@@ -38,7 +40,7 @@ def resolve(spec: JobSpec, base: BaseModelEntry, dataset: DatasetSummary) -> Tra
         "base_precision": "fp32",
         "resolution": base.image_size(),
         "aspect": None if base.family == "llama" else "crop",
-        "max_tokens": MAX_TOKENS if task.type == "instruction" else None,
+        "max_tokens": min(MAX_TOKENS, base.context_tokens() or MAX_TOKENS) if task.type == "instruction" else None,
         "learning_rate": spec.method.learning_rate(base.defaults.pretraining_learning_rate, base.family),
         "lr_schedule": "constant",
         "warmup_steps": min(INSTRUCTION_WARMUP, steps // 10) if task.type == "instruction" else 0,
@@ -119,7 +121,7 @@ def _check_dataset(task: TaskConfig, dataset: DatasetSummary) -> None:
 
 
 def _check_sizes(resolved: ResolvedHyperparameters, base: BaseModelEntry) -> None:
-    """Raise SpecError where the base cannot make pictures of the resolution, or does not make any."""
+    """Raise SpecError where the base cannot make pictures of the resolution, or reads no texts so long, or has neither."""
     for name, value, meaningless in (
         ("resolution", resolved.resolution, base.family == "llama"),
         ("aspect", resolved.aspect, base.family == "llama"),
@@ -129,6 +131,13 @@ def _check_sizes(resolved: ResolvedHyperparameters, base: BaseModelEntry) -> Non
             raise SpecError(
                 f"{name} means nothing to {base.id}, a {base.family} model; leave it out.", param=f"hyperparameters.{name}"
             )
+    context = base.context_tokens()
+    if resolved.max_tokens is not None and context is not None and resolved.max_tokens > context:
+        raise SpecError(
+            f"{base.id} reads {context} tokens, a prompt and its answer together; max_tokens {resolved.max_tokens} is more.",
+            code="context_exceeded",
+            param="hyperparameters.max_tokens",
+        )
     if resolved.resolution is not None and resolved.resolution % base.pixels_per_token():
         raise SpecError(
             f"{base.id} makes pictures of a multiple of {base.pixels_per_token()} pixels, and {resolved.resolution} is none.",

@@ -40,7 +40,7 @@ def add_trained_subject(tokenizer: Any, encoder: Any, config: DreamBoothConfig) 
     """
     table = encoder.get_input_embeddings()
     start = table.weight[tokenizer(config.subject, add_special_tokens=False).input_ids].mean(dim=0)
-    _add_token(tokenizer, config.identifier, len(table.weight))
+    _add_token(tokenizer, config, len(table.weight))
     embedding = SubjectEmbedding(table, start.detach().clone())
     encoder.set_input_embeddings(embedding)
     return embedding.subject
@@ -62,23 +62,18 @@ def add_subject(tokenizer: Any, encoder: Any, adapter: Adapter) -> None:
             code="adapter_mismatch",
             param=SUBJECT,
         )
-    _add_token(tokenizer, config.identifier, len(table))
+    _add_token(tokenizer, config, len(table))
     grown = torch.cat([table.detach(), subject[None].to(table)])
     encoder.set_input_embeddings(nn.Embedding(len(grown), grown.shape[1], _weight=grown).requires_grad_(False))
     encoder.config.vocab_size = len(grown)
 
 
-def _add_token(tokenizer: Any, identifier: str, expected: int) -> None:
-    if {identifier, f"{identifier.lower()}</w>"} & tokenizer.get_vocab().keys():
+def _add_token(tokenizer: Any, config: DreamBoothConfig, expected: int) -> None:
+    config.check_new(tokenizer.get_vocab())
+    tokenizer.add_tokens([config.identifier])
+    if tokenizer.convert_tokens_to_ids(config.identifier) != expected:
         raise SpecError(
-            f"The tokenizer has a token {identifier!r} already, which means something else. Choose another identifier.",
-            code="token_exists",
-            param="task.identifier",
-        )
-    tokenizer.add_tokens([identifier])
-    if tokenizer.convert_tokens_to_ids(identifier) != expected:
-        raise SpecError(
-            f"The tokenizer cannot take {identifier!r} as a word. Choose another identifier, such as <subject>.",
+            f"The tokenizer cannot take {config.identifier!r} as a word. Choose another identifier, such as <subject>.",
             code="token_exists",
             param="task.identifier",
         )

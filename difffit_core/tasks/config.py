@@ -1,5 +1,6 @@
 """What a user may set of each task, told apart by `type`, and what each wants of a base and of a dataset. Torch-free."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -49,6 +50,15 @@ class DreamBoothConfig(Strict):
     )
     prior_weight: Annotated[float, Field(strict=True, gt=0, le=100)] = 1.0
     train_text_encoder: Flag = False
+
+    def check_new(self, vocabulary: Collection[str]) -> None:
+        """Raise SpecError (`token_exists`) where a CLIP tokenizer with these tokens has the identifier already."""
+        if self.identifier in vocabulary or f"{self.identifier.lower()}</w>" in vocabulary:
+            raise SpecError(
+                f"The tokenizer has a token {self.identifier!r} already, of another meaning. Choose another identifier.",
+                code="token_exists",
+                param="task.identifier",
+            )
 
     @property
     def prompt(self) -> str:

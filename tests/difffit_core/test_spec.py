@@ -1,5 +1,8 @@
 """What a job spec may say, and what "auto" resolves to."""
 
+import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -111,11 +114,30 @@ def test_a_base_is_not_for_every_task(tiny_base: BaseModelEntry) -> None:
     assert (caught.value.code, caught.value.param) == ("wrong_family", "task.type")
 
 
-def test_instructions_are_learned_with_the_papers_settings(tiny_bases: dict[str, BaseModelEntry]) -> None:
+def test_a_word_that_the_tokenizer_has_is_refused_before_it_is_loaded(tiny_bases: dict[str, BaseModelEntry]) -> None:
+    for identifier in ("a", "A", "<|endoftext|>"):
+        task = {"type": "dreambooth", "subject": "star", "identifier": identifier}
+        asked = JobSpec.model_validate(job().model_dump() | {"task": task})
+        with pytest.raises(SpecError, match="Choose another") as caught:
+            resolve(asked, tiny_bases["dreambooth"], TWO_CLASSES)
+        assert (caught.value.code, caught.value.param) == ("token_exists", "task.identifier")
+
+
+def test_no_more_tokens_are_learned_than_the_model_reads(tiny_bases: dict[str, BaseModelEntry]) -> None:
+    assert resolve(job(), tiny_bases["instruction"], ANSWERED).hyperparameters.max_tokens == 64
+    with pytest.raises(SpecError, match="reads 64 tokens") as caught:
+        resolve(job(max_tokens=65), tiny_bases["instruction"], ANSWERED)
+    assert (caught.value.code, caught.value.param) == ("context_exceeded", "hyperparameters.max_tokens")
+
+
+def test_instructions_are_learned_with_the_papers_settings(tmp_path: Path, tiny_bases: dict[str, BaseModelEntry]) -> None:
     """LLaMA-7B of the supplement: 3e-4, batch 128 by accumulation, 100 steps of warm-up, 256 tokens."""
     base = tiny_bases["instruction"]
+    shutil.copytree(base.path, tmp_path / "llama")
+    config = json.loads((base.path / "config.json").read_text())
+    (tmp_path / "llama" / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 2048}))
     defaults = base.defaults.model_copy(update={"pretraining_learning_rate": 3e-4, "steps": 1200, "batch_size": 128})
-    base = base.model_copy(update={"defaults": defaults})
+    base = base.model_copy(update={"defaults": defaults, "path": tmp_path / "llama"})
     many = ANSWERED.model_copy(update={"classes": {"": 52_000}})
     resolved = resolve(job(), base, many).hyperparameters
     assert resolved.learning_rate == pytest.approx(3e-4)
