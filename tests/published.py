@@ -39,7 +39,7 @@ def as_published(folder: Path, family: Family) -> None:
             _write_sentencepiece(folder / "tokenizer")
         case "llama":
             _rewrite(folder / "model.safetensors", more=_rotary_tables(folder))
-            config = {"torch_dtype": "float32", "max_sequence_length": 64, "transformers_version": "4.28.0.dev0"}
+            config = {"torch_dtype": "float32", "max_sequence_length": 256, "transformers_version": "4.28.0.dev0"}
             _edit(folder / "config.json", drop=("dtype", "rope_parameters"), **config)
         case "stable-diffusion" | "controlnet":
             _age_stable_diffusion(folder)

@@ -248,7 +248,7 @@ def tiny_llama(*, layers: int = 4, tied: bool = False) -> LlamaForCausalLM:
         num_hidden_layers=layers,
         num_attention_heads=2,
         num_key_value_heads=1,
-        max_position_embeddings=64,
+        max_position_embeddings=256,
         tie_word_embeddings=tied,
         bos_token_id=1,
         eos_token_id=2,

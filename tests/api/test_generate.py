@@ -214,7 +214,7 @@ def test_what_a_task_does_not_take_is_refused(tiny: TestClient) -> None:
         ("controlnet", {"prompts": ["x"]}, "missing_field", "condition_image"),
         ("controlnet", {"prompts": ["x"], "condition_image": "?"}, "not_an_image", "condition_image"),
         ("controlnet", {"prompts": ["x"], "condition_image": "aGk="}, "not_an_image", "condition_image"),
-        ("instruction", {"prompts": ["x"], "max_tokens": 64}, "context_exceeded", "max_tokens"),
+        ("instruction", {"prompts": ["x"], "max_tokens": 256}, "context_exceeded", "max_tokens"),
         ("instruction", {"prompts": ["x"], "max_tokens": 0}, "invalid_value", "max_tokens"),
         ("instruction", {"prompts": ["x"], "steps": 5}, "not_for_this_model", "steps"),
         ("instruction", {"prompts": ["x"], "temperature": -1}, "invalid_value", "temperature"),

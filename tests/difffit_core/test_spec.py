@@ -123,21 +123,23 @@ def test_a_word_that_the_tokenizer_has_is_refused_before_it_is_loaded(tiny_bases
         assert (caught.value.code, caught.value.param) == ("token_exists", "task.identifier")
 
 
-def test_no_more_tokens_are_learned_than_the_model_reads(tiny_bases: dict[str, BaseModelEntry]) -> None:
-    assert resolve(job(), tiny_bases["instruction"], ANSWERED).hyperparameters.max_tokens == 64
+def test_no_more_tokens_are_learned_than_the_model_reads(tmp_path: Path, tiny_bases: dict[str, BaseModelEntry]) -> None:
+    base = tiny_bases["instruction"]
+    short = base.model_copy(update={"path": tmp_path / "short"})
+    shutil.copytree(base.path, short.path)
+    config = json.loads((base.path / "config.json").read_text())
+    (short.path / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 64}))
+    assert resolve(job(), short, ANSWERED).hyperparameters.max_tokens == 64
     with pytest.raises(SpecError, match="reads 64 tokens") as caught:
-        resolve(job(max_tokens=65), tiny_bases["instruction"], ANSWERED)
+        resolve(job(max_tokens=65), short, ANSWERED)
     assert (caught.value.code, caught.value.param) == ("context_exceeded", "hyperparameters.max_tokens")
 
 
-def test_instructions_are_learned_with_the_papers_settings(tmp_path: Path, tiny_bases: dict[str, BaseModelEntry]) -> None:
+def test_instructions_are_learned_with_the_papers_settings(tiny_bases: dict[str, BaseModelEntry]) -> None:
     """LLaMA-7B of the supplement: 3e-4, batch 128 by accumulation, 100 steps of warm-up, 256 tokens."""
     base = tiny_bases["instruction"]
-    shutil.copytree(base.path, tmp_path / "llama")
-    config = json.loads((base.path / "config.json").read_text())
-    (tmp_path / "llama" / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 2048}))
     defaults = base.defaults.model_copy(update={"pretraining_learning_rate": 3e-4, "steps": 1200, "batch_size": 128})
-    base = base.model_copy(update={"defaults": defaults, "path": tmp_path / "llama"})
+    base = base.model_copy(update={"defaults": defaults})
     many = ANSWERED.model_copy(update={"classes": {"": 52_000}})
     resolved = resolve(job(), base, many).hyperparameters
     assert resolved.learning_rate == pytest.approx(3e-4)

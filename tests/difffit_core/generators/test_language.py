@@ -62,10 +62,10 @@ def test_an_answer_ends_with_the_end_token_or_where_it_may_be_no_longer(tiny_bas
 @pytest.mark.parametrize(
     ("prompt", "max_tokens", "code", "param", "words"),
     [
-        ("x" * 70, 1, "prompt_too_long", "prompts", "has 72 tokens, and the model reads 64"),
-        ("x" * 62, 1, "prompt_too_long", "prompts", "has 64 tokens, and the model reads 64"),
-        ("x" * 61, 2, "context_exceeded", "max_tokens", "has 63 tokens; with max_tokens 2 .* 64 .* Ask for 1 at most"),
-        ("say", 60, "context_exceeded", "max_tokens", "has 5 tokens; with max_tokens 60 .* Ask for 59 at most"),
+        ("x" * 260, 1, "prompt_too_long", "prompts", "has 262 tokens, and the model reads 256"),
+        ("x" * 254, 1, "prompt_too_long", "prompts", "has 256 tokens, and the model reads 256"),
+        ("x" * 253, 2, "context_exceeded", "max_tokens", "has 255 tokens; with max_tokens 2 .* 256 .* Ask for 1 at most"),
+        ("say", 252, "context_exceeded", "max_tokens", "has 5 tokens; with max_tokens 252 .* Ask for 251 at most"),
     ],
 )
 def test_a_prompt_and_its_answer_have_to_fit_into_the_context(
@@ -82,10 +82,10 @@ def test_whoever_does_not_say_how_long_gets_what_has_room(tiny_bases: Bases) -> 
     generator = load_generator(tiny_bases["instruction"], "cpu")
     generator.network.generation_config.eos_token_id = None
     generator.tokenizer.eos_token = None  # type: ignore[attr-defined]
-    for prompt, tokens in (("say", 59), ("x" * 61, 1)):
+    for prompt, tokens in (("say", 251), ("x" * 253, 1)):
         (answer,) = generator.texts(spec(prompts=[prompt], max_tokens=None))
         assert (answer.tokens, answer.finished) == (tokens, False)
-    assert generator.texts(spec(prompts=["say"], max_tokens=59)) == generator.texts(spec(prompts=["say"], max_tokens=None))
+    assert generator.texts(spec(prompts=["say"], max_tokens=251)) == generator.texts(spec(prompts=["say"], max_tokens=None))
 
 
 def test_a_picture_model_writes_no_texts(tiny_bases: Bases) -> None:
