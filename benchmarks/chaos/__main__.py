@@ -88,7 +88,8 @@ def prepare(stack: Stack, seed: int) -> tuple[list[Tenant], References, set[str]
 
 
 def settle(stack: Stack, tenants: list[Tenant]) -> None:
-    """Wait until everything accepted has ended; what is paused still is resumed."""
+    """Wait until the last fault is over and everything accepted has ended; what is paused still is resumed."""
+    wait_for(stack.answers, 60)
     for tenant in tenants:
         with Client(stack.url, tenant.key) as client:
             for job in tenant.jobs:

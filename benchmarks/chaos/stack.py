@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
+
 LEASE_SECONDS = 6.0
 GARBAGE_SECONDS = 15.0
 STOP_SECONDS = 120
@@ -76,6 +78,13 @@ class Stack:
             "valkey": lambda p: p.pid in mains and "valkey" in p.command,
         }
         return [p for p in every if tests[part](p)]
+
+    def answers(self) -> bool:
+        """Whether the API is there and reaches its database, broker and store."""
+        try:
+            return httpx.get(f"{self.url}/readyz").status_code == 200
+        except httpx.TransportError:
+            return False
 
 
 @contextmanager
