@@ -3,8 +3,8 @@
 import base64
 import io
 import json
-import threading
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -35,14 +35,18 @@ def test_it_trains_through_a_pause_and_its_adapter_is_used(service: Service, cas
 
 
 def train_through_a_pause(service: Service, job_id: str) -> None:
+    def begun_or_failed() -> bool:
+        job = service.job(job_id)
+        return bool(job["progress"]["step"] > 0 or job["status"] == "failed")
+
     def pause() -> None:
-        wait_for(lambda: service.job(job_id)["progress"]["step"] > 0, TRAINING_SECONDS)
+        wait_for(begun_or_failed, TRAINING_SECONDS)
         service.client.post(f"/jobs/{job_id}/pause")
 
-    pausing = threading.Thread(target=pause)
-    pausing.start()
-    service.train()
-    pausing.join()
+    with ThreadPoolExecutor(1) as pool:
+        pausing = pool.submit(pause)
+        service.train()
+        pausing.result()  # what it raised is this test's failure
     if service.job(job_id)["status"] == "paused":  # it may have been quicker
         assert service.client.post(f"/jobs/{job_id}/resume").json()["status"] == "queued"
         service.train()
