@@ -32,6 +32,7 @@ from api.routes import (
     uploads,
     webhooks,
 )
+from api.turns import DatabaseTurns
 from api.tus import TusHeaders
 from difffit_core.base_models import load_catalog
 from jobstore.database import make_engine, session_factory
@@ -87,10 +88,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 @asynccontextmanager
 async def _resources(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
     """What lives as long as the process. Servers that are away keep nothing from starting: /readyz tells."""
-    engine, looking = (make_engine(settings.database_url.get_secret_value(), reading) for reading in (False, True))
-    sessions = session_factory(engine)
-    keyring = KeyRing(sessions)
-    notifications = Notifications(settings.database_url.get_secret_value(), keyring)
+    url, seconds = settings.database_url.get_secret_value(), settings.database_seconds
+    engine, looking = (make_engine(url, reading, answer_seconds=seconds) for reading in (False, True))
+    sessions, turns = session_factory(engine), DatabaseTurns(seconds)
+    keyring = KeyRing(sessions, turns)
+    notifications = Notifications(url, keyring)
     app.state.resources = Resources(
         settings=settings,
         sessions=sessions,
@@ -101,6 +103,7 @@ async def _resources(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
         keyring=keyring,
         rates=Rates(settings.redis_url.get_secret_value()),
         texts=TextReader(settings.redis_url.get_secret_value()),
+        turns=turns,
     )
     listening = asyncio.create_task(notifications.run())
     try:

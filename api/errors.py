@@ -164,6 +164,10 @@ def error_response(scope: Scope, status: int, kind: ErrorType, error: DiffFitErr
     return JSONResponse({"error": content}, status, {"x-request-id": scope["state"]["request_id"]})
 
 
+def database_away() -> UnavailableError:
+    return UnavailableError("The database does not answer just now. Send the request again.", code="database_unavailable")
+
+
 def _as_difffit_error(request: Request, error: Exception) -> DiffFitError:
     if isinstance(error, DiffFitError):
         return error
@@ -177,7 +181,7 @@ def _as_difffit_error(request: Request, error: Exception) -> DiffFitError:
         return SpecError("A text in the request has a character that cannot be stored, such as NUL.", code="invalid_value")
     if isinstance(error, DATABASE_AWAY):
         logger.warning("The database does not answer: %s", error)
-        return UnavailableError("The database does not answer just now. Send the request again.", code="database_unavailable")
+        return database_away()
     if isinstance(error, ClientDisconnect):
         return BadRequestError("The client went away before the whole body had arrived.", code="client_disconnected")
     request_id = request.scope["state"]["request_id"]

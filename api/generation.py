@@ -1,7 +1,6 @@
 """A generate request resolved: what the model takes is there, what it does not take is not, and every setting has a value."""
 
 import base64
-import binascii
 import difflib
 import secrets
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ MAX_RESULTS = 64  # images or texts, in one request
 TEMPERATURE, TOP_P = 0.7, 0.9  # where a request does not say
 RANDOM_SEEDS = 2**31  # short enough to be copied by hand
 SHOWN_LABELS = 20
+DATA_URL = "data:image/"  # what may stand before the base64, as browsers write it
 PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF")  # how PNG, JPEG and WebP begin
 
 OF_PICTURES = {"steps", "guidance_scale", "scheduler", "width", "height"}
@@ -159,13 +159,18 @@ def class_index(label: str | int, names: list[str]) -> int:
 
 
 def condition_picture(request: GenerateRequest) -> bytes | None:
-    """The condition picture's file; raises SpecError (`not_an_image`). A worker decodes it."""
-    if request.condition_image is None:
-        return None
+    """The condition picture's file; None where there is none, or what was sent is none. A worker decodes it."""
+    encoded = request.condition_image or ""
+    if encoded.startswith(DATA_URL):
+        encoded = encoded.partition(",")[2]
     try:
-        data = base64.b64decode(request.condition_image, validate=True)
-    except binascii.Error:
+        data = base64.b64decode(encoded, validate=True)
+    except ValueError:
         data = b""
-    if not data.startswith(PICTURES):
+    return data if data.startswith(PICTURES) else None
+
+
+def check_condition(request: GenerateRequest, stored: str | None) -> None:
+    """Raise SpecError (`not_an_image`) where something was sent as a condition picture that was not `stored`, being none."""
+    if request.condition_image is not None and stored is None:
         raise SpecError("condition_image is no PNG, JPEG or WebP file in base64.", code="not_an_image", param="condition_image")
-    return data

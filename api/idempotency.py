@@ -15,7 +15,6 @@ from typing import Annotated
 from fastapi import Depends, Header
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -88,7 +87,7 @@ class Idempotency:
             return
         fingerprint, receive = await _fingerprint(scope, headers, receive)
         try:
-            found = await run_in_threadpool(_begin, resources, tenant, key, fingerprint)
+            found = await resources.turns.run(_begin, resources, tenant, key, fingerprint)
         except ConflictError as error:
             await respond(scope, error)(scope, receive, send)
             return
@@ -107,7 +106,7 @@ class Idempotency:
         finally:
             _claim.reset(token)
             body = None if scope["path"].startswith(SHOWN_ONCE) or len(answer.body) > MAX_BODY else bytes(answer.body)
-            await run_in_threadpool(_finish, resources, claim, answer.status, answer.headers.get("content-type", ""), body)
+            await resources.turns.run(_finish, resources, claim, answer.status, answer.headers.get("content-type", ""), body)
         for message in answer.messages:
             await send(message)
 
@@ -168,7 +167,7 @@ async def _kept_alive(claim: Claim, resources: Resources) -> AsyncIterator[None]
         while True:
             await asyncio.sleep(RENEW_SECONDS)
             try:
-                await run_in_threadpool(_renew, resources, claim)
+                await resources.turns.run(_renew, resources, claim)
             except SQLAlchemyError as error:
                 logger.warning("An Idempotency-Key could not be renewed: %s", error)
 

@@ -95,9 +95,13 @@ class ObjectStore:
 
     def stream(self, key: str) -> Iterator[bytes]:
         """The file in chunks of a few megabytes. A missing key raises here, not at the first chunk."""
+        return self.open(key)[1]
+
+    def open(self, key: str) -> tuple[int, Iterator[bytes]]:
+        """How many bytes the file has, and these as `stream` gives them."""
         with _failures(key):
             found = obstore.get(self._store, key)
-        return _chunks(key, found.stream(min_chunk_size=CHUNK_BYTES))
+        return found.meta["size"], _chunks(key, found.stream(min_chunk_size=CHUNK_BYTES))
 
     def get_to_file(self, key: str, path: Path) -> None:
         self.get_joined([key], path)

@@ -10,6 +10,7 @@ from starlette.concurrency import run_in_threadpool
 from api.auth import TenantId
 from api.deletion import refuse_while_used
 from api.dependencies import Resources, ResourcesDep, Transaction, after_commit, discard, owned, owned_rows
+from api.downloads import FileAnswer
 from api.idempotency import Idempotent, created
 from api.pagination import PageQuery, page_of
 from api.schemas.answers import Listing, errors, file_answer
@@ -69,12 +70,16 @@ async def upload_dataset(request: Request, response: Response, tenant: TenantId,
     """
     settings, dataset_id = resources.settings, new_id("ds")
     key = f"datasets/{dataset_id}/upload"
-    free = await run_in_threadpool(_free_bytes, resources, tenant)
+    free = await resources.turns.run(_free_bytes, resources, tenant)
     upload = DatasetUpload(request, settings.max_upload_bytes, free, settings.max_archive_files)
     size = await resources.store.put_stream(key, upload.content())
     dataset = Dataset(id=dataset_id, tenant_id=tenant, name=upload.name, status="checking", format=upload.format, attempt=0)
     dataset.upload_key, dataset.upload_bytes = key, size
-    view = await run_in_threadpool(_record, resources, dataset)
+    try:
+        view = await resources.turns.run(_record, resources, dataset)
+    except Exception:
+        await run_in_threadpool(resources.store.delete, key)
+        raise
     response.headers["location"] = f"/datasets/{dataset_id}"
     return view
 
@@ -85,17 +90,13 @@ def _free_bytes(resources: Resources, tenant: str) -> int:
 
 
 def _record(resources: Resources, dataset: Dataset) -> DatasetView:
-    try:
-        with resources.transaction() as session:
-            check_storage(session, dataset.tenant_id, resources.settings, dataset.upload_bytes)
-            session.add(dataset)
-            created(session, f"/datasets/{dataset.id}")
-            session.flush()
-            after_commit(session, partial(wake, "check_dataset", dataset.id))
-            return DatasetView.of(dataset)
-    except Exception:
-        resources.store.delete(dataset.upload_key)
-        raise
+    with resources.transaction() as session:
+        check_storage(session, dataset.tenant_id, resources.settings, dataset.upload_bytes)
+        session.add(dataset)
+        created(session, f"/datasets/{dataset.id}")
+        session.flush()
+        after_commit(session, partial(wake, "check_dataset", dataset.id))
+        return DatasetView.of(dataset)
 
 
 @router.get("", responses=errors())
@@ -132,7 +133,7 @@ def get_preview(dataset: FoundDataset, resources: ResourcesDep) -> Response:
     if dataset.preview_key is None or dataset.status != "ready":
         reason = "of texts" if dataset.status == "ready" else f"that is {dataset.status}"
         raise NotFoundError(f"A dataset {reason} has no preview.", code="no_preview")
-    return Response(resources.store.get_bytes(dataset.preview_key), media_type="image/png")
+    return FileAnswer(resources.store, dataset.preview_key, "image/png")
 
 
 @router.delete("/{dataset_id}", status_code=204, responses=errors(404, 409))

@@ -1,5 +1,6 @@
 """What a job leaves behind while it runs and when it ends: events, metrics, samples, checkpoints, the adapter."""
 
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Response
@@ -10,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from api.auth import TenantId, WatchedKey
 from api.dependencies import ResourcesDep, Transaction, owned_rows
+from api.downloads import FilesAnswer
 from api.pagination import Limit, PageQuery, cut, page_of
 from api.routes.adapters import DOWNLOADS, Format, adapter_answer
 from api.routes.jobs import FoundJob
@@ -18,7 +20,7 @@ from api.schemas.jobs import CheckpointView, EventView, Metric, Metrics, SampleV
 from api.streams import events_after, stream_events
 from jobstore.errors import ConflictError, NotFoundError
 from jobstore.lifecycle import TERMINAL
-from jobstore.objects import job_logs_prefix
+from jobstore.objects import ObjectStore, job_logs_prefix
 from jobstore.tables import Adapter, Checkpoint, Image, Job, JobEvent
 
 router = APIRouter(prefix="/jobs/{job_id}", tags=["jobs"])
@@ -111,10 +113,14 @@ def list_checkpoints(job: FoundJob, page: PageQuery, session: Transaction) -> Li
 @router.get("/logs", response_class=Response, responses=file_answer("text/plain", "Of all attempts") | errors(404))
 def get_logs(job: FoundJob, resources: ResourcesDep) -> Response:
     """What the job's trainers printed; it is there once an attempt has ended."""
-    keys = sorted(file.key for file in resources.store.list(job_logs_prefix(job.id)))
+    return FilesAnswer(resources.store, partial(_log_keys, resources.store, job.id), "text/plain; charset=utf-8")
+
+
+def _log_keys(store: ObjectStore, job_id: str) -> list[str]:
+    keys = sorted(file.key for file in store.list(job_logs_prefix(job_id)))
     if not keys:
         raise NotFoundError("The job has no log yet: it is kept when an attempt ends.", code="no_logs")
-    return Response(b"".join(map(resources.store.get_bytes, keys)), media_type="text/plain; charset=utf-8")
+    return keys
 
 
 @router.get("/adapter", response_class=Response, responses=DOWNLOADS | errors(404, 409))
