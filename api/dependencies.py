@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any, TypeVar
 
+from anyio import CapacityLimiter
 from fastapi import Depends, Request
 from fastapi.concurrency import contextmanager_in_threadpool
 from sqlalchemy import ColumnElement, Row, Select, String, func, select, true
@@ -17,6 +18,7 @@ from starlette.concurrency import run_in_threadpool
 from api.keyring import KeyRing
 from api.notifications import Notifications
 from api.rates import Rates
+from api.readiness import Readiness
 from api.together import Answer, Asked, Together
 from api.turns import DatabaseTurns
 from difffit_core.base_models import BaseModelEntry
@@ -52,7 +54,10 @@ class Resources:
     rates: Rates
     texts: TextReader
     turns: DatabaseTurns
+    readiness: Readiness = field(default_factory=Readiness)
     fullness: Fullness = field(default_factory=Fullness)
+    # One thread takes forms apart, whatever many send: the event loop shares the interpreter with it alone.
+    lane: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(1))
     gathered: dict[object, Together[Any, Any]] = field(default_factory=dict)  # by the function that answers
 
     @contextmanager

@@ -71,7 +71,7 @@ async def upload_dataset(request: Request, response: Response, tenant: TenantId,
     settings, dataset_id = resources.settings, new_id("ds")
     key = f"datasets/{dataset_id}/upload"
     free = await resources.turns.run(_free_bytes, resources, tenant)
-    upload = DatasetUpload(request, settings.max_upload_bytes, free, settings.max_archive_files)
+    upload = DatasetUpload(request, settings.max_upload_bytes, free, settings.max_archive_files, resources.lane)
     size = await resources.store.put_stream(key, upload.content())
     dataset = Dataset(id=dataset_id, tenant_id=tenant, name=upload.name, status="checking", format=upload.format, attempt=0)
     dataset.upload_key, dataset.upload_bytes = key, size

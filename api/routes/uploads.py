@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect
 from api import tus
 from api.auth import TenantId, authenticate
 from api.dependencies import Resources, ResourcesDep, Transaction, after_commit, discard, not_found, owned, owned_rows
-from api.errors import BadRequestError, MediaTypeError, TooLargeError
+from api.errors import BadRequestError, MediaTypeError, RequestTimeoutError, TooLargeError
 from api.idempotency import Idempotent, created
 from api.schemas.answers import Answers, errors
 from api.schemas.datasets import DatasetView, SignedUpload, UploadView
@@ -176,7 +176,7 @@ class _Body:
                     given += len(chunk)
                     self._count(chunk)
                     yield chunk
-        except ClientDisconnect:
+        except (ClientDisconnect, RequestTimeoutError):
             self.ended = self.cut = True
 
     def _count(self, chunk: bytes) -> None:

@@ -26,6 +26,7 @@ ERRORS = {
     403: "The key's scope does not allow it",
     404: "There is no such thing for this key",
     406: "The answer cannot take the form asked for",
+    408: "The body did not arrive in time",
     409: "The state of the thing forbids it",
     412: "The client speaks another version of the protocol",
     413: "The body is too large",
