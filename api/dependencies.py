@@ -5,15 +5,14 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable, Itera
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ParamSpec, TypeVar
 
-from anyio import CapacityLimiter
+from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, Request
 from fastapi.concurrency import contextmanager_in_threadpool
 from sqlalchemy import ColumnElement, Row, Select, String, func, select, true
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import InstrumentedAttribute, Session, sessionmaker
-from starlette.concurrency import run_in_threadpool
 
 from api.keyring import KeyRing
 from api.notifications import Notifications
@@ -33,7 +32,11 @@ from jobstore.text_stream import TextReader
 
 logger = logging.getLogger(__name__)
 
+P = ParamSpec("P")
+T = TypeVar("T")
 Owned = TypeVar("Owned", Dataset, Job, Adapter, Generation, Evaluation, Image, ApiKey, Webhook, Delivery, Upload)
+
+FILING_THREADS = 20  # that may wait for the object store
 
 NOUNS = {"ApiKey": "key"}  # what errors call a row whose class is called otherwise
 
@@ -58,6 +61,7 @@ class Resources:
     fullness: Fullness = field(default_factory=Fullness)
     # One thread takes forms apart, whatever many send: the event loop shares the interpreter with it alone.
     lane: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(1))
+    filing: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(FILING_THREADS))
     gathered: dict[object, Together[Any, Any]] = field(default_factory=dict)  # by the function that answers
 
     @contextmanager
@@ -66,6 +70,10 @@ class Resources:
         with self.sessions.begin() as session:
             yield session
         finish(session)
+
+    async def in_store(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a function that asks the object store, in a thread: a slow store takes none of those of other work."""
+        return await to_thread.run_sync(partial(function, *args, **kwargs), limiter=self.filing)
 
     async def together(
         self, answer: Callable[["Resources", list[Asked]], Sequence[Answer | DiffFitError]], asked: Asked
@@ -108,7 +116,7 @@ async def get_transaction(resources: Annotated[Resources, Depends(get_resources)
     async with resources.turns.of_request(), contextmanager_in_threadpool(resources.sessions.begin()) as session:
         yield session
     if "after_commit" in session.info:
-        await run_in_threadpool(finish, session)
+        await resources.in_store(finish, session)
 
 
 ResourcesDep = Annotated[Resources, Depends(get_resources)]

@@ -1,6 +1,6 @@
 """Answers that are files of the object store: streamed, or where the store can be asked directly, a redirect to it."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 from fastapi.responses import RedirectResponse, Response, StreamingResponse
 from starlette.concurrency import run_in_threadpool
@@ -30,31 +30,33 @@ class FileAnswer(Response):
         self._store, self._key, self._redirects = store, key, redirects
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        answer = await run_in_threadpool(self._ask)
+        answer = await self._ask()
         await answer(scope, receive, send)
 
-    def _ask(self) -> Response:
-        if self._redirects and (signed := self._store.signed_url(self._key)) is not None:
-            return RedirectResponse(signed, headers={"cache-control": "no-store"})  # it is good for some minutes
-        size, chunks = self._store.open(self._key)
+    async def _ask(self) -> Response:
+        if self._redirects and (signed := await run_in_threadpool(self._store.signed_url, self._key)) is not None:
+            return RedirectResponse(signed)  # it is good for some minutes
+        size, chunks = await self._store.open(self._key)
         return StreamingResponse(chunks, self.status_code, dict(self.headers) | {"content-length": str(size)})
 
 
 class FilesAnswer(Response):
     """Files of the store, one behind the other; `keys` asks the store which, and raises where there are none."""
 
-    def __init__(self, store: ObjectStore, keys: Callable[[], list[str]], media_type: str) -> None:
+    def __init__(self, store: ObjectStore, keys: Callable[[], Awaitable[list[str]]], media_type: str) -> None:
         super().__init__(None, media_type=media_type)
         self._store, self._keys = store, keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        keys = await run_in_threadpool(self._keys)
+        keys = await self._keys()
         answer = StreamingResponse(self._chunks(keys), self.status_code, media_type=self.media_type)
         await answer(scope, receive, send)
 
-    def _chunks(self, keys: list[str]) -> Iterator[bytes]:
+    async def _chunks(self, keys: list[str]) -> AsyncIterator[bytes]:
         for key in keys:
-            yield from self._store.stream(key)
+            _, chunks = await self._store.open(key)
+            async for chunk in chunks:
+                yield chunk
 
 
 def attachment(name: str) -> dict[str, str]:

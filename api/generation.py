@@ -18,6 +18,7 @@ MAX_RESULTS = 64  # images or texts, in one request
 TEMPERATURE, TOP_P = 0.7, 0.9  # where a request does not say
 RANDOM_SEEDS = 2**31  # short enough to be copied by hand
 SHOWN_LABELS = 20
+COMPARED_LABELS, COMPARED_CHARACTERS = 1000, 60  # with a label that is not known; all that takes a second at most
 DATA_URL = "data:image/"  # what may stand before the base64, as browsers write it
 PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF")  # how PNG, JPEG and WebP begin
 
@@ -148,7 +149,8 @@ def class_index(label: str | int, names: list[str]) -> int:
         return label
     if isinstance(label, str) and label in names:
         return names.index(label)
-    near = difflib.get_close_matches(label, names, n=1) if isinstance(label, str) else []
+    comparable = isinstance(label, str) and len(label) <= COMPARED_CHARACTERS
+    near = difflib.get_close_matches(str(label), names[:COMPARED_LABELS], n=1) if comparable else []
     hint = f"Did you mean {near[0]!r}? " if near else ""
     shown = ", ".join(names[:SHOWN_LABELS]) + (", …" if len(names) > SHOWN_LABELS else "")
     raise SpecError(

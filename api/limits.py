@@ -7,7 +7,6 @@ refused before anything parses it.
 import asyncio
 import re
 from collections.abc import Callable
-from itertools import islice
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -16,8 +15,9 @@ from api.auth import opened_key
 from api.errors import BadRequestError, RequestTimeoutError, TooLargeError
 
 MAX_NESTING = 64  # no request of ours needs more than 10; Python's parsers recurse and fail somewhere below 1000
-MAX_VALUES = 10_000  # the most that ours need are some thousand, in the messages of conversations
+MAX_VALUES = 5_000  # the most that ours need are some thousand, in the messages of conversations
 MAX_QUOTES = 4 * MAX_VALUES  # each value may be a string under a key
+DEPTH_BYTES = 4096  # of JSON that is refused for its values: enough to say where it is too deep, too
 LARGE_BYTES = 64 * 1024  # below it a body is parsed within a millisecond
 PROGRESS_BYTES = 64 * 1024  # of an upload
 BRACKET = re.compile(rb"[\[{\]}]")
@@ -137,26 +137,26 @@ def check_json(body: bytes) -> None:
     if not exceeds(body):
         return
     # What is left without escapes and strings: behind an odd number of quotes one is open.
-    plain = body.replace(rb"\\", b"").replace(rb"\"", b"")
-    if plain.count(b'"') > MAX_QUOTES:
-        raise _too_many()
-    plain = b"".join(plain.split(b'"')[::2])
-    if not exceeds(plain):
-        return
+    parts = body.replace(rb"\\", b"").replace(rb"\"", b"").split(b'"', MAX_QUOTES)
+    plain = b"".join(parts[::2])
+    if len(parts) > MAX_QUOTES or max(plain.count(byte) for byte in (b",", b"[", b"{", b"]", b"}")) > MAX_VALUES:
+        _check_depth(plain[:DEPTH_BYTES])
+        raise BadRequestError(
+            f"The JSON holds more than {MAX_VALUES} values. Send several requests.", code="json_too_many_values"
+        )
+    if exceeds(plain):
+        _check_depth(plain)
+
+
+def _check_depth(plain: bytes) -> None:
     depth = 0
-    for bracket in islice(BRACKET.finditer(plain), 2 * MAX_VALUES):
+    for bracket in BRACKET.finditer(plain):
         depth += 1 if bracket[0] in b"[{" else -1
         if depth > MAX_NESTING:
             raise BadRequestError(f"The JSON is nested more than {MAX_NESTING} levels deep.", code="json_too_deep")
-    if max(plain.count(byte) for byte in (b",", b"[", b"{", b"]", b"}")) > MAX_VALUES:
-        raise _too_many()
 
 
 def exceeds(text: bytes) -> bool:
     """Whether text may hold JSON that is too deep, or of too many values."""
     opened = text.count(b"[") + text.count(b"{")
     return opened > MAX_NESTING or text.count(b",") > MAX_VALUES
-
-
-def _too_many() -> BadRequestError:
-    return BadRequestError(f"The JSON holds more than {MAX_VALUES} values. Send several requests.", code="json_too_many_values")

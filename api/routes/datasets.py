@@ -5,7 +5,6 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
 from sqlalchemy import select
-from starlette.concurrency import run_in_threadpool
 
 from api.auth import TenantId
 from api.deletion import refuse_while_used
@@ -78,7 +77,7 @@ async def upload_dataset(request: Request, response: Response, tenant: TenantId,
     try:
         view = await resources.turns.run(_record, resources, dataset)
     except Exception:
-        await run_in_threadpool(resources.store.delete, key)
+        await resources.in_store(resources.store.delete, key)
         raise
     response.headers["location"] = f"/datasets/{dataset_id}"
     return view

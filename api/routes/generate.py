@@ -28,7 +28,6 @@ from difffit_core.base_models import get_base_model
 from difffit_core.errors import SpecError
 from jobstore.dispatch import wake
 from jobstore.ids import new_id
-from jobstore.objects import ObjectStore
 from jobstore.quotas import limits_of
 from jobstore.tables import Adapter, Generation, Image, Job, Tenant
 
@@ -74,7 +73,7 @@ async def generate(
         )
     seconds = wait_seconds(prefer, LONGEST if as_png else 0)
     generation_id, condition = new_id("gen"), await run_in_threadpool(condition_picture, request)
-    async with _stored(resources.store, f"conditions/{generation_id}", condition) as condition_key:
+    async with _stored(resources, f"conditions/{generation_id}", condition) as condition_key:
         await resources.turns.run(_queue, resources, request, tenant, accept, generation_id, condition_key)
     if EVENT_STREAM in accept:
         return _stream(resources, key, generation_id, tenant, NOTHING_YET, 201)
@@ -87,16 +86,16 @@ async def generate(
 
 
 @asynccontextmanager
-async def _stored(store: ObjectStore, key: str, data: bytes | None) -> AsyncIterator[str | None]:
+async def _stored(resources: Resources, key: str, data: bytes | None) -> AsyncIterator[str | None]:
     """The key under which the data are kept, unless what needs them fails; None without data."""
     if data is None:
         yield None
         return
-    await run_in_threadpool(store.put_bytes, key, data)
+    await resources.in_store(resources.store.put_bytes, key, data)
     try:
         yield key
     except Exception:
-        await run_in_threadpool(store.delete, key)
+        await resources.in_store(resources.store.delete, key)
         raise
 
 

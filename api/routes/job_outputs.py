@@ -113,7 +113,9 @@ def list_checkpoints(job: FoundJob, page: PageQuery, session: Transaction) -> Li
 @router.get("/logs", response_class=Response, responses=file_answer("text/plain", "Of all attempts") | errors(404))
 def get_logs(job: FoundJob, resources: ResourcesDep) -> Response:
     """What the job's trainers printed; it is there once an attempt has ended."""
-    return FilesAnswer(resources.store, partial(_log_keys, resources.store, job.id), "text/plain; charset=utf-8")
+    return FilesAnswer(
+        resources.store, partial(resources.in_store, _log_keys, resources.store, job.id), "text/plain; charset=utf-8"
+    )
 
 
 def _log_keys(store: ObjectStore, job_id: str) -> list[str]:

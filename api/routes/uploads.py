@@ -8,7 +8,6 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from sqlalchemy import Select
 from sqlalchemy.orm import Session
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from api import tus
@@ -147,9 +146,9 @@ async def _store_part(resources: Resources, row: Upload, body: "_Body", whole: b
         if size:
             return await resources.turns.run(_advance, resources, row, name, size)
     except Exception:
-        await run_in_threadpool(resources.store.delete, key)
+        await resources.in_store(resources.store.delete, key)
         raise
-    await run_in_threadpool(resources.store.delete, key)
+    await resources.in_store(resources.store.delete, key)
     return row
 
 
@@ -232,11 +231,11 @@ async def make_dataset(
         raise not_found(Upload, upload_id, None)
     whole, size = uploads.upload_prefix(upload_id) + uploads.WHOLE, None
     if resources.store.signs and await resources.turns.run(_has_upload, resources, upload_id, tenant):
-        size = await run_in_threadpool(resources.store.size, whole)
+        size = await resources.in_store(resources.store.size, whole)
     try:
         view = await resources.turns.run(_make_dataset, resources, upload_id, tenant, size, format)
     except SizeMismatch:
-        await run_in_threadpool(resources.store.delete, whole)
+        await resources.in_store(resources.store.delete, whole)
         raise
     response.headers["location"] = f"/datasets/{view.id}"
     return view
