@@ -101,6 +101,8 @@ def _check_fields(request: GenerateRequest, model: Drawer) -> None:
     for field in sorted(takes & {"labels", "prompts", "condition_image"}):
         if getattr(request, field) is None:
             raise SpecError(f"A {model.task} model needs {field}.", code="missing_field", param=field)
+    if model.task == "instruction" and not all(prompt.strip() for prompt in request.prompts or []):
+        raise SpecError("A language model has nothing to answer to an empty prompt.", code="invalid_value", param="prompts")
     if model.adapter is None and request.adapter_strength is not None:
         raise SpecError(
             "adapter_strength is of an `adapter`; a base model has none.", code="no_adapter", param="adapter_strength"

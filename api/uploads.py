@@ -1,6 +1,5 @@
 """A dataset upload as one stream of bytes: an archive or JSON as it was sent, or loose files packed into a tar on the way."""
 
-import re
 import tarfile
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
@@ -14,6 +13,7 @@ from api.errors import TooLargeError
 from api.multipart import MultipartReader, PartBegins, PartEnds
 from difffit_core.errors import DatasetError
 from jobstore.formats import FORMATS
+from jobstore.plain_text import is_plain
 from jobstore.quotas import storage_full
 from jobstore.uploads import WHOLE_DATASETS
 
@@ -25,7 +25,6 @@ ONCE = ("name", "format")
 MAX_LOOSE = 10_000  # files, and labels: each part costs a tenth of a millisecond, while an archive of many costs nothing here
 MAX_OVERHEAD = 8 * 1024**2  # bytes of parts' heads and of fields: so many parts of 400
 SPOOL_BYTES = 1024**2  # a loose image above this waits in a temporary file: a tar wants its size before its bytes
-CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class DatasetUpload:
@@ -114,7 +113,7 @@ class DatasetUpload:
             if self._fields > self._max_parts + len(ONCE):
                 raise TooLargeError(f"More than {self._max_parts} labels.", code="too_many_files", param="label")
             return ""
-        filename = CONTROL.sub("", part.filename.replace("\\", "/").rpartition("/")[2])
+        filename = "".join(filter(is_plain, part.filename.replace("\\", "/").rpartition("/")[2]))
         if not filename or filename in {".", ".."}:
             raise DatasetError("The part `file` has no file name. Choose a file.", code="missing_file", param="file")
         whole = filename.lower().endswith(WHOLE_DATASETS) and filename not in LISTS
@@ -164,7 +163,7 @@ class DatasetUpload:
 
     def _take_field(self, name: str, text: str) -> None:
         text = text.strip()
-        if not text or len(text) > MAX_TEXT or CONTROL.search(text):
+        if not text or len(text) > MAX_TEXT or not is_plain(text):
             raise _invalid(f"`{name}` must be 1 to {MAX_TEXT} characters of plain text.", name)
         if name == "name":
             self._name = text

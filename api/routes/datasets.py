@@ -101,7 +101,8 @@ def _record(resources: Resources, dataset: Dataset) -> DatasetView:
 @router.get("", responses=errors())
 def list_datasets(page: PageQuery, tenant: TenantId, session: Transaction) -> Listing[DatasetView]:
     """The datasets that are not deleted, newest first."""
-    rows, more = page_of(session, owned_rows(Dataset, tenant).where(Dataset.status != "deleted"), Dataset, page)
+    all_rows = owned_rows(Dataset, tenant)
+    rows, more = page_of(session, all_rows.where(Dataset.status != "deleted"), Dataset, page, known=all_rows)
     return Listing(data=[DatasetView.of(row) for row in rows], has_more=more)
 
 

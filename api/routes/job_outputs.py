@@ -15,7 +15,7 @@ from api.downloads import FilesAnswer
 from api.pagination import Limit, PageQuery, cut, page_of
 from api.routes.adapters import DOWNLOADS, Format, adapter_answer
 from api.routes.jobs import FoundJob
-from api.schemas.answers import Listing, errors, file_answer
+from api.schemas.answers import Answers, Listing, errors, file_answer
 from api.schemas.jobs import CheckpointView, EventView, Metric, Metrics, SampleView
 from api.streams import events_after, stream_events
 from jobstore.errors import ConflictError, NotFoundError
@@ -26,6 +26,7 @@ from jobstore.tables import Adapter, Checkpoint, Image, Job, JobEvent
 router = APIRouter(prefix="/jobs/{job_id}", tags=["jobs"])
 
 EVENT_STREAM = "text/event-stream"
+ENDED: Answers = {204: {"description": "Of a stream: the job has ended, and nothing follows"}}
 
 
 class EventPage(BaseModel):
@@ -38,7 +39,7 @@ class EventPage(BaseModel):
 @router.get(
     "/events",
     response_model=Listing[EventView],
-    responses=file_answer(EVENT_STREAM, "Oldest first") | errors(404),
+    responses=file_answer(EVENT_STREAM, "Oldest first") | ENDED | errors(404),
 )
 def list_events(
     job: FoundJob,
@@ -47,15 +48,18 @@ def list_events(
     resources: ResourcesDep,
     key: WatchedKey,
     accept: Annotated[str, Header()] = "",
-    last_event_id: Annotated[int | None, Header(ge=0)] = None,
+    last_event_id: Annotated[int | None, Header(ge=0, lt=2**53)] = None,
 ) -> Listing[EventView] | Response:
     """The events as a list, or with `Accept: text/event-stream` as a stream that ends with the job or the key.
 
-    A stream goes on after `Last-Event-ID`, which is the sequence of the last event seen.
+    A stream goes on after `Last-Event-ID`, which is the sequence of the last event seen. Where that is the last of a job that
+    has ended, the answer is 204.
     """
-    sequence = _sequence(session, job, page.after)
+    sequence = _sequence(session, job, page.after if last_event_id is None else str(last_event_id))
     if EVENT_STREAM in accept:
-        stream = stream_events(resources, key, job.id, sequence if last_event_id is None else last_event_id)
+        if job.status in TERMINAL and session.scalar(events_after(job.id, sequence).limit(1)) is None:
+            return Response(status_code=204)  # by which an EventSource knows not to connect again
+        stream = stream_events(resources, key, job.id, sequence)
         # "no" keeps nginx from holding events back until its buffer is full.
         return StreamingResponse(
             stream, media_type=EVENT_STREAM, headers={"cache-control": "no-cache", "x-accel-buffering": "no"}
@@ -65,11 +69,12 @@ def list_events(
 
 
 def _sequence(session: Session, job: Job, after: str | None) -> int:
-    if after is None or after.isdecimal():
-        return int(after or 0)
-    found = session.scalar(select(JobEvent.sequence).where(JobEvent.job_id == job.id, JobEvent.id == after))
+    if after is None or after == "0":
+        return 0
+    which = JobEvent.sequence == int(after) if after.isdecimal() else JobEvent.id == after
+    found = session.scalar(select(JobEvent.sequence).where(JobEvent.job_id == job.id, which))
     if found is None:
-        raise NotFoundError(f"The job has no event {after!r}.", code="event_not_found", param="after")
+        raise NotFoundError(f"The job has no event {after[:80]!r}.", code="event_not_found", param="after")
     return found
 
 

@@ -17,13 +17,13 @@ from api.errors import BadRequestError, MediaTypeError, RequestTimeoutError, Too
 from api.idempotency import Idempotent, created
 from api.schemas.answers import Answers, errors
 from api.schemas.datasets import DatasetView, SignedUpload, UploadView
-from api.uploads import CONTROL
 from difffit_core.errors import SpecError
 from jobstore import uploads
 from jobstore.dispatch import wake
 from jobstore.errors import ConflictError
 from jobstore.formats import Format
 from jobstore.objects import SIGNED_FOR, ObjectStore
+from jobstore.plain_text import is_plain
 from jobstore.quotas import check_storage
 from jobstore.tables import Dataset, Upload
 
@@ -70,7 +70,7 @@ def _dataset_name(metadata: dict[str, str]) -> str:
     name = metadata.get("name") or metadata.get("filename", "").rpartition("/")[2]
     for suffix in uploads.WHOLE_DATASETS:
         name = name.removesuffix(suffix)
-    if len(name) > tus.MAX_NAME or CONTROL.search(name):
+    if len(name) > tus.MAX_NAME or not is_plain(name):
         raise SpecError(
             f"The name must be {tus.MAX_NAME} characters of plain text at most.", code="invalid_value", param="name"
         )

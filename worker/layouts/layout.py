@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from difffit_core.errors import DatasetError
+from jobstore.plain_text import is_plain
 from worker.archives import MAX_NAME, Refusal, refusal
 from worker.layouts.files import Files
 
@@ -99,7 +100,7 @@ class Layout:
     def annotate(self, name: str, label: str | None, said: Annotation) -> None:
         """What is said of a file, and its class where it has one, or a reason why they cannot be used."""
         problem = caption_problem(said.caption) if said.caption else None
-        if label is not None and not (0 < len(label.strip()) <= MAX_LABEL and storable(label)):
+        if label is not None and not (0 < len(label.strip()) <= MAX_LABEL and is_plain(label)):
             self.refuse(name, "invalid_label", f"A class name has 1 to {MAX_LABEL} printable characters; rename the class.")
         elif problem is not None:
             self.refuse(name, *problem)
