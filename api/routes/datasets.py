@@ -12,7 +12,7 @@ from api.dependencies import Resources, ResourcesDep, Transaction, after_commit,
 from api.downloads import FileAnswer
 from api.idempotency import Idempotent, created
 from api.pagination import PageQuery, page_of
-from api.schemas.answers import Listing, errors, file_answer
+from api.schemas.answers import Listing, errors, file_answer, long_answer
 from api.schemas.datasets import DatasetView
 from api.uploads import DatasetUpload
 from jobstore.dispatch import wake
@@ -98,12 +98,12 @@ def _record(resources: Resources, dataset: Dataset) -> DatasetView:
         return DatasetView.of(dataset)
 
 
-@router.get("", responses=errors())
-def list_datasets(page: PageQuery, tenant: TenantId, session: Transaction) -> Listing[DatasetView]:
+@router.get("", response_model=Listing[DatasetView], responses=errors())
+def list_datasets(page: PageQuery, tenant: TenantId, session: Transaction) -> Response:
     """The datasets that are not deleted, newest first."""
     all_rows = owned_rows(Dataset, tenant)
     rows, more = page_of(session, all_rows.where(Dataset.status != "deleted"), Dataset, page, known=all_rows)
-    return Listing(data=[DatasetView.of(row) for row in rows], has_more=more)
+    return long_answer(map(DatasetView.of, rows), has_more=more)
 
 
 def find_dataset(dataset_id: str, tenant: TenantId, session: Transaction) -> Dataset:
@@ -113,10 +113,10 @@ def find_dataset(dataset_id: str, tenant: TenantId, session: Transaction) -> Dat
 FoundDataset = Annotated[Dataset, Depends(find_dataset)]
 
 
-@router.get("/{dataset_id}", responses=errors(404))
-def get_dataset(dataset: FoundDataset) -> DatasetView:
+@router.get("/{dataset_id}", response_model=DatasetView, responses=errors(404))
+def get_dataset(dataset: FoundDataset) -> Response:
     """One dataset; a deleted one answers with its status."""
-    return DatasetView.of(dataset)
+    return Response(DatasetView.of(dataset).model_dump_json(), media_type="application/json")
 
 
 @router.get(

@@ -15,7 +15,7 @@ from api.downloads import FilesAnswer
 from api.pagination import Limit, PageQuery, cut, page_of
 from api.routes.adapters import DOWNLOADS, Format, adapter_answer
 from api.routes.jobs import FoundJob
-from api.schemas.answers import Answers, Listing, errors, file_answer
+from api.schemas.answers import Answers, Listing, errors, file_answer, long_answer
 from api.schemas.jobs import CheckpointView, EventView, Metric, Metrics, SampleView
 from api.streams import events_after, stream_events
 from jobstore.errors import ConflictError, NotFoundError
@@ -78,8 +78,8 @@ def _sequence(session: Session, job: Job, after: str | None) -> int:
     return found
 
 
-@router.get("/metrics", response_model_exclude_none=True, responses=errors(404))
-def list_metrics(job: FoundJob, session: Transaction) -> Metrics:
+@router.get("/metrics", response_model=Metrics, responses=errors(404))
+def list_metrics(job: FoundJob, session: Transaction) -> Response:
     """Every loss and evaluation, in the order they were measured; without what was done again from an earlier checkpoint."""
     measured = (
         select(JobEvent.type, JobEvent.data)
@@ -97,7 +97,7 @@ def list_metrics(job: FoundJob, session: Transaction) -> Metrics:
             metrics.append(Metric(step=data["step"], figures=data["figures"]))
         else:
             metrics.append(Metric(step=data["step"], validation_loss=data["loss"], base=data.get("base", False)))
-    return Metrics(data=metrics)
+    return long_answer(metrics, exclude_none=True)
 
 
 @router.get("/samples", responses=errors(404))

@@ -153,13 +153,10 @@ def test_files_of_one_name_and_labels_are_counted(client: TestClient, store: Obj
     assert answer.status_code == 202, answer.text
     with tarfile.open(fileobj=io.BytesIO(store.get_bytes(f"datasets/{answer.json()['id']}/upload"))) as archive:
         assert archive.getnames() == ["a.png", *(f"a-{number}.png" for number in range(2, 1_001))]
-    for many, code in (
-        ([("file", ("a.png", b"x"))] * (MAX_LOOSE + 1), "too_many_files"),
-        ([("label", "a")] * (MAX_LOOSE + 10), "too_many_files"),
-        ([("file", ("a.png", b"x" * (MAX_OVERHEAD - 100))), ("name", "x")], None),
-    ):
-        answer = upload(client, list(many))
-        assert answer.status_code == 202 if code is None else assert_error(answer, 413, code)
+    too_many: list[list[Part]] = [[("file", ("a.png", b"x"))] * (MAX_LOOSE + 1), [("label", "a")] * (MAX_LOOSE + 10)]
+    for parts in too_many:
+        assert_error(upload(client, parts), 413, "too_many_files")
+    assert upload(client, [("file", ("a.png", b"x" * MAX_OVERHEAD)), ("name", "x")]).status_code == 202
     after_the_end = form(some[:1]) + b"\n" * (MAX_OVERHEAD + 1)
     headers = {"content-type": "multipart/form-data; boundary=b"}
     assert_error(client.post("/datasets", content=after_the_end, headers=headers), 413, "upload_too_large")

@@ -224,7 +224,7 @@ def test_a_stream_is_sent_as_it_comes(
     """It goes on only when its first event was seen. The same request again is a stream of the same words."""
     monkeypatch.setenv("DIFFFIT_MODELS", str(tiny_catalog))
     request = {"base_model": "tiny-instruction", "prompts": ["1 + 1?"], "seed": 5}
-    seen = []
+    seen: list[str] = []
 
     def follow(source: EventSource) -> None:
         generation_id = source.response.headers["location"].rpartition("/")[2]
