@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
@@ -50,6 +51,8 @@ STREAMED = re.compile(r"POST /datasets|PATCH /uploads/[^/]+")  # routes that rea
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The API with the settings given, or those of the environment."""
     settings = settings or get_settings()
+    # To read a number takes the square of its digits. Ours have twenty at most; a lower limit Python does not allow.
+    sys.set_int_max_str_digits(640)
     app = FastAPI(
         title="DiffFit",
         version=version("difffit"),
