@@ -10,11 +10,12 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, DiTTransformer2DModel
 from torch import Tensor, nn
 
+from difffit_core.checkpoints import step_name
 from difffit_core.devices import training_autocast
 from difffit_core.dit import set_class_table, tie_conditioning, untie_conditioning
 from difffit_core.objectives import min_snr_weight, velocity_loss
 from difffit_core.spec import ResolvedHyperparameters
-from difffit_core.training_state import TrainingState, newest_checkpoint, random_generator
+from difffit_core.training_state import TrainingState, random_generator
 from examples.emoji_dit.autoencoder import save_autoencoder
 from examples.emoji_dit.drawings import Drawing, class_names, held_out_keys
 
@@ -160,9 +161,7 @@ class Training:
 
     def train(self, seconds: float) -> Iterator[dict[str, float]]:
         """Train for so many seconds and write a checkpoint; yields a line for the log now and then."""
-        newest = newest_checkpoint(self._folder / "checkpoints")
-        if newest is not None:
-            self.state.load(newest)
+        self.state.load_newest(self._folder / "checkpoints", lambda _, error: print(error.message))
         began = logged = evaluated = time.monotonic()
         try:
             while (now := time.monotonic()) - began < seconds:
@@ -175,7 +174,7 @@ class Training:
                     yield {"step": self.state.step, "held_out_loss": round(self.held_out_loss(), 4)}
             yield {"step": self.state.step, "held_out_loss": round(self.held_out_loss(), 4)}
         finally:  # a time limit, Ctrl-C and a caller that wants no more end it alike
-            self.state.save(self._folder / "checkpoints" / f"step-{self.state.step:06d}")
+            self.state.save(self._folder / "checkpoints" / step_name(self.state.step))
 
     def _step(self) -> Tensor:
         generator = torch.Generator(self._device)
