@@ -328,14 +328,14 @@ def test_a_lost_checkpoint_costs_steps_not_the_job(
     rows: Rows,
     dataset: str,
     run: Callable[..., None],
-    sessions: sessionmaker[Session],
+    fast_settings: Settings,
     store: ObjectStore,
     damaged: int,
 ) -> None:
     """One kept file is garbled, or each is lost in another way; the job's events say so, and its rows name whole ones again."""
     job_id = rows.job(dataset, steps=12, checkpoint_every=2)
     run("--crash-at", "9")
-    with sessions() as session:
+    with rows.sessions() as session:
         newest_first = session.scalars(select(Checkpoint).order_by(Checkpoint.step.desc())).all()
     assert [row.step for row in newest_first] == [8, 6, 4]
     hurt = newest_first[:damaged]
@@ -345,13 +345,13 @@ def test_a_lost_checkpoint_costs_steps_not_the_job(
         store.put_bytes(row.object_key, content[:700])
     for row in hurt[2:]:
         store.delete(row.object_key)
-    sweep()
+    sweep(rows.sessions, fast_settings)
     run()
     job = rows.get(Job, job_id)
     assert (job.status, job.attempt) == ("succeeded", 2)
     assert [event.data["step"] for event in rows.events(job_id, "checkpoint_damaged")] == [8, 6, 4][:damaged]
     assert [event.data["resumed_from"] for event in rows.events(job_id, "started")] == [None, 6 if damaged == 1 else None]
-    with sessions() as session:
+    with rows.sessions() as session:
         kept = {row.step: row.object_key for row in session.scalars(select(Checkpoint))}
     assert sorted(kept) == [8, 10, 12]
     assert {file.key for file in store.list(f"jobs/{job_id}/") if file.key.endswith(".tar")} == set(kept.values())
