@@ -139,7 +139,7 @@ def train_autoencoder(
         optimizer.zero_grad(set_to_none=True)
         if now - logged >= LOG_SECONDS:
             logged = now
-            line = {"step": step, "reconstruction": float(reconstruction), "perceptual": float(features), "kl": float(kl)}
+            line = {"step": step, "reconstruction": reconstruction.item(), "perceptual": features.item(), "kl": kl.item()}
             print(json.dumps({k: round(v, 4) for k, v in line.items()} | {"seconds": round(now - began)}), flush=True)
             train = pictures()
     model.eval()
