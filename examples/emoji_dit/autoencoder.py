@@ -115,6 +115,7 @@ def train_autoencoder(
     Returns the model in fp32 and the figures of the model card: steps, seconds and the reconstruction's PSNR on both sets.
     """
     torch.manual_seed(seed)
+    torch.backends.cudnn.benchmark = True  # one shape of batch: worth a search for the fastest convolutions
     model = build_autoencoder().to(device, memory_format=torch.channels_last)
     perceptual = PerceptualLoss(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.0, fused=True)

@@ -85,7 +85,8 @@ class Variants:
         self.features = [draw_features(drawings, number) for number in range(count)]
         folder.mkdir(parents=True, exist_ok=True)
         self._files = [folder / f"{number}.npy" for number in range(count)]
-        self._pool = ProcessPoolExecutor(max_workers=len(os.sched_getaffinity(0)))
+        # A training that goes on meanwhile needs a core of its own.
+        self._pool = ProcessPoolExecutor(max_workers=max(1, len(os.sched_getaffinity(0)) - 2))
         self._chunks = {
             number: [
                 self._pool.submit(render_chunk, drawings[start : start + CHUNK], self.features[number][start : start + CHUNK].tolist())
