@@ -70,7 +70,7 @@ class PerceptualLoss:
     def __init__(self, device: torch.device) -> None:
         network = load_network(MobileNetV2(), find_weights()).network
         assert isinstance(network, MobileNetV2)
-        self._layers = network.features[: PERCEPTUAL_LAYERS[-1] + 1].to(device)
+        self._layers = list(network.features.to(device).children())[: PERCEPTUAL_LAYERS[-1] + 1]
         self._mean, self._std = network.mean.to(device), network.std.to(device)
 
     def __call__(self, output: Tensor, target: Tensor) -> Tensor:
@@ -110,7 +110,7 @@ def encode(model: AutoencoderKL, pictures: Tensor) -> Tensor:
 def train_autoencoder(
     pictures: Callable[[], Tensor], held_out: Tensor, batch: int, seconds: float, device: torch.device, seed: int = 0
 ) -> tuple[AutoencoderKL, dict[str, float]]:
-    """Train for so many seconds on batches of what `pictures()` gives, uint8 `[N, 3, 64, 64]`, asked again at every line of the log.
+    """Train for so many seconds on batches of uint8 pictures `[N, 3, 64, 64]`, asked for again at each line of the log.
 
     Returns the model in fp32 and the figures of the model card: steps, seconds and the reconstruction's PSNR on both sets.
     """
