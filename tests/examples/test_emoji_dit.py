@@ -101,6 +101,9 @@ def test_the_whole_model_is_built_goes_on_and_draws_in_the_stock_pipeline(
     save_drawings(drawings, work / "drawings.json.xz")
     monkeypatch.setattr(model_card, "SHEET", (("animal-mammal",), ("disc-2",)))
     monkeypatch.setattr(model_card, "SAMPLES_PER_CLASS", 1)
+    entry = load_catalog()["emoji-dit"]
+    quick = entry.model_copy(update={"defaults": entry.defaults.model_copy(update={"sample_steps": 1})})
+    monkeypatch.setattr(build, "load_catalog", lambda: {"emoji-dit": quick})
     common = ("--work", str(work), "--output", str(folder), "--minutes", "0.001")
 
     run_build(monkeypatch, *common, "--only", "autoencoder")
