@@ -131,8 +131,9 @@ def check_untouched(model: nn.Module) -> None:
 
 def _changes(model: nn.Module, skeleton: nn.Module, adapter: Adapter, strength: float) -> Iterator[tuple[Holders, Tensor]]:
     """Each parameter to set: where it is used, and its new value in fp32."""
-    holders = _holders(model)
-    for path, trained in by_module(adapter.tensors).items():
+    holders, device = _holders(model), next(model.parameters()).device
+    tensors = {name: tensor.to(device) for name, tensor in adapter.tensors.items()}
+    for path, trained in by_module(tensors).items():
         module = model.get_submodule(path)
         scale, values = at_strength(module._parameters, trained, strength)
         if scale is None:
@@ -143,7 +144,7 @@ def _changes(model: nn.Module, skeleton: nn.Module, adapter: Adapter, strength: 
             bias = values.get("bias", module._parameters["bias"])
             if bias is not None:
                 yield [(module, "bias")], bias.float() * scale
-    for path, layer in lora_layers(skeleton, adapter.tensors).items():
+    for path, layer in lora_layers(skeleton, tensors).items():
         weight = _weight(model.get_submodule(path))
         delta = layer.get_delta_weight(layer.active_adapter[0])  # [out, in]
         yield [(model.get_submodule(path), "weight")], weight + strength * delta.to(weight)
@@ -179,7 +180,8 @@ def at_strength(
 ) -> tuple[Tensor | None, dict[str, Tensor]]:
     """The product of a module's scale factors `[C]`, or None, and the values of its own parameters, all in fp32.
 
-    `own` are the base's parameters. `torch.lerp` is exact at both ends: at 0 the values are the base's, at 1 the trained ones.
+    `own` are the base's parameters, on the device of `trained`. `torch.lerp` is exact at both ends: at 0 the values are the
+    base's, at 1 the trained ones.
     """
     scale: Tensor | None = None
     values = {}
@@ -187,7 +189,7 @@ def at_strength(
         start = own.get(name)
         if start is None:
             start = torch.ones_like(tensor) if name in FACTORS else torch.zeros_like(tensor)  # γ, or a new bias
-        value = torch.lerp(start.float(), tensor.to(start.device), strength)
+        value = torch.lerp(start.float(), tensor, strength)
         if name in FACTORS:
             scale = value if scale is None else scale * value
         else:

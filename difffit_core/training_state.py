@@ -16,6 +16,7 @@ from difffit_core.errors import ModelError
 from difffit_core.spec import ResolvedHyperparameters
 
 DECAY_SHARE = 0.2  # of the steps: the last part of "warmup-stable-decay"
+MOMENTS = ("exp_avg", "exp_avg_sq")  # what AdamW keeps of each parameter's gradients
 
 
 def random_generator(seed: int, stream: str, step: int) -> torch.Generator:
@@ -141,7 +142,7 @@ class TrainingState:
         tensors |= {f"ema/{name}": value for name, value in self.ema.items()}
         for name, parameter in self.parameters.items():
             moments = self.optimizer.state.get(parameter, {})
-            tensors |= {f"{key}/{name}": moments[key] for key in ("exp_avg", "exp_avg_sq") if key in moments}
+            tensors |= {f"{key}/{name}": moments[key] for key in MOMENTS if key in moments}
         part = folder.with_suffix(".part")
         part.mkdir(parents=True, exist_ok=True)
         save_file({name: value.contiguous().cpu() for name, value in tensors.items()}, part / "state.safetensors")
@@ -153,19 +154,28 @@ class TrainingState:
         """Go on from a checkpoint folder, exactly; raises ModelError where it is damaged or of another job."""
         try:
             tensors = load_file(folder / "state.safetensors")
-            self.step = json.loads((folder / "state.json").read_text())["step"]
-            with torch.no_grad():
-                for name, parameter in self.parameters.items():
-                    parameter.copy_(tensors[f"parameter/{name}"])
-                    self.ema[name].copy_(tensors[f"ema/{name}"])
-                    if f"exp_avg/{name}" in tensors:
-                        self.optimizer.state[parameter] = {
-                            "step": torch.tensor(float(self.step)),
-                            "exp_avg": tensors[f"exp_avg/{name}"].to(parameter.device),
-                            "exp_avg_sq": tensors[f"exp_avg_sq/{name}"].to(parameter.device),
-                        }
+            step = json.loads((folder / "state.json").read_text())["step"]
+            self.restore(tensors, step)
         except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
             raise ModelError(f"The checkpoint {folder.name} cannot be read: {error}", code="invalid_checkpoint") from error
+
+    def restore(self, tensors: dict[str, Tensor], step: int) -> None:
+        """Be as after `step` steps, which left `tensors`; each goes to the device where this training has it."""
+        self.step = step
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(tensors[f"parameter/{name}"])
+                self.ema[name].copy_(tensors[f"ema/{name}"])
+        self.restore_moments(tensors, step)
+
+    def restore_moments(self, tensors: dict[str, Tensor], step: int) -> None:
+        """The optimizer's part of `restore`: it knows itself where it wants each tensor, a fused one its `step` on the GPU."""
+        kept = {
+            number: {key: tensors[f"{key}/{name}"] for key in MOMENTS} | {"step": torch.tensor(float(step))}
+            for number, name in enumerate(self.parameters)
+            if f"{MOMENTS[0]}/{name}" in tensors
+        }
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": kept})
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

@@ -34,15 +34,15 @@ def new_classes(case: Case) -> list[str] | None:
 
 
 @pytest.mark.parametrize(("family", "method"), PAIRS)
-def test_the_merged_model_does_what_the_trained_one_does(family: str, method: str) -> None:
-    case = make_case(family)
+def test_the_merged_model_does_what_the_trained_one_does(family: str, method: str, device: torch.device) -> None:
+    case = make_case(family).to(device)
     adapter = case.adapter(class_names=new_classes(case), type=method)
     trained = copy.deepcopy(case.model)
     inject(trained, adapter, case.names)
     before = case.answer(case.model)
     merge(case.model, adapter, base_names=case.names)
     if case.names:
-        case.inputs["class_labels"] = torch.tensor([0, 1, 2, 0, 1])
+        case.inputs["class_labels"] = torch.tensor([0, 1, 2, 0, 1], device=device)
     merged = case.answer(case.model)
     torch.testing.assert_close(merged, case.answer(trained), atol=1e-5, rtol=0)
     assert (merged - before).abs().max() > 1e-3
@@ -50,8 +50,8 @@ def test_the_merged_model_does_what_the_trained_one_does(family: str, method: st
 
 
 @pytest.mark.parametrize(("family", "method"), PAIRS)
-def test_unmerging_restores_the_base_bit_for_bit(family: str, method: str) -> None:
-    case = make_case(family)
+def test_unmerging_restores_the_base_bit_for_bit(family: str, method: str, device: torch.device) -> None:
+    case = make_case(family).to(device)
     state, output = copy.deepcopy(case.model.state_dict()), case.answer(case.model)
     parameters = list(case.model.parameters())
     merged = merge(case.model, case.adapter(class_names=new_classes(case), type=method), 1.3, base_names=case.names)

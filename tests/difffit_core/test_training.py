@@ -1,5 +1,6 @@
 """The trainer on a tiny base: it learns, stops, resumes exactly, says what happened, and writes an adapter that works."""
 
+import gc
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ from difffit_core import initial_values
 from difffit_core.adapter_file import read_adapter
 from difffit_core.base_models import BaseModelEntry
 from difffit_core.dataset import Item
+from difffit_core.devices import total_memory
 from difffit_core.errors import AdapterError
 from difffit_core.generation_spec import GenerationSpec
 from difffit_core.generators.registry import load_generator
@@ -26,6 +28,8 @@ from difffit_core.stopping import StopRequest
 from difffit_core.tasks.task import Examples
 from difffit_core.train import train
 from difffit_core.training_state import TrainingState, learning_rate
+from difffit_core.weightless import without_weights
+from tests.difffit_core.adapters import assert_same_training
 from tests.difffit_core.spec_dirs import ADAPTER, events_of, make_trainer, run_here, write_spec_dir
 
 
@@ -63,18 +67,25 @@ def test_events_tell_the_whole_story(tmp_path: Path, tiny_base: BaseModelEntry) 
     assert adapter["bytes"] == (tmp_path / ADAPTER).stat().st_size
 
 
-@pytest.mark.parametrize(("method", "sampler"), [("difffit", "balanced"), ("full", "uniform")])
-def test_a_stopped_run_goes_on_exactly(tmp_path: Path, tiny_base: BaseModelEntry, method: str, sampler: str) -> None:
-    """Parameters, optimiser, EMA, data order and random numbers: the adapters are the same to the bit."""
-    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
+@pytest.mark.parametrize(("method", "sampler"), [("difffit", "balanced"), ("lora", "uniform"), ("full", "uniform")])
+def test_paused_and_taken_over_it_is_the_uninterrupted_run(
+    tmp_path: Path, tiny_base: BaseModelEntry, method: str, sampler: str, precision: str, device: torch.device
+) -> None:
+    """Parameters, optimiser, EMA, data order and random numbers; another worker has the checkpoints and nothing else."""
+    straight, paused, taken_over = tmp_path / "straight", tmp_path / "paused", tmp_path / "taken-over"
     spec = write_spec_dir(straight, tiny_base, method, steps=9, sampler=sampler)
-    shutil.copytree(straight, stopped)
-    run_here(straight, spec)
-    assert run_here(stopped, spec, stop_at=4)[-1]["type"] == "stopped"
-    assert not (stopped / ADAPTER).exists()
-    resumed = run_here(stopped, spec)
-    assert [event["resumed_from"] for event in resumed if event["type"] == "started"] == [None, 4]
-    assert (straight / ADAPTER).read_bytes() == (stopped / ADAPTER).read_bytes()
+    shutil.copytree(straight, paused)
+    shutil.copytree(straight, taken_over)
+    run_here(straight, spec, device=device)
+    for step in (4, 6):
+        assert run_here(paused, spec, stop_at=step, device=device)[-1]["type"] == "stopped"
+    assert not (paused / ADAPTER).exists()
+    shutil.copytree(paused / "checkpoints", taken_over / "checkpoints")
+    started = [
+        event for event in (*events_of(paused), *run_here(taken_over, spec, device=device)) if event["type"] == "started"
+    ]
+    assert [event["resumed_from"] for event in started] == [None, 4, 6]
+    assert_same_training(straight / ADAPTER, taken_over / ADAPTER, device)
 
 
 def test_a_stop_while_validating_after_the_last_step_loses_no_event(
@@ -188,6 +199,45 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path, tiny_base: BaseModelEntry
     state.write_bytes(state.read_bytes()[:-100])
     assert train(tmp_path) == 1
     assert events_of(tmp_path)[-1]["code"] == "invalid_checkpoint"
+
+
+def test_the_optimisers_numbers_lie_where_it_wants_them_after_a_resume(tmp_path: Path, tiny_base: BaseModelEntry) -> None:
+    """A fused one its step too, on the GPU; of the one here only shapes are there. A checkpoint is read on the CPU."""
+    hyperparameters = write_spec_dir(tmp_path, tiny_base).hyperparameters
+    with without_weights():
+        parameter = torch.nn.Parameter(torch.zeros(3, device="cuda:0"))
+        state = TrainingState({"w": parameter}, hyperparameters, seed=0)
+        state.restore_moments({f"{kind}/w": torch.zeros(3) for kind in ("exp_avg", "exp_avg_sq")}, step=4)
+        places = {name: str(tensor.device) for name, tensor in state.optimizer.state[parameter].items()}
+    assert places == dict.fromkeys(("step", "exp_avg", "exp_avg_sq"), "cuda:0")
+
+
+@pytest.mark.gpu
+def test_out_of_memory_on_a_gpu_is_said_and_half_as_many_examples_at_a_time_fit(
+    tmp_path: Path, tiny_base: BaseModelEntry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the worker goes on after it: from the checkpoint, with the same batch in smaller portions."""
+    monkeypatch.setenv("DIFFFIT_DEVICE", "cuda")
+    settings: dict[str, object] = {"batch_size": 4096, "validation_fraction": 0.0, "sample_every": 100}
+    spec = write_spec_dir(tmp_path, tiny_base, steps=3, **settings)
+    run_here(tmp_path, spec, stop_at=1, device=torch.device("cuda"))
+    most = torch.cuda.max_memory_reserved()
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(0.75 * most / total_memory(torch.device("cuda")))
+    try:
+        assert train(tmp_path) == 1
+        failed = events_of(tmp_path)[-1]
+        assert (failed["code"], failed["param"]) == ("out_of_memory", "hyperparameters.micro_batch_size")
+        gc.collect()
+        torch.cuda.empty_cache()
+        halved = spec.hyperparameters.model_copy(update={"micro_batch_size": 2048})
+        (tmp_path / "spec.json").write_text(spec.model_copy(update={"hyperparameters": halved}).model_dump_json())
+        assert train(tmp_path) == 0
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert [event["resumed_from"] for event in events_of(tmp_path) if event["type"] == "started"] == [None, 1, 1]
+    assert events_of(tmp_path)[-1]["type"] == "succeeded"
 
 
 def test_ema_follows_short_runs(tmp_path: Path, tiny_base: BaseModelEntry) -> None:
