@@ -56,7 +56,7 @@ def run(record: Record, small: bool, seconds: float) -> None:
         foretold = [pool.submit(memory_of, spec, str(device)) for _, spec in jobs]
         if small:
             wait(foretold)
-        warm_up(device)
+        warm_up(device, folder)
         for number, ((case, spec), future) in enumerate(zip(jobs, foretold, strict=True)):
             if not small and clock.left < CASE_SECONDS:
                 record.add("left_out", case)
