@@ -79,7 +79,8 @@ def trained(client: Client, dataset: str, settings: Row, training: Event | None 
 def drawn(client: Client, adapter: str, n: int, steps: int) -> Row:
     """So many pictures of one class by the base and by the adapter, the first ones of each and some more."""
     rows = dict[str, Any]()
-    for name, model in (("base", {"base_model": BASE}), ("adapter", {"adapter": adapter})):
+    models: dict[str, Row] = {"base": {"base_model": BASE}, "adapter": {"adapter": adapter}}
+    for name, model in models.items():
         for turn in ("first", "again"):
             began = time.monotonic()
             generation: Generation = client.generate(["food-fruit"], n=n, steps=steps, seed=1, **model)
