@@ -80,7 +80,7 @@ class TrainingView:
                 self._line(f"step {data['step']}: {plain(numbers)}, of {data['samples']} pictures")
             case "pausing" | "paused" | "cancelling" | "resumed" | "retried":
                 self._line(event["type"])
-            case "warning" | "requeued" | "out_of_memory":
+            case "warning" | "requeued" | "out_of_memory" | "checkpoint_damaged":
                 self._line(f"[yellow]{event['type']}[/] {plain(data.get('message', ''))}")
             case _:
                 pass

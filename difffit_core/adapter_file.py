@@ -44,6 +44,10 @@ class Adapter(NamedTuple):
     header: AdapterHeader
     tensors: dict[str, Tensor]
 
+    def nbytes(self) -> int:
+        """The memory that its tensors take."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
 
 def save_adapter(
     path: Path,

@@ -26,11 +26,13 @@ class Merge:
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._undo: list[Callable[[], None]] = []
+        self.replaced: list[Tensor] = []  # the base's own parameters, which wait for their return
 
     def unmerge(self) -> None:
         """Restore the base bit for bit: its own parameter objects and class table return, added biases go."""
         while self._undo:
             self._undo.pop()()
+        self.replaced.clear()
 
     def set_parameter(self, holders: Holders, value: Tensor) -> None:
         """Let the modules use one new parameter, in the dtype and on the device of what it replaces."""
@@ -43,6 +45,7 @@ class Merge:
                 module.__dict__.pop(MARK, None)
 
         self._undo.append(restore)
+        self.replaced += [old for old in olds if old is not None]
         parameter = nn.Parameter(value.to(like), requires_grad=False)
         for module, name in holders:
             module.register_parameter(name, parameter)

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from difffit_core.dit import null_label
 from difffit_core.generation_spec import GenerationSpec, Scheduler
+from difffit_core.latents import at_once
 
 # Below this log signal-to-noise ratio DPM-Solver++ overflows on cosine schedules, whose last step is almost pure noise.
 LAMBDA_MIN = -5.1
-DECODE_BATCH = 32
 
 Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -99,8 +99,9 @@ def denoise(
 @torch.no_grad()
 def decode(vae: AutoencoderKL, latents: Tensor) -> list[Image.Image]:
     """RGB pictures of scaled latents `[N, C, H, W]`, in fp32 whatever autocast says."""
-    pictures = []
-    for chunk in (latents / vae.config.scaling_factor).split(DECODE_BATCH):
+    pictures, enlarged = [], 2 ** (len(vae.config.block_out_channels) - 1)
+    height, width = (side * enlarged for side in latents.shape[-2:])
+    for chunk in (latents / vae.config.scaling_factor).split(at_once(width, height)):
         with torch.autocast(vae.device.type, enabled=False):
             pixels = vae.decode(chunk.to(vae.device)).sample  # [B, 3, H, W] in [-1, 1]
         array = ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()

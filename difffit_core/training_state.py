@@ -1,9 +1,8 @@
 """Everything that belongs to one adapter while it trains: parameters, optimiser, EMA, step and random numbers."""
 
 import hashlib
-import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,7 +11,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from difffit_core.errors import ModelError
+from difffit_core.checkpoints import TENSORS, check_whole, damaged, newest_first, seal
+from difffit_core.errors import ModelError, TrainingDiverged
 from difffit_core.spec import ResolvedHyperparameters
 
 DECAY_SHARE = 0.2  # of the steps: the last part of "warmup-stable-decay"
@@ -108,11 +108,16 @@ class TrainingState:
         return [members[orders[turn // count][turn % count]] for turn in turns]
 
     def update(self) -> None:
-        """One optimiser step from the gradients that lie in the parameters, then the EMA's."""
+        """One optimiser step from the gradients that lie in the parameters, then the EMA's.
+
+        Raises TrainingDiverged, and changes nothing, where a gradient is not finite, as it may be of a finite loss.
+        """
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.hyperparameters.max_grad_norm)
+        if not norm.isfinite():
+            raise diverged(f"The gradient became {float(norm)}", self.step + 1, self.hyperparameters)
         self.step += 1
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.hyperparameters, self.step)
-        torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.hyperparameters.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         # A decay of 0.9999 would keep a short run at its start; early steps average over what there is.
@@ -137,27 +142,49 @@ class TrainingState:
                 self.ema[name].copy_(value)
 
     def save(self, folder: Path) -> int:
-        """Write a checkpoint folder in one move; returns its bytes."""
+        """Write a checkpoint folder in one move; returns its bytes. Raises TrainingDiverged where a number is not finite."""
         tensors = {f"parameter/{name}": parameter.detach() for name, parameter in self.parameters.items()}
         tensors |= {f"ema/{name}": value for name, value in self.ema.items()}
         for name, parameter in self.parameters.items():
             moments = self.optimizer.state.get(parameter, {})
             tensors |= {f"{key}/{name}": moments[key] for key in MOMENTS if key in moments}
+        broken = next((name for name, value in tensors.items() if not value.isfinite().all()), None)
+        if broken is not None:
+            raise diverged(f"{broken} came to hold a number that is not finite", self.step, self.hyperparameters)
         part = folder.with_suffix(".part")
         part.mkdir(parents=True, exist_ok=True)
-        save_file({name: value.contiguous().cpu() for name, value in tensors.items()}, part / "state.safetensors")
-        (part / "state.json").write_text(json.dumps({"step": self.step, "seed": self.seed}))
+        save_file({name: value.contiguous().cpu() for name, value in tensors.items()}, part / TENSORS)
+        seal(part, self.step, seed=self.seed)
         part.rename(folder)
         return sum(file.stat().st_size for file in folder.iterdir())
 
-    def load(self, folder: Path) -> None:
-        """Go on from a checkpoint folder, exactly; raises ModelError where it is damaged or of another job."""
-        try:
-            tensors = load_file(folder / "state.safetensors")
-            step = json.loads((folder / "state.json").read_text())["step"]
+    def load_newest(self, checkpoints: Path, on_damaged: Callable[[Path, ModelError], None]) -> bool:
+        """Go on, exactly, from the newest checkpoint of a folder that is whole, if there is one.
+
+        `on_damaged` hears of newer ones that are not. Raises ModelError where it is another training's.
+        """
+        for folder in newest_first(checkpoints):
+            try:
+                step = check_whole(folder)
+                tensors = load_file(folder / TENSORS)
+            except (ModelError, OSError, SafetensorError) as error:
+                on_damaged(folder, error if isinstance(error, ModelError) else damaged(folder, str(error)))
+                continue
+            self._check_own(tensors, folder)
             self.restore(tensors, step)
-        except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
-            raise ModelError(f"The checkpoint {folder.name} cannot be read: {error}", code="invalid_checkpoint") from error
+            return True
+        return False
+
+    def _check_own(self, tensors: dict[str, Tensor], folder: Path) -> None:
+        """Before anything is changed."""
+        found = {name: tensor.shape for name, tensor in tensors.items() if not name.startswith(MOMENTS)}
+        own = {f"{kind}/{name}": p.shape for kind in ("parameter", "ema") for name, p in self.parameters.items()}
+        if found != own:
+            raise ModelError(
+                f"The checkpoint {folder.name} is of another training: it holds other tensors than this one trains. "
+                "Remove it, or give it the training that it was written by.",
+                code="invalid_checkpoint",
+            )
 
     def restore(self, tensors: dict[str, Tensor], step: int) -> None:
         """Be as after `step` steps, which left `tensors`; each goes to the device where this training has it."""
@@ -178,7 +205,9 @@ class TrainingState:
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": kept})
 
 
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint folder of the highest step, or none."""
-    found = sorted(p for p in folder.glob("step-*") if p.suffix != ".part")
-    return found[-1] if found else None
+def diverged(what: str, step: int, hyperparameters: ResolvedHyperparameters) -> TrainingDiverged:
+    return TrainingDiverged(
+        f"{what} at step {step}; the last checkpoint is kept. "
+        f"Try a lower learning rate than {hyperparameters.learning_rate:g}.",
+        param="hyperparameters.learning_rate",
+    )

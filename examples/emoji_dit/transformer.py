@@ -11,11 +11,12 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, DiTTransformer2DModel
 from torch import Tensor, nn
 
+from difffit_core.checkpoints import newest_first, step_name
 from difffit_core.devices import training_autocast
 from difffit_core.dit import set_class_table, tie_conditioning, untie_conditioning
 from difffit_core.objectives import min_snr_weight, velocity_loss
 from difffit_core.spec import ResolvedHyperparameters
-from difffit_core.training_state import TrainingState, newest_checkpoint, random_generator
+from difffit_core.training_state import TrainingState, random_generator
 from examples.emoji_dit.autoencoder import save_autoencoder
 from examples.emoji_dit.drawings import Drawing, class_names, held_out_keys
 
@@ -169,9 +170,8 @@ class Training:
 
     def train(self, seconds: float) -> Iterator[dict[str, float]]:
         """Train for so many seconds, a step at least, and write a checkpoint; yields a line for the log now and then."""
-        newest = newest_checkpoint(self._folder / "checkpoints")
-        if newest is not None:
-            self.state.load(newest)
+        checkpoints = self._folder / "checkpoints"
+        self.state.load_newest(checkpoints, lambda _, error: print(error.message))
         began = logged = evaluated = time.monotonic()
 
         def line(name: str, value: float) -> dict[str, float]:
@@ -192,9 +192,9 @@ class Training:
             yield line("loss", float(loss))
             yield line("held_out_loss", self.held_out_loss())
         finally:  # a time limit, Ctrl-C and a caller that wants no more end it alike
-            self.state.save(self._folder / "checkpoints" / f"step-{self.state.step:06d}")
-            if newest is not None:
-                shutil.rmtree(newest)
+            self.state.save(checkpoints / step_name(self.state.step))
+            for older in list(newest_first(checkpoints))[1:]:
+                shutil.rmtree(older)
 
     def _step(self) -> Tensor:
         generator = torch.Generator(self._device)
