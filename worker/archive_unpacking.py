@@ -35,7 +35,7 @@ def main(asked: dict[str, Any]) -> None:
     archive, into, limits = Path(asked["archive"]), Path(asked["into"]), Limits(**asked["limits"])
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     seconds = BASE_SECONDS + limits.most_bytes(archive.stat().st_size) // BYTES_PER_SECOND
-    confine(BASE_MEMORY + MEMORY_PER_FILE * limits.files, [archive, into], seconds)
+    confine(BASE_MEMORY + MEMORY_PER_FILE * limits.files, reads=[archive], writes=[into], seconds=seconds)
     try:
         try:
             unpack_here(archive, into, asked["name"], limits)

@@ -80,13 +80,14 @@ def unpack(
                 _wait(process)
         finally:
             process.kill()
-    rows = [json.loads(line) for line in results.read_text().splitlines()] if process.returncode == 0 else []
+    said = results.read_text()
     results.unlink()
     if process.returncode == errno.ENOSPC:
         raise OSError(errno.ENOSPC, "The disk is full")
-    if not rows:
-        raise _death(process.returncode)
-    return _read(rows, into)
+    try:
+        return _read([json.loads(line) for line in said.splitlines()], into)
+    except (ValueError, TypeError, KeyError, IndexError) as error:  # nothing that a process says which came to its end
+        raise _death(process.returncode) from error
 
 
 def _wait(process: "subprocess.Popen[bytes]") -> None:

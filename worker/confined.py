@@ -51,27 +51,29 @@ def environment() -> dict[str, str]:
     return {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
 
 
-def confine(memory: int, folders: Sequence[Path], seconds: int | None = None) -> None:
+def confine(memory: int, *, reads: Sequence[Path] = (), writes: Sequence[Path] = (), seconds: int | None = None) -> None:
     """Give up, in this process and for good, what reading a file does not take; call it before the first untrusted byte.
 
-    It has `memory` bytes of address space and `seconds` of computing, reads the interpreter's modules, and reads and writes
-    what is in `folders`. Where the kernel lacks Landlock or seccomp the limits of memory and time hold alone.
+    It has `memory` bytes of address space and `seconds` of computing. Of all files it reads the interpreter's modules and what
+    is at `reads`, and reads and writes what is in `writes`. Where the kernel lacks Landlock or seccomp the limits of memory and
+    time hold alone.
     """
     for limit, most in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_CORE, 0), (resource.RLIMIT_CPU, seconds)):
         if most is not None:
             resource.setrlimit(limit, (most, most))
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    _forbid_files(libc, folders)
+    _forbid_files(libc, reads, writes)
     _forbid_calls(libc)
 
 
-def _forbid_files(libc: ctypes.CDLL, folders: Sequence[Path]) -> None:
+def _forbid_files(libc: ctypes.CDLL, reads: Sequence[Path], writes: Sequence[Path]) -> None:
     ruleset = libc.syscall(LANDLOCK_CREATE_RULESET, struct.pack("Q", EVERY_ACCESS), 8, 0)
     if ruleset < 0:
         return
-    rules = [(Path(path), READ_FILE | READ_FOLDER) for path in _modules()]
-    rules += [(folder, READ_FILE | READ_FOLDER | WRITE_FILE | REMOVE_FILE | MAKE_FILE) for folder in folders]
+    reading = READ_FILE | READ_FOLDER
+    rules = [(path, reading) for path in (*map(Path, _modules()), *reads)]
+    rules += [(path, reading | WRITE_FILE | REMOVE_FILE | MAKE_FILE) for path in writes]
     for path, access in rules:
         if not path.exists():
             continue

@@ -14,7 +14,7 @@ from jobstore.settings import Settings, get_settings
 from jobstore.tables import Dataset
 from jobstore.uploads import upload_keys
 from worker.archives import refusal, unpack
-from worker.dataset_content import write_content, write_preview
+from worker.dataset_content import CONTENT, write_content, write_preview
 from worker.dataset_report import make_report
 from worker.examples import Example, make_examples, without_duplicates
 from worker.image_pool import ImagePool
@@ -26,6 +26,9 @@ from worker.outages import may_pass, persist
 from worker.runtime import has_room, objects, scratch_folder
 
 logger = logging.getLogger(__name__)
+
+# The PNG of a photograph has several times the bytes of its JPEG; a dataset of many small ones should still be taken.
+PLAIN_RATIO = 2
 
 
 @dataclass
@@ -65,20 +68,20 @@ def _check(dataset: Dataset, lease: Lease, folder: Path, settings: Settings) -> 
     persist(lease, lambda: objects().get_joined(upload_keys(dataset), upload), fetches=True)
     checked: CheckedDataset | None = None
     try:
-        with ImagePool(settings.max_image_pixels) as pool:
+        with ImagePool(folder, settings.max_image_pixels) as pool:
             checked = examine(upload, folder, settings, lease.check, pool, dataset.format)
             if not checked.examples:
                 message = "The upload holds nothing that can be trained on; the report says why for each file or row."
                 raise DatasetError(message, code="no_usable_examples", param="file")
-            content, preview = folder / "content.tar", folder / "preview.png"
+            content, preview = folder / CONTENT, folder / "preview.png"
+            has_preview = write_preview(checked.examples, preview)
             write_content(checked.examples, content)
-            has_preview = write_preview(checked.examples, folder, preview, pool)
     except DatasetError as error:
         finish(lease, "failed", error=error.reason(), report=checked and checked.report)
         return
     lease.check()
     prefix = f"datasets/{dataset.id}/{lease.token}"  # of this attempt only
-    keys = {"content_key": f"{prefix}/content.tar"} | ({"preview_key": f"{prefix}/preview.png"} if has_preview else {})
+    keys = {"content_key": f"{prefix}/{CONTENT}"} | ({"preview_key": f"{prefix}/preview.png"} if has_preview else {})
     persist(lease, lambda: objects().put_file(keys["content_key"], content))
     if has_preview:
         persist(lease, lambda: objects().put_file(keys["preview_key"], preview))
@@ -115,7 +118,7 @@ def examine(
     files = sorted((file for file in files if not is_system_file(file.name)), key=lambda file: file.name)
     layout = read_layout(files, format)
     total, candidates = len(files) + len(refused), [file for file in files if file.name not in layout.lists]
-    examples, unusable = make_examples(candidates, layout, folder, pool, keep_alive)
+    examples, unusable = make_examples(candidates, layout, folder, pool, PLAIN_RATIO * settings.max_unpacked_bytes, keep_alive)
     compare_with_published(layout, (example.annotation for example in examples))
     examples, duplicates = without_duplicates(examples)
     report = make_report(total, layout, examples, refused + unusable + layout.bad_rows, duplicates)

@@ -3,7 +3,7 @@
 import json
 import shutil
 import tarfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
@@ -13,6 +13,7 @@ from difffit_core.errors import AdapterError, DatasetError
 from jobstore.objects import ObjectStore, references_prefix
 from jobstore.settings import Settings
 from jobstore.tables import Adapter, Checkpoint, Dataset, Job, JobEvent
+from worker.dataset_content import CONTENT, make_plain
 
 # Where the trainer looks for them; see difffit_core.initial_values, .evaluation.training and .evaluation.references
 INITIAL_VALUES, EVALUATED, REFERENCES = "init.safetensors", "evaluated.json", "references"
@@ -37,7 +38,7 @@ def stage(sessions: sessionmaker[Session], job: Job, spec_dir: Path, objects: Ob
     spec |= {"feature_weights": settings.feature_weights.model_dump()}
     spec |= {"captioner_path": settings.captioner and str(settings.captioner)}
     (spec_dir / "spec.json").write_text(json.dumps(spec))
-    fetch_tar(objects, dataset.content_key, spec_dir / "dataset")
+    fetch_content(objects, dataset.content_key, spec_dir / "dataset", settings)
     (spec_dir / "checkpoints").mkdir(exist_ok=True)
     if checkpoint is not None:
         fetch_tar(objects, checkpoint.object_key, spec_dir / "checkpoints" / f"step-{checkpoint.step:06d}")
@@ -71,6 +72,13 @@ def put_references(objects: ObjectStore, dataset_sha256: str, folder: Path) -> N
         key = f"{references_prefix(dataset_sha256)}{path.name}"
         if not objects.exists(key):
             objects.put_file(key, path)
+
+
+def fetch_content(objects: ObjectStore, key: str, folder: Path, settings: Settings) -> None:
+    """The dataset of that key, with pictures that are PNGs of ours; earlier versions kept the files that users sent."""
+    fetch_tar(objects, key, folder)
+    if PurePosixPath(key).name != CONTENT:
+        make_plain(folder, settings.max_image_pixels)
 
 
 def fetch_tar(objects: ObjectStore, key: str, folder: Path) -> None:

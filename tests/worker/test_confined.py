@@ -16,7 +16,7 @@ from pathlib import Path
 from worker.confined import confine
 
 folder, other, parent = sys.argv[1:]
-confine(256 * 1024**2, [Path(folder)], 60)
+confine(256 * 1024**2, writes=[Path(folder)], seconds=60)
 
 
 def outcome(action):

@@ -1,5 +1,7 @@
 """What the check keeps of an upload, what it refuses and how it says so."""
 
+import hashlib
+import io
 import json
 import os
 import tarfile
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from difffit_core.contents import example_sha256
 from difffit_core.errors import DatasetError
 from tests.worker.checking import Checker, codes
 from tests.worker.pictures import huge_picture, picture, two_classes
@@ -159,16 +162,35 @@ def test_files_that_mean_something_are_refused_with_what_to_do(check: Checker) -
     assert "known format" in said["b.pdf"]
 
 
-def test_content_holds_the_users_bytes_and_an_index(check: Checker, tmp_path: Path) -> None:
+def test_content_holds_pngs_of_the_pixels_and_an_index(check: Checker, tmp_path: Path) -> None:
+    """Nothing that was sent is in it, and so nobody who trains on it opens that."""
     files = two_classes(2) | {"red/odd name.jpe g": picture("pink", kind="JPEG")}
     checked = check(files)
     write_content(checked.examples, tmp_path / "content.tar")
     with tarfile.open(tmp_path / "content.tar") as tar:
         tar.extractall(tmp_path / "content")
     rows = [json.loads(line) for line in (tmp_path / "content" / "index.jsonl").read_text().splitlines()]
-    assert [row["file"] for row in rows] == ["000000.png", "000001.png", "000002.png", "000003.png", "000004.jpeg"]
-    assert {row["source"]: (tmp_path / "content" / row["file"]).read_bytes() for row in rows} == files
+    assert [row["file"] for row in rows] == [f"{number:06d}.png" for number in range(5)]
+    assert {row["source"] for row in rows} == files.keys()
+    for row in rows:
+        sent = files[row["source"]]
+        assert row["sha256"] == example_sha256(file=hashlib.sha256(sent).hexdigest())
+        with Image.open(tmp_path / "content" / row["file"]) as plain, Image.open(io.BytesIO(sent)) as image:
+            assert (plain.format, plain.tobytes()) == ("PNG", image.tobytes())
     assert set(rows[0]) == {"file", "label", "source", "sha256", "width", "height"}
+    assert not list(tmp_path.glob("check-*/unpacked/*"))
+    assert not list(tmp_path.glob("check-*/*.png"))
+
+
+def test_pictures_that_grow_too_large_as_pngs_are_refused(check: Checker) -> None:
+    files = {f"a/{i}.jpg": picture(f"rgb({50 * i}, 0, 0)", (400, 400), "JPEG") for i in range(4)}
+    check.settings = check.settings.model_copy(update={"max_unpacked_bytes": 15_000, "max_unpack_ratio": 1000})
+    assert len(check(files).examples) == 4
+    noise = io.BytesIO()
+    Image.effect_noise((200, 200), 100).save(noise, "JPEG", quality=20)
+    with pytest.raises(DatasetError, match="as they are kept") as raised:
+        check({"a/noise.jpg": noise.getvalue()})
+    assert raised.value.code == "dataset_too_large"
 
 
 def test_the_hash_depends_on_labels_and_contents_alone(check: Checker) -> None:
@@ -178,9 +200,9 @@ def test_the_hash_depends_on_labels_and_contents_alone(check: Checker) -> None:
     assert first.sha256 == renamed.sha256 != relabelled.sha256
 
 
-def test_the_preview_shows_a_row_for_each_class(check: Checker, tmp_path: Path, pool: ImagePool) -> None:
+def test_the_preview_shows_a_row_for_each_class(check: Checker, tmp_path: Path) -> None:
     checked = check(two_classes(3))
-    write_preview(checked.examples, tmp_path, tmp_path / "preview.png", pool)
+    write_preview(checked.examples, tmp_path / "preview.png")
     with Image.open(tmp_path / "preview.png") as preview:
         blue, red = preview.getpixel((128 + 32, 36)), preview.getpixel((128 + 32, 68 + 36))
     assert (blue, red) == ((0, 0, 255), (255, 0, 0))
@@ -190,7 +212,7 @@ def test_an_image_that_takes_too_long_costs_its_decoder_only(tmp_path: Path) -> 
     """A pipe that nobody writes to stands for an image that never ends."""
     (tmp_path / "good.png").write_bytes(picture())
     os.mkfifo(tmp_path / "endless.png")
-    with ImagePool(max_pixels=10_000, seconds_per_image=1) as pool:
+    with ImagePool(tmp_path, max_pixels=10_000, seconds_per_image=1) as pool:
         names = ["good.png", "endless.png", "good.png", "good.png"]
-        answers = list(pool.check(Request(tmp_path / name) for name in names))
+        answers = list(pool.check(Request(tmp_path / name, tmp_path / f"{i}-plain.png") for i, name in enumerate(names)))
     assert [getattr(answer, "code", "good") for answer in answers] == ["good", "too_slow", "good", "good"]

@@ -21,7 +21,7 @@ HDF5 = b"\x89HDF"
 
 
 def main(seconds: int, source: Path, target: Path, variables: list[str]) -> None:
-    confine(MEMORY, [source, target.parent])
+    confine(MEMORY, reads=[source], writes=[target.parent])
     signal.alarm(seconds)
     text = json.dumps(read(source, variables))
     if len(text) > MAX_JSON_BYTES:

@@ -15,7 +15,6 @@ from tests.worker.checking import Checker, codes, warnings
 from tests.worker.pictures import picture
 from worker.dataset_check import CheckedDataset
 from worker.dataset_content import write_content, write_preview
-from worker.image_pool import ImagePool
 from worker.label_colours import colour_of
 
 
@@ -100,9 +99,9 @@ def test_wrong_texts_and_rows_that_say_nothing_are_refused(check: Checker) -> No
     assert "'4.png'" in warnings(checked)["incomplete_label"]
 
 
-def test_the_preview_shows_pictures_beside_their_conditions(check: Checker, tmp_path: Path, pool: ImagePool) -> None:
+def test_the_preview_shows_pictures_beside_their_conditions(check: Checker, tmp_path: Path) -> None:
     checked = check(pairs((60, 40), (60, 40)) | metadata(row(0), row(1)))
-    assert write_preview(checked.examples, tmp_path, tmp_path / "preview.png", pool)
+    assert write_preview(checked.examples, tmp_path / "preview.png")
     with Image.open(tmp_path / "preview.png") as preview:
         middles = [preview.getpixel((128 + 32 + 68 * column, 4 + 32)) for column in range(4)]
     assert middles == [(9, 0, 0), (0, 0, 9), (9, 1, 0), (0, 1, 9)]
