@@ -144,7 +144,7 @@ def _problem(name: str, entry: Entry, taken: set[str]) -> tuple[str, str] | None
     if entry.kind == "encrypted":
         return "encrypted", "The entry is encrypted; pack it again without a password."
     if name.startswith("/") or re.match(r"[A-Za-z]:/", name):
-        return "absolute_path", "The path is absolute; pack the images with relative paths."
+        return "absolute_path", "The path begins with a slash or a drive's letter; pack the images with relative paths."
     if ".." in PurePosixPath(name).parts:
         return "path_outside_archive", "The path climbs out of the archive; pack the images without `..`."
     if not PurePosixPath(name).name or len(name) > MAX_NAME:

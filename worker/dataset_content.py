@@ -2,7 +2,7 @@
 
 import json
 import tarfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,12 @@ def write_content(examples: list[Example], target: Path) -> None:
             rows.write(json.dumps(_row(number, example, members)) + "\n")
     with tarfile.open(target, "w") as tar:
         _add(tar, index, INDEX)
+        uses = Counter(picture.path for picture in members.values())  # several pictures may have one condition
         for name, picture in members.items():
             _add(tar, picture.path, name)
-            picture.path.unlink(missing_ok=True)  # there need be no room for all of them twice
+            uses[picture.path] -= 1
+            if not uses[picture.path]:
+                picture.path.unlink()  # there need be no room for all of them twice
 
 
 def _row(number: int, example: Example, members: dict[str, Picture]) -> dict[str, Any]:

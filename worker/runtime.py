@@ -27,7 +27,7 @@ MAIN_PROCESS = os.getpid()  # pool processes are forked from the process that im
 
 # Where programs, modules and scratch files lie; then what interpreter, threads, torch and the device's libraries are set by.
 CHILDRENS_NAMES = {*ENVIRONMENT, "HOME", "TMPDIR", "USER", "VIRTUAL_ENV", "XDG_CACHE_HOME", "HF_HOME", "HF_HUB_OFFLINE"}
-CHILDRENS_PREFIXES = ("PYTHON", "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "TORCH", "PYTORCH_", "TRITON_")
+CHILDRENS_PREFIXES: tuple[str, ...] = ("PYTHON", "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "TORCH", "PYTORCH_", "TRITON_")
 CHILDRENS_PREFIXES += ("CUDA_", "CUBLAS_", "CUDNN_", "NVIDIA_", "NCCL_", "GLOO_", "HIP_", "ROCR_", "LC_")
 SECRETS = ("TOKEN", "SECRET", "PASSWORD", "KEY", "URL")
 

@@ -255,6 +255,20 @@ def test_compressed_tars_are_counted_as_they_inflate(tmp_path: Path, settings: S
     assert caught.value.code == "archive_bomb"
 
 
+def test_a_dictionary_of_gigabytes_is_not_allocated(tmp_path: Path, settings: Settings) -> None:
+    """An xz header may ask for four gigabytes, before the first byte is inflated."""
+    raw = bytearray(lzma.compress(small_tar()))
+    begin = len(b"\xfd7zXZ\0") + 6  # of the block's header: its size, flags, LZMA2, one byte of properties, the dictionary
+    end = begin + 4 * (raw[begin] + 1) - 4
+    assert raw[begin + 2 : begin + 4] == b"\x21\x01"
+    raw[begin + 4] = 40
+    raw[end : end + 4] = struct.pack("<I", zlib.crc32(raw[begin:end]))
+    (tmp_path / "upload").write_bytes(raw)
+    with pytest.raises(DatasetError, match="too much memory") as caught:
+        unpacked(tmp_path / "upload", settings)
+    assert caught.value.code == "archive_bomb"
+
+
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_a_member_of_half_a_gigabyte_is_inflated_in_steps(tmp_path: Path, settings: Settings, method: int) -> None:
     """It would not fit into the memory that the process has; what it says shows that it never tried."""

@@ -13,8 +13,11 @@ from PIL import Image
 
 from difffit_core.contents import example_sha256
 from difffit_core.errors import DatasetError
-from tests.worker.checking import Checker, codes
-from tests.worker.pictures import huge_picture, picture, two_classes
+from jobstore.tables import Dataset
+from tests.worker.checking import Checker, codes, warnings
+from tests.worker.conftest import Rows
+from tests.worker.pictures import huge_picture, picture, two_classes, zip_of
+from worker.dataset_check import check_dataset
 from worker.dataset_content import write_content, write_preview
 from worker.image_pool import ImagePool, Request
 
@@ -37,6 +40,66 @@ def test_class_folders(check: Checker) -> None:
         "texts": {},
         "conditions": 0,
     }
+
+
+@pytest.mark.parametrize("around", ["", "pets/", "data/pets/"])
+def test_what_lies_beside_class_folders_makes_no_class_of_those_around(check: Checker, around: str) -> None:
+    files = {f"{around}{name}": data for name, data in two_classes(2).items()}
+    beside = {"README.txt": b"x", f"{around}cover.png": picture("pink"), f"{around}LICENSE": b"x"}
+    checked = check(files | beside)
+    assert checked.report["classes"] == {"blue": 2, "red": 2}
+    assert codes(checked) == {
+        "README.txt": "not_an_image",
+        f"{around}cover.png": "no_label",
+        f"{around}LICENSE": "not_an_image",
+    }
+
+
+LEFT_BEHIND = {
+    "$RECYCLE.BIN/S-1-5/a.png": "system_file",
+    "System Volume Information/a.png": "system_file",
+    "__MACOSX/red/a.png": "system_file",
+    "red/@eaDir/0.png": "system_file",
+    "lost+found/a.png": "system_file",
+    "red/THUMBS.DB": "system_file",
+    "red/Desktop.ini": "system_file",
+    ".Spotlight-V100/Store/a.png": "hidden",
+    ".Trash-1000/files/a.png": "hidden",
+    ".fseventsd/a.png": "hidden",
+    ".git/a.png": "hidden",
+    "red/.a.png": "hidden",
+    "red/._0.png": "hidden",
+}
+
+
+def test_what_systems_and_tools_leave_behind_is_no_class(check: Checker) -> None:
+    checked = check(two_classes(2) | {name: picture(f"rgb(0, {i}, 0)") for i, name in enumerate(LEFT_BEHIND)})
+    assert checked.report["classes"] == {"blue": 2, "red": 2}
+    assert codes(checked) == LEFT_BEHIND
+
+
+def test_class_names_are_kept_as_they_are_or_refused_by_what_is_true(check: Checker) -> None:
+    kept = ("a:b?", "50% off", "null", "Käse", "猫 🐈\u200d⬛", "cat", "a.b", "-")
+    refused = {"bell\a": "invalid_label", "line\nend": "invalid_label", "txt\u202egnp": "invalid_label", "C:": "absolute_path"}
+    names = [*kept, "cat ", *refused]
+    checked = check({f"{name}/{i}.png": picture(f"rgb({i}, 0, 0)") for i, name in enumerate(names)})
+    assert checked.report["classes"] == dict.fromkeys(kept, 1) | {"cat": 2}
+    assert codes(checked) == {f"{name}/{names.index(name)}.png": code for name, code in refused.items()}
+    assert "spaces around it aside: 'cat'" in warnings(checked)["merged_folders"]
+
+
+def test_an_upload_of_which_nothing_is_left_fails_for_the_commonest_reason(rows: Rows, tmp_path: Path) -> None:
+    files = {f"photos/{i}.heic": b"no picture" for i in range(3)} | {"notes.txt": b"x", "photos/.DS_Store": b"x"}
+    files |= {f"photos/.{i}.png": picture() for i in range(9)}
+    dataset_id = rows.dataset(zip_of(tmp_path / "upload.zip", files))
+    check_dataset(dataset_id)
+    error = rows.get(Dataset, dataset_id).error
+    assert error is not None
+    assert error["code"] == "no_usable_examples"
+    assert "4 of 14 were refused as 'photos/0.heic' was: Pictures of this format are not read" in error["message"]
+    hidden = rows.dataset(zip_of(tmp_path / "hidden.zip", {".a/1.png": picture()}))
+    check_dataset(hidden)
+    assert "hidden" in str(rows.get(Dataset, hidden).error)
 
 
 def test_one_class_is_a_dataset(check: Checker) -> None:
@@ -62,8 +125,8 @@ def test_files_that_cannot_be_used_are_refused_one_by_one(check: Checker) -> Non
         "cats/vector.svg": "not_an_image",
         "cats/damaged.png": "damaged_image",
         "cats/huge.png": "too_many_pixels",
-        "__MACOSX/cats/._good.png": "system_file",
-        "cats/.DS_Store": "system_file",
+        "__MACOSX/cats/._good.png": "hidden",
+        "cats/.DS_Store": "hidden",
         "cats/Thumbs.db": "system_file",
         "no-folder.png": "no_label",
         "x" * 201 + "/a.png": "invalid_label",
