@@ -91,7 +91,7 @@ def unpack_here(archive: Path, into: Path, name: str, limits: Limits) -> None:
         if entry.kind == "folder":
             continue
         readable, nothing = _readable(entry.name), False
-        problem = entry.problem or _problem(readable, entry, taken)
+        problem = _problem(readable, entry, taken) or entry.problem
         if problem is None:
             target = into / f"{number:06d}"
             try:

@@ -377,6 +377,16 @@ def test_a_zips_directory_is_counted_before_it_is_read(declared: int) -> None:
     assert used < 1024**2
 
 
+def test_a_directory_in_the_long_form_is_counted_too() -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as packed:
+        for number in range(66_000):  # more than the short form can count
+            packed.writestr(zipfile.ZipInfo(f"{number}/"), b"")
+    assert len(list(zip_entries(buffer, 66_000))) == 66_000
+    with pytest.raises(DatasetError, match="more than 65999 entries"):
+        next(zip_entries(buffer, 65_999))
+
+
 def sparse_member(pieces: int) -> bytes:
     """A file in GNU's sparse format 1.0, as macOS's tar writes them: a map of `pieces` before the data."""
     numbers = b"%d\n" % pieces + b"0\n0\n" * (pieces - 1) + b"8\n4\n"
