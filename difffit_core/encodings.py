@@ -13,7 +13,7 @@ from difffit_core.spec import TrainingSpec
 from difffit_core.tasks.config import DreamBoothConfig
 
 FILE = "encodings.safetensors"  # in a SPEC_DIR; see difffit_core.encoded_file
-FORMAT = 1  # another number whenever the same examples would be encoded, split or laid out in another way
+FORMAT = 2  # another number whenever the same examples would be encoded, split or laid out in another way
 TOKENIZER_FILES = (
     "tokenizer*",
     "special_tokens_map.json",

@@ -76,6 +76,7 @@ class Dataset(Leased, Base):
     upload_key: Mapped[str]  # the object exactly as the user sent it, or the prefix of the parts
     upload_parts: Mapped[list[str] | None] = mapped_column(JSONB(none_as_null=True))  # names of parts, in order
     upload_bytes: Mapped[int]
+    upload_name: Mapped[str | None]  # what the user calls the file; null: loose files, or nobody said
     content_key: Mapped[str | None]  # the checked images as one tar, what a worker stages
     preview_key: Mapped[str | None]
     content_bytes: Mapped[int] = mapped_column(default=0)  # of both
@@ -96,6 +97,7 @@ class Upload(Base):
     id: Mapped[str] = mapped_column(primary_key=True)
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     name: Mapped[str]
+    file_name: Mapped[str | None]  # what the user calls the file
     length: Mapped[int]
     offset: Mapped[int]  # bytes that have arrived
     parts: Mapped[list[str]] = mapped_column(JSONB)  # names of the objects with those bytes, in order

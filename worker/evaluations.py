@@ -23,7 +23,7 @@ from jobstore.objects import evaluation_prefix
 from jobstore.settings import get_settings
 from jobstore.tables import Adapter, Dataset, Evaluation, Generation
 from worker.child import Event, read_events, running, torch_environment
-from worker.job_files import fetch_references, fetch_tar, put_references
+from worker.job_files import fetch_content, fetch_references, put_references
 from worker.lease import Lease, Stopping
 from worker.leased_work import finish, work_on
 from worker.outages import persist
@@ -98,7 +98,7 @@ def _stage(evaluation: Evaluation, folder: Path) -> str:
         "feature_weights": settings.feature_weights.model_dump(),
     }
     (folder / "evaluation.json").write_text(json.dumps(asked))
-    fetch_tar(objects(), dataset.content_key, folder / "dataset")
+    fetch_content(objects(), dataset.content_key, folder / "dataset", settings)
     fetch_references(objects(), dataset.sha256, folder)
     (folder / DRAWN).mkdir(exist_ok=True)
     for file in objects().list(evaluation_prefix(evaluation.id)):

@@ -3,7 +3,7 @@
 from pathlib import PurePosixPath
 
 HINTS: dict[tuple[str, ...], str] = {
-    (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"): (
+    (".zip", ".tar", ".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".tzst", ".7z", ".rar"): (
         "An archive within the archive is not unpacked. Pack the files that are in it."
     ),
     (".heic", ".heif", ".avif", ".jxl", ".svg", ".psd", ".dng", ".cr2", ".nef"): (

@@ -49,7 +49,7 @@ UPLOAD_FORM = {
                         "file": {
                             "type": "array",
                             "items": {"type": "string", "format": "binary"},
-                            "description": "One .zip, .tar, .tar.gz, .tgz, .json or .jsonl; or several loose images",
+                            "description": "One .zip, .tar, compressed .tar, .json or .jsonl; or several loose images",
                         },
                     },
                 }
@@ -73,7 +73,7 @@ async def upload_dataset(request: Request, response: Response, tenant: TenantId,
     upload = DatasetUpload(request, settings.max_upload_bytes, free, settings.max_archive_files)
     size = await resources.store.put_stream(key, upload.content())
     dataset = Dataset(id=dataset_id, tenant_id=tenant, name=upload.name, status="checking", format=upload.format, attempt=0)
-    dataset.upload_key, dataset.upload_bytes = key, size
+    dataset.upload_key, dataset.upload_bytes, dataset.upload_name = key, size, upload.file_name
     view = await run_in_threadpool(_record, resources, dataset)
     response.headers["location"] = f"/datasets/{dataset_id}"
     return view

@@ -150,8 +150,8 @@ def fill(file: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def pool() -> Iterator[ImagePool]:
-    with ImagePool(max_pixels=50_000_000) as pool:
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ImagePool]:
+    with ImagePool(tmp_path_factory.getbasetemp(), max_pixels=50_000_000) as pool:
         yield pool
 
 

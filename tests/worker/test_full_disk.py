@@ -69,5 +69,5 @@ def test_what_cannot_be_written_is_no_fault_of_the_image(small_disk: Path, tmp_p
     (tmp_path / "map.png").write_bytes(picture("red"))
     Image.effect_noise((200, 200), 200).save(tmp_path / "map.png")
     fill(small_disk / "filler")
-    with ImagePool(max_pixels=1_000_000) as pool, pytest.raises(OSError, match="No space left"):
-        list(pool.check([Request(tmp_path / "map.png", thumbnail=small_disk / "thumbnail.png")]))
+    with ImagePool(tmp_path, max_pixels=1_000_000) as pool, pytest.raises(OSError, match="No space left"):
+        list(pool.check([Request(tmp_path / "map.png", small_disk / "plain.png")]))

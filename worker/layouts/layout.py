@@ -1,5 +1,6 @@
 """What a layout says of an upload: each picture's annotation, texts without pictures, and a reason for all that is left out."""
 
+import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
@@ -19,8 +20,12 @@ MAX_TEXT_TOTAL = 256 * 1024**2  # characters of all of them: they are in memory 
 MAX_LISTED = 10_000  # rows, of those that a report names one by one
 EMPTY_CAPTION = ("empty_caption", "The caption is empty. Write one, or leave the picture out.")
 SHOWN_NAMES = 10  # in a warning
-SYSTEM_FOLDERS = {"__MACOSX", ".git", ".ipynb_checkpoints", "@eaDir"}
-SYSTEM_FILES = {".DS_Store", "Thumbs.db", "thumbs.db", "desktop.ini"}
+# What systems and tools leave behind under names that do not begin with a dot; without regard to capitals.
+SYSTEM_FOLDERS = {"__macosx", "$recycle.bin", "recycler", "#recycle", "@recycle", "@eadir", "@tmp", "lost+found"}
+SYSTEM_FOLDERS |= {"system volume information", "__pycache__"}
+SYSTEM_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
+UNPRINTABLE = {"Cc", "Cs", "Zl", "Zp"}  # Unicode's categories of control characters, halves of pairs and line ends
+DIRECTIONS = {*"\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"}  # turn what is shown after them around
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,7 @@ class Layout:
     def annotate(self, name: str, label: str | None, said: Annotation) -> None:
         """What is said of a file, and its class where it has one, or a reason why they cannot be used."""
         problem = caption_problem(said.caption) if said.caption else None
-        if label is not None and not (0 < len(label.strip()) <= MAX_LABEL and storable(label)):
+        if label is not None and not _can_be_a_label(label.strip()):
             self.refuse(name, "invalid_label", f"A class name has 1 to {MAX_LABEL} printable characters; rename the class.")
         elif problem is not None:
             self.refuse(name, *problem)
@@ -157,6 +162,11 @@ class Layout:
             self.warn("unlisted_rows", f"{self._unlisted} more rows are refused than the report lists.")
 
 
+def _can_be_a_label(label: str) -> bool:
+    printable = (c not in DIRECTIONS and unicodedata.category(c) not in UNPRINTABLE for c in label)
+    return 0 < len(label) <= MAX_LABEL and all(printable)
+
+
 def caption_problem(caption: str) -> tuple[str, str] | None:
     """Why a caption cannot be used, as (code, message)."""
     if not caption.strip():
@@ -178,7 +188,12 @@ def storable(text: str) -> bool:
     return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
 
 
-def is_system_file(name: str) -> bool:
-    """Whether an operating system or a tool left this file, not the user."""
+def leftover(name: str) -> tuple[str, str] | None:
+    """Why a file is not the user's but an operating system's or a tool's, as (code, message)."""
     path = PurePosixPath(name)
-    return not SYSTEM_FOLDERS.isdisjoint(path.parts) or path.name in SYSTEM_FILES or path.name.startswith("._")
+    if any(part.startswith(".") for part in path.parts):
+        return "hidden", "Names that begin with a dot are hidden files and folders, and left out. Rename it to have it read."
+    folders = {part.casefold() for part in path.parts[:-1]}
+    if not SYSTEM_FOLDERS.isdisjoint(folders) or path.name.casefold() in SYSTEM_FILES:
+        return "system_file", "An operating system or a tool has left this file; it is no picture of yours."
+    return None
