@@ -28,6 +28,13 @@ class Base(DeclarativeBase):
     }
 
 
+def in_line(table: str, status: str = "queued") -> tuple[Index, Index]:
+    """What `turns` looks into: the rows of each tenant that wait, in their order, and those that a worker has."""
+    waiting = Index(f"ix_{table}_waiting", "tenant_id", "id", postgresql_where=text(f"status = '{status}'"))
+    at_work = Index(f"ix_{table}_at_work", "tenant_id", postgresql_where=text("lease_token IS NOT NULL"))
+    return waiting, at_work
+
+
 class Leased:
     """Columns of work that a worker claims, renews and finishes under a lease token."""
 
@@ -44,6 +51,15 @@ class Tenant(Base):
     limits: Mapped[Json] = mapped_column(default=dict)  # those that differ from the settings; see `quotas`
     served_at: Mapped[datetime | None]  # when a worker last took a job of this tenant: the others' turn comes first
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Turn(Base):
+    """When a worker last served a tenant with one kind of work that is no training; see `turns`."""
+
+    __tablename__ = "turns"
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
+    kind: Mapped[str] = mapped_column(primary_key=True)
+    served_at: Mapped[datetime]
 
 
 class ApiKey(Base):
@@ -67,7 +83,7 @@ class Dataset(Leased, Base):
     """An upload and what the check found in it. Status: checking, ready, failed, deleted."""
 
     __tablename__ = "datasets"
-    __table_args__ = (Index("ix_datasets_tenant_id_id", "tenant_id", "id"),)
+    __table_args__ = (Index("ix_datasets_tenant_id_id", "tenant_id", "id"), *in_line("datasets", "checking"))
     id: Mapped[str] = mapped_column(primary_key=True)
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     name: Mapped[str]
@@ -204,7 +220,7 @@ class Generation(Leased, Base):
     __tablename__ = "generations"
     __table_args__ = (
         Index("ix_generations_tenant_id_id", "tenant_id", "id"),
-        Index("ix_generations_status", "status"),
+        *in_line("generations"),
         Index("ix_generations_condition_key", "condition_key"),
     )
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -224,7 +240,11 @@ class Export(Leased, Base):
     """An adapter in another format, as one archive, made on demand. Status: queued, running, succeeded, failed."""
 
     __tablename__ = "exports"
-    __table_args__ = (UniqueConstraint("adapter_id", "format"), Index("ix_exports_object_key", "object_key"))
+    __table_args__ = (
+        UniqueConstraint("adapter_id", "format"),
+        Index("ix_exports_object_key", "object_key"),
+        *in_line("exports"),
+    )
     id: Mapped[str] = mapped_column(primary_key=True)
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     adapter_id: Mapped[str] = mapped_column(ForeignKey("adapters.id"))
@@ -243,7 +263,7 @@ class Evaluation(Leased, Base):
     __tablename__ = "evaluations"
     __table_args__ = (
         Index("ix_evaluations_tenant_id_id", "tenant_id", "id"),
-        Index("ix_evaluations_status", "status"),
+        *in_line("evaluations"),
         Index("ix_evaluations_dataset_id", "dataset_id"),
         Index("ix_evaluations_adapter_id", "adapter_id"),
     )
@@ -269,10 +289,10 @@ class Estimate(Leased, Base):
     """
 
     __tablename__ = "estimates"
-    __table_args__ = (Index("ix_estimates_status", "status"), Index("ix_estimates_created_at", "created_at"))
+    __table_args__ = (*in_line("estimates"), Index("ix_estimates_created_at", "created_at"))
     id: Mapped[str] = mapped_column(primary_key=True)
     key: Mapped[str] = mapped_column(unique=True)  # SHA-256 of all that the answer depends on
-    tenant_id: Mapped[str | None] = mapped_column(ForeignKey("tenants.id"))  # who asked first
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))  # who asked first
     status: Mapped[str]
     spec: Mapped[Json]  # a TrainingSpec
     result: Mapped[Json | None]  # a `difffit_core.estimate.Estimate`
