@@ -311,6 +311,8 @@ class Webhook(Base):
     url: Mapped[str]
     events: Mapped[list[str]] = mapped_column(JSONB)
     secret: Mapped[str]  # signing needs it as it is
+    failures: Mapped[int] = mapped_column(default=0, server_default="0")  # one after the other, until now
+    rests_until: Mapped[datetime | None]  # nothing is sent before
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
@@ -320,7 +322,7 @@ class Delivery(Base):
     __tablename__ = "webhook_deliveries"
     __table_args__ = (
         Index("ix_webhook_deliveries_webhook_id_id", "webhook_id", "id"),
-        Index("ix_webhook_deliveries_next_try_at", "next_try_at", postgresql_where=text("next_try_at IS NOT NULL")),
+        Index("ix_webhook_deliveries_due", "webhook_id", "next_try_at", postgresql_where=text("next_try_at IS NOT NULL")),
     )
     id: Mapped[str] = mapped_column(primary_key=True)
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))

@@ -1,4 +1,4 @@
-"""Turns of tenants in every queue: when each was last served, and indexes for a look at who waits."""
+"""Turns of tenants in every queue: when each was last served, and indexes for a look at who waits. Rest for webhooks that fail."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -31,9 +31,19 @@ def upgrade() -> None:
         waits, at_work = sa.text(f"status = '{status}'"), sa.text("lease_token IS NOT NULL")
         op.create_index(f"ix_{table}_waiting", table, ["tenant_id", "id"], postgresql_where=waits)
         op.create_index(f"ix_{table}_at_work", table, ["tenant_id"], postgresql_where=at_work)
+    op.add_column("webhooks", sa.Column("failures", sa.BigInteger(), server_default="0", nullable=False))
+    op.add_column("webhooks", sa.Column("rests_until", TIME, nullable=True))
+    due = sa.text("next_try_at IS NOT NULL")
+    op.drop_index("ix_webhook_deliveries_next_try_at", "webhook_deliveries")
+    op.create_index("ix_webhook_deliveries_due", "webhook_deliveries", ["webhook_id", "next_try_at"], postgresql_where=due)
 
 
 def downgrade() -> None:
+    due = sa.text("next_try_at IS NOT NULL")
+    op.drop_index("ix_webhook_deliveries_due", "webhook_deliveries")
+    op.create_index("ix_webhook_deliveries_next_try_at", "webhook_deliveries", ["next_try_at"], postgresql_where=due)
+    op.drop_column("webhooks", "rests_until")
+    op.drop_column("webhooks", "failures")
     for table in WAITING:
         op.drop_index(f"ix_{table}_waiting", table)
         op.drop_index(f"ix_{table}_at_work", table)
