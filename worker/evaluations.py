@@ -113,7 +113,7 @@ def _measure(evaluation: Evaluation, lease: Lease, folder: Path) -> Event:
     reported = read_events(folder / "events.jsonl")
     with running([*EVALUATOR, str(folder)], folder / "log", torch_environment()) as child:
         while True:
-            exited = child.poll() is not None  # asked first: what it wrote before its end is read below
+            exited = child.exit_status() is not None  # asked first: what it wrote before its end is read below
             event = next(reported)
             lease.check()
             if event is None and exited:
@@ -130,7 +130,7 @@ def _measure(evaluation: Evaluation, lease: Lease, folder: Path) -> Event:
                     if turns.makes_way(session, evaluation, now > began + turns.EVALUATION_REST.total_seconds()):
                         raise MakingWay
     logger.error("The evaluator of %s failed:\n%s", evaluation.id, (folder / "log").read_text(errors="replace"))
-    message = f"The evaluator ended with status {child.returncode}; the worker's log says more."
+    message = f"The evaluator ended with status {child.exit_status()}; the worker's log says more."
     return {"type": "failed", "code": "evaluation_failed", "message": message, "param": None}
 
 
