@@ -222,6 +222,8 @@ class Generation(Leased, Base):
         Index("ix_generations_tenant_id_id", "tenant_id", "id"),
         *in_line("generations"),
         Index("ix_generations_condition_key", "condition_key"),
+        Index("ix_generations_finished_at", "finished_at"),
+        Index("ix_generations_conditions", "tenant_id", postgresql_where=text("condition_key IS NOT NULL")),
     )
     id: Mapped[str] = mapped_column(primary_key=True)
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
@@ -230,6 +232,7 @@ class Generation(Leased, Base):
     status: Mapped[str]
     parameters: Mapped[Json]  # the GenerationSpec or TextGenerationSpec, every default resolved and the real seed in it
     condition_key: Mapped[str | None]  # the condition picture, as it was sent
+    condition_bytes: Mapped[int] = mapped_column(default=0, server_default="0")
     texts: Mapped[list[Json] | None] = mapped_column(JSONB(none_as_null=True))  # [{text, tokens, finish_reason}]
     error: Mapped[Json | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
@@ -361,6 +364,7 @@ class Image(Base):
 
     __tablename__ = "images"
     __table_args__ = (
+        Index("ix_images_tenant_id", "tenant_id"),
         Index("ix_images_generation_id", "generation_id"),
         Index("ix_images_job_id", "job_id"),
         Index("ix_images_object_key", "object_key"),

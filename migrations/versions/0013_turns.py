@@ -1,4 +1,4 @@
-"""Turns of tenants in every queue: when each was last served, and indexes for a look at who waits. Rest for webhooks that fail."""
+"""Turns of tenants in every queue, with indexes for a look at who waits, and rest for webhooks that fail."""
 
 import sqlalchemy as sa
 from alembic import op
