@@ -24,7 +24,7 @@ from worker.layouts.registry import compare_with_published, read_layout
 from worker.lease import Lease
 from worker.leased_work import finish, work_on
 from worker.outages import may_pass, persist
-from worker.runtime import has_room, objects, scratch_folder
+from worker.runtime import objects, scratch_folder
 
 logger = logging.getLogger(__name__)
 
@@ -50,9 +50,8 @@ class CheckedDataset:
 
 
 def check_dataset(dataset_id: str) -> None:
-    """Claim the dataset and bring it to `ready` or `failed`; does nothing where another worker has it, or without room."""
-    if has_room(get_settings()):
-        work_on(Dataset, dataset_id, _bring_to_end)
+    """Claim the dataset and bring it to `ready` or `failed`; does nothing where another worker has it."""
+    work_on(Dataset, dataset_id, _bring_to_end)
 
 
 def _bring_to_end(dataset: Dataset, lease: Lease) -> None:

@@ -15,6 +15,7 @@ from api.pagination import PageQuery, page_of
 from api.schemas.answers import Listing, errors, file_answer
 from api.schemas.datasets import DatasetView
 from api.uploads import DatasetUpload
+from jobstore import encodings
 from jobstore.dispatch import wake
 from jobstore.errors import ConflictError, NotFoundError
 from jobstore.formats import FORMATS
@@ -144,4 +145,7 @@ def delete_dataset(dataset: FoundDataset, session: Transaction, resources: Resou
     refuse_while_used("dataset", [*users, *session.scalars(evaluations)], "Cancel them, or wait for their end")
     dataset.status = "deleted"
     dataset.lease_token = dataset.lease_expires_at = None
-    discard(session, resources.store, filter(None, (*upload_keys(dataset), dataset.content_key, dataset.preview_key)))
+    session.flush()
+    encoded = encodings.forget_without_dataset(session, dataset.tenant_id)
+    files = (*upload_keys(dataset), dataset.content_key, dataset.preview_key, *encoded)
+    discard(session, resources.store, filter(None, files))

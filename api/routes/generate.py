@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from api.auth import TenantId, WatchedKey
+from api.deletion import delete_generation
 from api.dependencies import Resources, ResourcesDep, Transaction, after_commit, owned, owned_rows
 from api.errors import GenerationFailedError, NotAcceptableError
 from api.generation import Drawer, condition_picture, generation_spec
@@ -26,7 +27,7 @@ from difffit_core.base_models import get_base_model
 from difffit_core.errors import SpecError
 from jobstore.dispatch import wake
 from jobstore.ids import new_id
-from jobstore.quotas import limits_of
+from jobstore.quotas import limits_of, storage_full
 from jobstore.tables import Adapter, Generation, Image, Job, Tenant
 
 router = APIRouter(prefix="/generate", tags=["images"])
@@ -90,6 +91,10 @@ def _queue(resources: Resources, request: GenerateRequest, tenant: str, accept: 
             raise NotAcceptableError("Only texts come word by word: accept JSON.", code="no_text")
         spec, condition = generation_spec(request, model), condition_picture(request)
         limits = limits_of(session.get_one(Tenant, tenant), resources.settings)
+        if model.task != "instruction":
+            free = resources.fullness.free_bytes(session, tenant, limits.storage_bytes)
+            if free <= len(condition or b""):
+                raise storage_full(free)
         resources.rates.check("generate_per_minute", tenant, limits.generate_per_minute)
         generation = Generation(
             id=new_id("gen"),
@@ -100,7 +105,7 @@ def _queue(resources: Resources, request: GenerateRequest, tenant: str, accept: 
             parameters=spec.model_dump(mode="json"),
         )
         if condition is not None:
-            generation.condition_key = f"conditions/{generation.id}"
+            generation.condition_key, generation.condition_bytes = f"conditions/{generation.id}", len(condition)
             resources.store.put_bytes(generation.condition_key, condition)
         session.add(generation)
         created(session, f"/generate/{generation.id}")
@@ -186,3 +191,9 @@ def get_generation(
     if "max_tokens" not in row.parameters:
         raise NotAcceptableError("Only texts come word by word: accept JSON.", code="no_text")
     return _stream(resources, key, generation_id, tenant, last_event_id)
+
+
+@router.delete("/{generation_id}", status_code=204, responses=errors(404))
+def delete(generation_id: str, tenant: TenantId, session: Transaction, resources: ResourcesDep) -> None:
+    """Delete a generation with its pictures and texts; one that is not made yet is never made."""
+    delete_generation(session, owned(session, Generation, generation_id, tenant, alone=True), resources.store)

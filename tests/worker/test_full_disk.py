@@ -16,16 +16,17 @@ from tests.worker.pictures import picture, zip_of
 from worker.dataset_check import check_dataset
 from worker.image_pool import ImagePool, Request
 from worker.sweeper import sweep
+from worker.tasks import check
 
 
 def test_a_dataset_waits_for_room(rows: Rows, small_disk: Path) -> None:
     dataset_id = rows.dataset()
     fill(small_disk / "filler")
-    check_dataset(dataset_id)
+    check(dataset_id)
     dataset = rows.get(Dataset, dataset_id)
     assert (dataset.status, dataset.attempt) == ("checking", 0)
     (small_disk / "filler").unlink()
-    check_dataset(dataset_id)
+    check(dataset_id)
     assert rows.get(Dataset, dataset_id).status == "ready"
 
 
