@@ -1,7 +1,6 @@
 """A generate request resolved: what the model takes is there, what it does not take is not, and every setting has a value."""
 
 import base64
-import binascii
 import difflib
 import secrets
 from dataclasses import dataclass
@@ -19,6 +18,8 @@ MAX_RESULTS = 64  # images or texts, in one request
 TEMPERATURE, TOP_P = 0.7, 0.9  # where a request does not say
 RANDOM_SEEDS = 2**31  # short enough to be copied by hand
 SHOWN_LABELS = 20
+COMPARED_LABELS, COMPARED_CHARACTERS = 1000, 60  # with a label that is not known; all that takes a second at most
+DATA_URL = "data:image/"  # what may stand before the base64, as browsers write it
 PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF")  # how PNG, JPEG and WebP begin
 
 OF_PICTURES = {"steps", "guidance_scale", "scheduler", "width", "height"}
@@ -100,6 +101,8 @@ def _check_fields(request: GenerateRequest, model: Drawer) -> None:
     for field in sorted(takes & {"labels", "prompts", "condition_image"}):
         if getattr(request, field) is None:
             raise SpecError(f"A {model.task} model needs {field}.", code="missing_field", param=field)
+    if model.task == "instruction" and not all(prompt.strip() for prompt in request.prompts or []):
+        raise SpecError("A language model has nothing to answer to an empty prompt.", code="invalid_value", param="prompts")
     if model.adapter is None and request.adapter_strength is not None:
         raise SpecError(
             "adapter_strength is of an `adapter`; a base model has none.", code="no_adapter", param="adapter_strength"
@@ -148,7 +151,8 @@ def class_index(label: str | int, names: list[str]) -> int:
         return label
     if isinstance(label, str) and label in names:
         return names.index(label)
-    near = difflib.get_close_matches(label, names, n=1) if isinstance(label, str) else []
+    comparable = isinstance(label, str) and len(label) <= COMPARED_CHARACTERS
+    near = difflib.get_close_matches(str(label), names[:COMPARED_LABELS], n=1) if comparable else []
     hint = f"Did you mean {near[0]!r}? " if near else ""
     shown = ", ".join(names[:SHOWN_LABELS]) + (", …" if len(names) > SHOWN_LABELS else "")
     raise SpecError(
@@ -159,13 +163,18 @@ def class_index(label: str | int, names: list[str]) -> int:
 
 
 def condition_picture(request: GenerateRequest) -> bytes | None:
-    """The condition picture's file; raises SpecError (`not_an_image`). A worker decodes it."""
-    if request.condition_image is None:
-        return None
+    """The condition picture's file; None where there is none, or what was sent is none. A worker decodes it."""
+    encoded = request.condition_image or ""
+    if encoded.startswith(DATA_URL):
+        encoded = encoded.partition(",")[2]
     try:
-        data = base64.b64decode(request.condition_image, validate=True)
-    except binascii.Error:
+        data = base64.b64decode(encoded, validate=True)
+    except ValueError:
         data = b""
-    if not data.startswith(PICTURES):
+    return data if data.startswith(PICTURES) else None
+
+
+def check_condition(request: GenerateRequest, stored: str | None) -> None:
+    """Raise SpecError (`not_an_image`) where something was sent as a condition picture that was not `stored`, being none."""
+    if request.condition_image is not None and stored is None:
         raise SpecError("condition_image is no PNG, JPEG or WebP file in base64.", code="not_an_image", param="condition_image")
-    return data

@@ -9,7 +9,7 @@ moves it, and the part of the other is nobody's.
 import secrets
 from datetime import timedelta
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import Select, delete, func, select, update
 from sqlalchemy.orm import Session
 
 from difffit_core.errors import DatasetError
@@ -105,6 +105,11 @@ def make_dataset(session: Session, upload: Upload, format: str | None = None) ->
     session.delete(upload)
     session.flush()
     return dataset
+
+
+def datasets_of(upload_id: str) -> Select[Dataset]:
+    """The dataset that was made of an upload, unless it is deleted."""
+    return select(Dataset).where(Dataset.upload_key == upload_prefix(upload_id), Dataset.status != "deleted")
 
 
 def forget_expired(session: Session) -> None:

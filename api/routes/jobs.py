@@ -227,7 +227,7 @@ def _queue(session: Session, rows: list[dict[str, Any]]) -> dict[str, JobView]:
 @router.get("", responses=errors())
 def list_jobs(page: PageQuery, tenant: TenantId, session: Transaction) -> Listing[JobView]:
     """Jobs, newest first."""
-    rows, more = page_of(session, owned_rows(Job, tenant), Job, page)
+    rows, more = page_of(session, owned_rows(Job, tenant), Job, page, known=select(Job).where(Job.tenant_id == tenant))
     return Listing(data=job_views(session, rows), has_more=more)
 
 

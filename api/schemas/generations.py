@@ -11,7 +11,7 @@ from difffit_core.generation_spec import AdapterStrength, Scheduler
 from difffit_core.strict import PositiveInt, Seed, Strict
 from jobstore import tables
 
-Prompt = Annotated[str, Field(strict=True, min_length=1, max_length=20_000)]
+Prompt = Annotated[str, Field(strict=True, max_length=20_000)]  # an empty one is what guidance leads away from
 Side = Annotated[int, Field(strict=True, ge=8, le=16_384)]  # what a model makes of these is less
 
 

@@ -266,12 +266,28 @@ def test_pictures_may_be_wide_and_tall(tiny: TestClient) -> None:
 
 def test_a_condition_picture_waits_in_the_store(tiny: TestClient, sessions: sessionmaker[Session], store: ObjectStore) -> None:
     picture = b"\x89PNG\r\n\x1a\nand so on"
-    body = {"base_model": "tiny-controlnet", "prompts": ["a cat"], "condition_image": base64.b64encode(picture).decode()}
-    view = tiny.post("/generate", json=body).json()
-    with sessions() as session:
-        key = session.get_one(Generation, view["id"]).condition_key
-    assert key is not None
-    assert store.get_bytes(key) == picture
+    encoded = base64.b64encode(picture).decode()
+    for sent in (encoded, f"data:image/png;base64,{encoded}"):  # the second as browsers write it
+        body = {"base_model": "tiny-controlnet", "prompts": ["a cat"], "condition_image": sent}
+        view = tiny.post("/generate", json=body).json()
+        with sessions() as session:
+            key = session.get_one(Generation, view["id"]).condition_key
+        assert key is not None
+        assert store.get_bytes(key) == picture
+    kept = [file.key for file in store.list("conditions/")]
+    assert_error(tiny.post("/generate", json=body | {"seed": -1}), 422, "invalid_value")
+    assert_error(tiny.post("/generate", json=body | {"labels": ["cat"]}), 422, "not_for_this_model")
+    assert sorted(file.key for file in store.list("conditions/")) == sorted(kept)  # nothing of what was refused
+
+
+def test_nothing_may_be_asked_for(tiny: TestClient) -> None:
+    """The unconditional picture is that of the empty prompt; a language model has nothing to answer to it."""
+    request = {"base_model": "tiny-text-to-image", "prompts": [""], "negative_prompt": ""}
+    parameters = tiny.post("/generate", json=request).json()["parameters"]
+    assert (parameters["prompts"], parameters["negative_prompt"]) == ([""], "")
+    for prompt in ("", " "):
+        answer = tiny.post("/generate", json={"base_model": "tiny-instruction", "prompts": [prompt]})
+        assert assert_error(answer, 422, "invalid_value")["param"] == "prompts"
 
 
 def test_a_generation_is_deleted_with_its_files(

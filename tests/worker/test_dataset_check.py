@@ -135,6 +135,14 @@ def test_files_that_cannot_be_used_are_refused_one_by_one(check: Checker) -> Non
     assert (checked.report["files"], checked.report["kept"]) == (len(files), 1)
 
 
+def test_a_class_name_that_changes_what_is_shown_beside_it_is_refused(check: Checker) -> None:
+    """Terminals, logs and browsers show it to others."""
+    names = ["evil\x1b[2J", "two\nlines", "\u202egnp.tac", "half\x9b31m"]
+    checked = check({"cats/good.png": picture("red")} | {f"{name}/a.png": picture("blue") for name in names})
+    assert codes(checked) == {f"{name}/a.png": "invalid_label" for name in names}
+    assert [example.label for example in checked.examples] == ["cats"]
+
+
 def test_without_an_image_nothing_is_kept(check: Checker) -> None:
     checked = check({"cats/a.txt": b"a"})
     assert checked.examples == []

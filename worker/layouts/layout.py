@@ -1,12 +1,12 @@
 """What a layout says of an upload: each picture's annotation, texts without pictures, and a reason for all that is left out."""
 
-import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from difffit_core.errors import DatasetError
+from jobstore.plain_text import is_plain
 from worker.archives import MAX_NAME, Refusal, refusal
 from worker.layouts.files import Files
 
@@ -24,8 +24,6 @@ SHOWN_NAMES = 10  # in a warning
 SYSTEM_FOLDERS = {"__macosx", "$recycle.bin", "recycler", "#recycle", "@recycle", "@eadir", "@tmp", "lost+found"}
 SYSTEM_FOLDERS |= {"system volume information", "__pycache__"}
 SYSTEM_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
-UNPRINTABLE = {"Cc", "Cs", "Zl", "Zp"}  # Unicode's categories of control characters, halves of pairs and line ends
-DIRECTIONS = {*"\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"}  # turn what is shown after them around
 
 
 @dataclass(frozen=True)
@@ -104,7 +102,7 @@ class Layout:
     def annotate(self, name: str, label: str | None, said: Annotation) -> None:
         """What is said of a file, and its class where it has one, or a reason why they cannot be used."""
         problem = caption_problem(said.caption) if said.caption else None
-        if label is not None and not _can_be_a_label(label.strip()):
+        if label is not None and not (0 < len(label.strip()) <= MAX_LABEL and is_plain(label)):
             self.refuse(name, "invalid_label", f"A class name has 1 to {MAX_LABEL} printable characters; rename the class.")
         elif problem is not None:
             self.refuse(name, *problem)
@@ -160,11 +158,6 @@ class Layout:
                 self.refuse(name, "no_metadata_row", f"Nothing in the lists of {self.kind} names this file.")
         if self._unlisted:
             self.warn("unlisted_rows", f"{self._unlisted} more rows are refused than the report lists.")
-
-
-def _can_be_a_label(label: str) -> bool:
-    printable = (c not in DIRECTIONS and unicodedata.category(c) not in UNPRINTABLE for c in label)
-    return 0 < len(label) <= MAX_LABEL and all(printable)
 
 
 def caption_problem(caption: str) -> tuple[str, str] | None:
