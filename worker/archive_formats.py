@@ -114,5 +114,5 @@ def _json_suffix(head: bytes) -> str | None:
 
 def _named(name: str, suffix: str) -> str:
     """The user's name of a file of JSON; with the suffix that it should have, where it has none of the two."""
-    name = name.removesuffix(".gz")
+    name = name.removesuffix(".gz").replace("/", "_").lstrip(".")  # neither in a folder nor hidden
     return name if PurePosixPath(name.lower()).suffix in {".json", ".jsonl"} else f"{name}{suffix}"

@@ -20,6 +20,7 @@ SECONDS_PER_IMAGE = 30  # the largest image allowed decodes in a few
 MAX_PROCESSES = 4
 WINDOW = 256  # images handed out at a time, so that a caller can stop between them
 BYTES_PER_PIXEL = 3
+MAX_ANSWER = 64 * 1024  # bytes of its first line, far more than an intact process says
 # The fastest: photographs become hardly smaller by more, which would take longer than all else of a check.
 COMPRESS_LEVEL = 1
 
@@ -117,7 +118,7 @@ class _Decoder:
         try:
             self._process.stdin.write(json.dumps({"path": str(path), "label_map": label_map}).encode() + b"\n")
             self._process.stdin.flush()
-            line = self._process.stdout.readline()
+            line = self._process.stdout.readline(MAX_ANSWER)
         except BrokenPipeError:
             line = b""
         if not line:

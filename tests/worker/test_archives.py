@@ -450,6 +450,7 @@ def test_work_that_is_to_stop_ends_the_reader(tmp_path: Path, settings: Settings
         (b'{"a": 1}\n{"a": 2}\n', "pirates.jsonl", "pirates.jsonl"),
         (b'{"a": 1}\n{"a": 2}\n', "pirates", "pirates.jsonl"),
         (gzip.compress(b'{"a": 1}'), "pirates.jsonl.gz", "pirates.jsonl"),
+        (b"[]", ".set/of texts", "set_of texts.json"),
     ],
 )
 def test_json_is_an_archive_of_itself(tmp_path: Path, settings: Settings, data: bytes, called: str, name: str) -> None:
