@@ -128,7 +128,7 @@ class Idempotency:
             await send(message)
 
         looking = {"method": "GET", "path": row.location, "raw_path": str(row.location).encode(), "query_string": b""}
-        await self.app({**scope, **looking}, _no_body, send_as_created)
+        await self.app({**scope, **looking}, receive, send_as_created)
 
 
 async def _fingerprint(scope: Scope, headers: Headers, receive: Receive) -> tuple[str, Receive]:
@@ -199,10 +199,6 @@ class _Answer:
             return
         self.messages.append(message)
         self.body += message.get("body", b"")
-
-
-async def _no_body() -> Message:
-    return {"type": "http.request", "body": b"", "more_body": False}
 
 
 def _begin(resources: Resources, tenant: str, key: str, fingerprint: str) -> Claim | IdempotencyKey:

@@ -129,6 +129,8 @@ def test_an_api_killed_between_commit_and_answer_creates_nothing_twice(
         session.execute(text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'UPDATE idempotency%'"))
         session.execute(text("DROP TRIGGER hold ON idempotency_keys"))
     with running_server(api_key) as server, server.client() as client:
+        with sessions.begin() as session:  # the other has started at once
+            session.execute(update(IdempotencyKey).values(locked_until=func.now() + timedelta(minutes=5)))
         assert_error(client.post("/jobs", json=spec, headers=KEY), 409, "idempotency_key_in_use")
         with sessions.begin() as session:  # half a minute later
             session.execute(update(IdempotencyKey).values(locked_until=func.now() - timedelta(seconds=1)))
