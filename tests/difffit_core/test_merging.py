@@ -61,6 +61,16 @@ def test_unmerging_restores_the_base_bit_for_bit(family: str, method: str, devic
     assert torch.equal(case.answer(case.model), output)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_an_adapter_that_is_read_on_the_cpu_is_merged_where_the_base_is(method: str) -> None:
+    """On any device: of this one tensors have only their shapes, and it mixes with the CPU as little as a GPU does."""
+    case = make_case("dit")
+    adapter = case.adapter(class_names=NEW_CLASSES, type=method)
+    case.model.to("meta")
+    merge(case.model, adapter, base_names=case.names)
+    assert {parameter.device.type for parameter in case.model.parameters()} == {"meta"}
+
+
 def test_a_base_can_be_merged_with_one_adapter_after_another(case: Case) -> None:
     first, second = case.adapter(0), case.adapter(1)
     merge(case.model, first, base_names=case.names).unmerge()
