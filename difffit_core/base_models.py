@@ -141,6 +141,12 @@ class BaseModelEntry(BaseModel):
         context = self._network().get("max_position_embeddings") if self.family == "llama" else None
         return None if context is None else int(context)
 
+    def has_chat_template(self) -> bool:
+        """Whether a language model's tokenizer says how conversations are laid out."""
+        settings = self.path / "tokenizer_config.json"
+        own = settings.is_file() and bool(_read_json(settings).get("chat_template"))
+        return own or (self.path / "chat_template.jinja").is_file()
+
     def vocabulary(self) -> set[str]:
         """The tokens of its tokenizer, as far as JSON files have them."""
         folder = TOKENIZER_FOLDER[self.family]

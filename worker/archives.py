@@ -174,6 +174,8 @@ def _entries(archive: Path, budget: Budget) -> Iterator[Entry]:
 
 def _json_name(head: bytes) -> str | None:
     """What to call a file that begins as JSON does; a tar's first block has bytes of zero, and JSON none."""
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        head = head.decode("utf-16", "ignore").encode()
     begin = head.removeprefix(codecs.BOM_UTF8).lstrip()[:1]
     return None if b"\0" in head else {b"[": "upload.json", b"{": "upload.jsonl"}.get(begin)
 

@@ -54,7 +54,16 @@ PLANNED: Answers = {200: {"model": Plan, "description": "The plan"}}
 DATASETS = each_asked(
     asked_rows(Dataset)
     .with_only_columns(
-        *(Dataset.id, Dataset.tenant_id, Dataset.status, Dataset.error, Dataset.sha256, Dataset.classes, Dataset.holds)
+        *(
+            Dataset.id,
+            Dataset.tenant_id,
+            Dataset.status,
+            Dataset.error,
+            Dataset.sha256,
+            Dataset.classes,
+            Dataset.holds,
+            Dataset.frame,
+        )
     )
     .with_for_update(read=True)
 )
@@ -174,7 +183,7 @@ def dataset_summary(dataset: Row[Any] | Dataset) -> DatasetSummary:
     if dataset.status != "ready" or dataset.sha256 is None or dataset.classes is None:
         reason = dataset.error["message"] if dataset.error else "Upload it again."
         raise DatasetError(f"The dataset is {dataset.status}. {reason}", code=f"dataset_{dataset.status}", param="dataset")
-    return DatasetSummary(sha256=dataset.sha256, classes=dataset.classes, holds=dataset.holds)
+    return DatasetSummary(sha256=dataset.sha256, classes=dataset.classes, holds=dataset.holds, frame=dataset.frame)
 
 
 def _check_initial(session: Session, adapter: Adapter, spec: TrainingSpec) -> None:
