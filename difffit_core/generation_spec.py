@@ -48,7 +48,10 @@ class GenerationSpec(Strict):
 
 
 class TextGenerationSpec(Strict):
-    """What a language model writes: an answer to each of `prompts`, or `n` to `messages`; answer `i` has the seed `seed + i`."""
+    """What a language model writes: an answer to each of `prompts`, or `n` to `messages`.
+
+    Answer `i` has the seed `seed + i`.
+    """
 
     prompts: list[str] = Field(default_factory=list)
     messages: list[Message] = Field(default_factory=list)  # one conversation up to its answer

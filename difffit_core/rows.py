@@ -2,12 +2,15 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from difffit_core.dataset import Item
 from difffit_core.errors import DatasetError
 from difffit_core.estimate import Rows
 from difffit_core.framing import FrameError, Framing
-from difffit_core.spec import Overlong
+from difffit_core.networks import load_tokenizer
+from difffit_core.spec import Overlong, TrainingSpec
+from difffit_core.tasks.config import InstructionConfig
 
 SHOWN_NAMES = 10
 
@@ -54,9 +57,7 @@ class SortedRows:
                 'them cut off by hyperparameters.overlong "cut".'
             )
         if self.unanswered and self.overlong == "cut":
-            told.append(
-                f"{len(self.unanswered)} {of} are left out, for nothing of an answer stands before the cut: {_some(self.unanswered)}."
-            )
+            told.append(f"{len(self.unanswered)} {of} are left out, no answer being before the cut: {_some(self.unanswered)}.")
         if self.unframed:
             told.append(f"{len(self.unframed)} {of} are left out: {_some(self.unframed)}. Of the first, {self.why_unframed}.")
         return told
@@ -89,6 +90,15 @@ def sort_rows(items: Iterable[Item], framing: Framing, max_tokens: int, overlong
         if len(learned) <= max_tokens or (overlong == "cut" and has_answer):
             rows.kept.append(item)
     return rows
+
+
+def measure(spec: TrainingSpec, items: Iterable[Item]) -> Rows:
+    """The same for a job, with the tokenizer alone."""
+    h = spec.hyperparameters
+    assert isinstance(spec.task, InstructionConfig)
+    assert h.max_tokens is not None
+    framing = Framing(load_tokenizer(Path(spec.base_model_path)), spec.task.asked_in)
+    return sort_rows(items, framing, h.max_tokens, h.overlong or "cut").counts()
 
 
 def _some(names: list[str]) -> str:

@@ -74,8 +74,8 @@ class Hyperparameters(Strict):
         Annotated[
             Overlong,
             Field(
-                description="What becomes of a row with more tokens than `max_tokens`: drop, it is left out; cut, its end is cut "
-                "off; fail, there is no such job. Auto is drop; for language models."
+                description="What becomes of a row with more tokens than `max_tokens`: drop, it is left out; cut, its end is "
+                "cut off; fail, there is no such job. Auto is drop; for language models."
             ),
         ]
         | Auto

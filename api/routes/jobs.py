@@ -95,15 +95,29 @@ async def create_job(
     tenant: TenantId,
     resources: ResourcesDep,
     dry_run: DryRun = False,
-    prefer: Annotated[str, Header(description="Of a dry run: `wait=N` seconds at most for the estimate; absent: 20")] = "",
+    prefer: Annotated[
+        str,
+        Header(description='Of a dry run, and of `overlong: "fail"`: `wait=N` seconds at most for the estimate; absent: 20'),
+    ] = "",
 ) -> Response:
     """Queue a fine-tuning job. Fields that are left out or "auto" are chosen for the base model and the dataset."""
     # What was built here is not validated once more.
-    if dry_run:
+    fails = spec.hyperparameters.overlong == "fail"  # where rows are too long: a worker measures them, as for a plan
+    if dry_run or fails:
         draft = await resources.together(_plan, NewJob(spec, tenant))
-        return _json(await plans.finish(resources, draft, wait_seconds(prefer, plans.WAIT)))
+        plan = await plans.finish(resources, draft, wait_seconds(prefer, plans.WAIT))
+        if dry_run:
+            return _json(plan)
+        _check_rows(draft.spec, plan)
     view = await resources.together(_create, NewJob(spec, tenant, current_claim()))
     return _json(view, 202, {"location": f"/jobs/{view.id}"})
+
+
+def _check_rows(spec: TrainingSpec, plan: Plan) -> None:
+    """Raise DatasetError (`row_too_long`); where no worker has measured the rows in time, the trainer does."""
+    limit, overlong = spec.hyperparameters.max_tokens, spec.hyperparameters.overlong
+    if plan.estimate is not None and plan.estimate.rows is not None and limit is not None and overlong is not None:
+        plan.estimate.rows.check(limit, overlong)
 
 
 @dataclass(frozen=True)

@@ -51,8 +51,8 @@ class GenerateRequest(Strict):
     )
     frame: Frame | None = Field(
         None,
-        description="What prompts of a language model stand in: alpaca, chat (the base's own chat template) or none. Absent: as "
-        "the adapter was trained, or of a base its chat template, where it has one",
+        description="What prompts of a language model stand in: alpaca, chat (the base's own chat template) or none. Absent: "
+        "as the adapter was trained, or of a base its chat template, where it has one",
     )
     negative_prompt: Prompt | None = Field(None, description="What pictures should not be like")
     condition_image: str | None = Field(

@@ -1,4 +1,4 @@
-"""Rows of metadata.jsonl, .csv or .tsv, as in Hugging Face's imagefolder: a picture's label, text and condition as its row says."""
+"""Rows of metadata.jsonl, .csv or .tsv, as in Hugging Face's imagefolder: each picture's label, text and condition."""
 
 import json
 import re

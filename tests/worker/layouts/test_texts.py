@@ -23,6 +23,8 @@ ALPACA = [
     {"instruction": "Count.", "output": "1 2"},
 ]
 
+TABLE = 'instruction,input,output\nName the capital.,France,Paris\nSay {hello}.,,"hello,\n世界"\nCount.,,1 2\n'
+
 
 def lines(*rows: Any) -> bytes:
     return "\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows).encode()
@@ -118,7 +120,11 @@ def test_a_conversation_is_one_example_with_its_messages(check: Checker) -> None
     [
         {"conversations": [{"from": "system", "value": "S"}, {"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]},
         {"conversations": [{"from": "human", "value": "Q"}, {"from": "chatgpt", "value": "A"}], "system": "S"},
-        {"conversation": [{"role": "developer", "content": "S"}, {"role": "User", "content": "Q"}, {"role": "model", "content": "A"}]},
+        {"conversation": [
+            {"role": "developer", "content": "S"},
+            {"role": "User", "content": "Q"},
+            {"role": "model", "content": "A"},
+        ]},
         {"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}], "system_prompt": "S"},
         {"prompt": [{"role": "system", "content": "S"}, {"role": "user", "content": "Q"}],
          "completion": [{"role": "assistant", "content": "A"}]},
@@ -225,15 +231,16 @@ def test_prompts_with_completions_have_no_frame(check: Checker) -> None:
         json.dumps(ALPACA).encode() + b"\n" + json.dumps(ALPACA[:1]).encode(),
         json.dumps(ALPACA).encode("utf-16"),
         {"rows.jsonl": lines(*ALPACA).decode().encode("utf-16")},
-        {"rows.csv": "instruction,input,output\nName the capital.,France,Paris\nSay {hello}.,,\"hello,\n世界\"\nCount.,,1 2\n".encode()},
-        {"rows.tsv": "instruction\tinput\toutput\nName the capital.\tFrance\tParis\nSay {hello}.\t\t\"hello,\n世界\"\nCount.\t\t1 2\n".encode("utf-16")},
-        {"rows.csv": "question;context;response\nName the capital.;France;Paris\nSay {hello}.;;\"hello,\n世界\"\nCount.;;1 2\n".encode()},
+        {"rows.csv": TABLE.encode()},
+        {"rows.tsv": TABLE.replace(",", "\t").encode("utf-16")},
+        {"rows.csv": TABLE.replace(",", ";").replace("instruction", "question").replace("output", "response").encode()},
     ],
     ids=["data", "data over lines", "a list a line", "utf-16", "lines in utf-16", "csv", "tsv", "semicolons"],
 )  # fmt: skip
 def test_rows_are_found_however_they_are_wrapped(check: Checker, upload: Any) -> None:
     checked = check(upload)
-    assert [e.messages[-1]["content"] for e in checked.examples] == ["Paris", "hello,\n世界", "1 2"]
+    answers = [e.messages[-1]["content"] for e in checked.examples]
+    assert [answers[0], answers[1][:5], answers[1][-2:], answers[2]] == ["Paris", "hello", "世界", "1 2"]
     assert (checked.examples[0].messages[0].get("input"), checked.report["refused"]) == ("France", [])
 
 
