@@ -11,6 +11,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from client.console import number_text, plain
 from client.shapes import Event
 from client.upload import ProgressCallback
+from difffit_core.tasks.words import words_of
 
 
 @contextmanager
@@ -34,8 +35,9 @@ def count_bar(console: Console, what: str) -> Iterator[ProgressCallback]:
 class TrainingView:
     """Shows a job's events: step, loss, rate and remaining time in a bar, and the rest as lines above it."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, task: str) -> None:
         self._console = console
+        self._examples = words_of(task).examples
         self._tenth = -1
         columns = (
             TextColumn("[bold]{task.description}"),
@@ -89,7 +91,7 @@ class TrainingView:
         step, total = data["step"], data["total_steps"]
         rate, remaining = data.get("samples_per_second"), data.get("seconds_remaining")
         details = f"loss {number_text(data.get('train_loss'))}"
-        details += f" · {rate:.0f} images/s" if rate is not None else ""
+        details += f" · {rate:.3g} {self._examples}/s" if rate is not None else ""
         details += f" · {_clock(remaining)} left" if remaining is not None else ""
         self._bar.update(self._task, description="training", completed=step, total=total, details=details)
         if not self._console.is_terminal and step * 10 // total > self._tenth:

