@@ -12,6 +12,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from client.console import number_text, plain
 from client.shapes import Event
 from client.upload import ProgressCallback
+from difffit_core.tasks.words import words_of
 
 TELLING_SECONDS = 10.0  # between two lines in a log: enough to see that it goes on, and a few hundred in an hour
 
@@ -40,8 +41,9 @@ class TrainingView:
     Where there is no terminal, what the bar says becomes a line every `TELLING_SECONDS`, and one at the last step.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, task: str) -> None:
         self._console = console
+        self._examples = words_of(task).examples
         columns = (
             TextColumn("[bold]{task.description}"),
             BarColumn(),
@@ -101,7 +103,7 @@ class TrainingView:
         step, total = data["step"], data["total_steps"]
         rate, remaining = data.get("samples_per_second"), data.get("seconds_remaining")
         details = f"loss {number_text(data.get('train_loss'))}"
-        details += f" · {rate:.0f} images/s" if rate is not None else ""
+        details += f" · {rate:.3g} {self._examples}/s" if rate is not None else ""
         details += f" · {_clock(remaining)} left" if remaining is not None else ""
         self._bar.update(self._task, description="training", completed=step, total=total, details=details)
         if step == total and not self._console.is_terminal:

@@ -21,6 +21,7 @@ TOKENIZER_FILES = (
     "vocab.*",
     "merges.txt",
     "*.model",
+    "chat_template*",
     "config.json",
 )
 
@@ -39,7 +40,8 @@ def encodings_key(spec: TrainingSpec) -> str:
     }
     match spec.task.type:
         case "instruction":
-            inputs |= {"max_tokens": h.max_tokens, "tokenizer": _files(path, TOKENIZER_FILES)}
+            inputs |= {"frame": spec.task.frame, "max_tokens": h.max_tokens, "overlong": h.overlong}
+            inputs |= {"tokenizer": _files(path, TOKENIZER_FILES)}
         case "class-conditional":
             inputs |= _pictures(spec)
         case "text-to-image" | "controlnet":

@@ -99,6 +99,7 @@ class Dataset(Leased, Base):
     sha256: Mapped[str | None]  # of the checked content; equal content, equal hash
     classes: Mapped[Json | None]  # {class name: number of examples}
     holds: Mapped[list[str] | None] = mapped_column(JSONB(none_as_null=True))  # what every example has, see `dataset.Item`
+    frame: Mapped[str | None]  # what texts are written for: alpaca, chat, none
     report: Mapped[Json | None]
     error: Mapped[Json | None]  # {code, message, param}
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())

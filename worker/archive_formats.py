@@ -108,6 +108,8 @@ class _Counted(io.RawIOBase):
 
 def _json_suffix(head: bytes) -> str | None:
     """How a file is called that begins as JSON does; a tar's first block has bytes of zero, and JSON none."""
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        head = head.decode("utf-16", "ignore").encode()
     begin = head.removeprefix(codecs.BOM_UTF8).lstrip()[:1]
     return None if b"\0" in head else {b"[": ".json", b"{": ".jsonl"}.get(begin)
 

@@ -10,7 +10,7 @@ from typing import Any
 from difffit_core.contents import fields_of_all
 from difffit_core.errors import DatasetError
 from difffit_core.spec import content_sha256
-from difffit_core.tasks.config import Holding
+from difffit_core.tasks.config import Frame, Holding
 from jobstore.settings import Settings, get_settings
 from jobstore.tables import Dataset
 from jobstore.uploads import upload_keys
@@ -39,6 +39,7 @@ class CheckedDataset:
 
     examples: list[Example]
     report: dict[str, Any]
+    frame: Frame | None = None  # what its texts are written for
 
     @property
     def sha256(self) -> str:
@@ -85,7 +86,7 @@ def _check(dataset: Dataset, lease: Lease, folder: Path, settings: Settings) -> 
     persist(lease, lambda: objects().put_file(keys["content_key"], content))
     if has_preview:
         persist(lease, lambda: objects().put_file(keys["preview_key"], preview))
-    found: dict[str, Any] = {"sha256": checked.sha256, "holds": checked.holds, "report": checked.report}
+    found: dict[str, Any] = {"sha256": checked.sha256, "holds": checked.holds, "frame": checked.frame, "report": checked.report}
     found |= {"classes": checked.report["classes"]} | keys
     stored_bytes = content.stat().st_size + (preview.stat().st_size if has_preview else 0)
     finish(lease, "ready", content_bytes=stored_bytes, **found)
@@ -138,4 +139,4 @@ def examine(
     compare_with_published(layout, (example.annotation for example in examples))
     examples, duplicates = without_duplicates(examples)
     report = make_report(total, layout, examples, refused + unusable + layout.bad_rows, duplicates)
-    return CheckedDataset(examples, report)
+    return CheckedDataset(examples, report, layout.frame)

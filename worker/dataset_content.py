@@ -39,7 +39,7 @@ def _row(number: int, example: Example, members: dict[str, Picture]) -> dict[str
         if picture is not None:
             names[field] = f"{number:06d}{mark}.png"
             members[names[field]] = picture
-    row: dict[str, Any] = {name: text for name, text in (example.fields | names).items() if text}
+    row = {name: value for name, value in (example.fields | names).items() if value}
     row |= {"source": example.source, "sha256": example.sha256}
     if example.picture is not None:
         row["width"], row["height"] = example.picture.image.plain

@@ -1,11 +1,13 @@
-"""The examples of an upload: its pictures, decoded, with what the layout says of them, or its prompts with their answers."""
+"""The examples of an upload: its pictures, decoded, with what the layout says of them, or its conversations."""
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from difffit_core.contents import example_sha256
+from difffit_core.conversations import Message, is_learned
 from difffit_core.errors import DatasetError
 from worker.archives import Refusal, UnpackedFile, refusal
 from worker.image_pool import CheckedImage, ImagePool, RefusedImage, Request
@@ -33,25 +35,27 @@ class Example:
     annotation: Annotation
     picture: Picture | None = None
     condition: Picture | None = None
-    prompt: str = ""
-    answer: str = ""
+    messages: list[Message] = field(default_factory=list)
 
     @property
     def texts(self) -> dict[str, str]:
-        """Those of its fields that are text, empty ones too."""
-        return {"caption": self.annotation.caption, "prompt": self.prompt, "answer": self.answer}
+        """What it says: its caption, or its answers and what they are to; empty ones too."""
+        learned = [message["content"] for message in self.messages if is_learned(message)]
+        told = [f"{m['content']}{m.get('input', '')}" for m in self.messages if not is_learned(m)]
+        return {"caption": self.annotation.caption, "prompt": "".join(told), "answer": "".join(learned)}
 
     @property
-    def fields(self) -> dict[str, str]:
+    def fields(self) -> dict[str, Any]:
         """Its fields in the index but for the names of the files there, for which those in the upload stand here."""
         pictures = {"file": self.picture, "condition": self.condition}
         names = {field: "" if picture is None else picture.name for field, picture in pictures.items()}
-        return names | {"label": self.annotation.label} | self.texts
+        return names | {"label": self.annotation.label, "caption": self.annotation.caption, "messages": self.messages}
 
     @property
     def sha256(self) -> str:
         pictures = {"file": self.picture, "condition": self.condition}
-        return example_sha256(**{f: p.sha256 for f, p in pictures.items() if p is not None}, **self.texts)
+        digests = {name: picture.sha256 for name, picture in pictures.items() if picture is not None}
+        return example_sha256(**digests, caption=self.annotation.caption, messages=self.messages)
 
 
 def make_examples(
@@ -75,7 +79,7 @@ def make_examples(
                 raise _too_large()
             pictures[file.name] = _picture(file, path, answer, file.name in layout.label_maps)
     examples, refused = (
-        [Example(text.source, Annotation(), prompt=text.prompt, answer=text.answer) for text in layout.texts],
+        [Example(text.source, Annotation(), messages=text.messages) for text in layout.texts],
         [],
     )
     for file in files:

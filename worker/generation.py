@@ -123,9 +123,9 @@ def _texts(model: "Generator", generation_id: str, spec: TextGenerationSpec) -> 
     """The answers, which those who watch the generation see grow."""
     writer = TextWriter(get_settings().redis_url.get_secret_value(), generation_id)
     texts = []
-    for number, (prompt, answer) in enumerate(zip(spec.prompts, model.texts(spec, writer.write), strict=True)):
+    for number, (messages, answer) in enumerate(zip(spec.conversations, model.texts(spec, writer.write), strict=True)):
         reason = "stop" if answer.finished else "length"
-        text = {"prompt": prompt, "text": answer.text, "seed": spec.seed + number}
+        text = {"prompt": messages[-1]["content"], "text": answer.text, "seed": spec.seed + number}
         texts.append(text | {"tokens": answer.tokens, "finish_reason": reason})
     return texts
 

@@ -10,11 +10,11 @@ HINTS: dict[tuple[str, ...], str] = {
         "Pictures of this format are not read. Export it as PNG or JPEG."
     ),
     (".txt", ".caption"): (
-        "It is no picture. Texts are captions where at least half of the pictures have a .txt of their name beside them and no "
+        "It is no picture. Texts are captions where at least half of the pictures have one of their name beside them and no "
         "list says otherwise, or where the format `captions` is asked for."
     ),
     (".json", ".jsonl", ".csv", ".tsv", ".xml", ".parquet"): (
-        "It is no picture, and no list that is read: what is said of pictures belongs in a metadata.jsonl or metadata.csv."
+        "It is no picture, and no list that is read: what is said of pictures belongs in a metadata.jsonl, .csv or .tsv."
     ),
 }
 

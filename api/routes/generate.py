@@ -27,6 +27,7 @@ from api.schemas.generations import GenerateRequest, GenerationView
 from api.texts import stream_texts
 from difffit_core.base_models import get_base_model
 from difffit_core.errors import SpecError
+from difffit_core.tasks.config import TASK, InstructionConfig
 from jobstore.dispatch import wake
 from jobstore.ids import new_id
 from jobstore.quotas import limits_of, storage_full
@@ -150,7 +151,9 @@ def find_model(session: Session, resources: Resources, request: GenerateRequest 
     adapter = owned(session, Adapter, request.adapter, tenant, param="adapter", keep=True)
     trained = session.get_one(Job, adapter.job_id).training_spec
     base = get_base_model(resources.catalog, adapter.base_model)
-    return Drawer(base, adapter, trained["task"]["type"], trained["hyperparameters"]["resolution"])
+    task = TASK.validate_python(trained["task"])
+    frame = task.asked_in if isinstance(task, InstructionConfig) else None
+    return Drawer(base, adapter, task.type, trained["hyperparameters"]["resolution"], frame)
 
 
 async def _wait_for(resources: Resources, generation_id: str, tenant: str, seconds: float) -> GenerationView:

@@ -10,6 +10,7 @@ from diffusers import DiTTransformer2DModel
 from difffit_core.adapter_file import Adapter, check_base
 from difffit_core.base_models import WEIGHTS_FOLDER, BaseModelEntry
 from difffit_core.dit import class_embedder, set_class_table, untie_conditioning
+from difffit_core.exports.frames import write_frame
 from difffit_core.exports.networks import allow_biases, check_stock
 from difffit_core.exports.readme import STOCK_CLASSES, merged_readme
 from difffit_core.merging import merge
@@ -42,6 +43,7 @@ def export_merged(base: BaseModelEntry, adapter: Adapter, folder: Path, strength
         part.save_pretrained(folder / name)
     if isinstance(model, DiTTransformer2DModel):
         write_labels(folder / "model_index.json", adapter.header.class_names)
+    write_frame(base, adapter, folder)
     (folder / "README.md").write_text(merged_readme(base, adapter))
 
 

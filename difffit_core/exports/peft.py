@@ -20,6 +20,7 @@ from difffit_core.adapter_file import Adapter, check_base
 from difffit_core.base_models import BaseModelEntry
 from difffit_core.dit import class_embedder, set_class_table, untie_conditioning
 from difffit_core.errors import AdapterError
+from difffit_core.exports.frames import write_frame
 from difffit_core.exports.networks import allow_biases, check_stock
 from difffit_core.exports.readme import LEARNED_EMBEDS, TRAINED_ENCODER, loads_as_lora, peft_readme
 from difffit_core.fitting import fit, give_label_space
@@ -55,6 +56,7 @@ def export_peft(base: BaseModelEntry, adapter: Adapter, folder: Path) -> None:
     encoder = write_subject(base, adapter, folder) if header.task.type == "dreambooth" else None
     if loads_as_lora(base, adapter):
         write_diffusers_lora(wrapped, encoder, folder)
+    write_frame(base, adapter, folder)
     (folder / "README.md").write_text(peft_readme(base, adapter, settings))
 
 

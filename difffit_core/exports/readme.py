@@ -8,7 +8,7 @@ from difffit_core.adapter_file import Adapter
 from difffit_core.base_models import BaseModelEntry, Family
 from difffit_core.networks import copy_channels
 from difffit_core.sampling import scheduler_settings
-from difffit_core.tasks.config import DreamBoothConfig
+from difffit_core.tasks.config import DreamBoothConfig, InstructionConfig
 
 LEARNED_EMBEDS = "learned_embeds.safetensors"  # a subject's word in a PEFT folder, for diffusers' textual inversion
 TRAINED_ENCODER = "text_encoder"  # in a PEFT folder
@@ -78,6 +78,14 @@ PICTURE: Mapping[Family, str] = {
     "controlnet": '"{prompt}", image=CONDITION',
     "pixart": '"{prompt}", clean_caption=False, use_resolution_binning=False',
 }
+ASKED = """from transformers import AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(FOLDER)
+messages = [{"role": "user", "content": "Why is the sky blue?"}]
+text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+prompt = tokenizer(text, add_special_tokens=BEGINS, return_tensors="pt")
+answer = model.generate(**prompt, max_new_tokens=100)
+print(tokenizer.decode(answer[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True))"""
 # The stock model has the positions of the base's own size, and lays them over a larger picture as they were in training.
 RESOLUTION = "\npipeline.transformer.register_to_config(sample_size={latents})  # pictures of {pixels} x {pixels} pixels"
 
@@ -86,7 +94,8 @@ def merged_readme(base: BaseModelEntry, adapter: Adapter) -> str:
     """Markdown for a folder with the whole model."""
     lines = MERGED[_network(base, adapter)].format(resolution=_resolution(base, adapter))
     title = f"{base.id} with a {adapter.header.method.type} adapter"
-    return _page("", title, [_code(lines), _drawing(base, adapter), _classes(adapter), _word(adapter)], base, adapter)
+    parts = [_code(lines), _drawing(base, adapter), _classes(adapter), _word(adapter), _frame(base, adapter)]
+    return _page("", title, parts, base, adapter)
 
 
 def peft_readme(base: BaseModelEntry, adapter: Adapter, new_settings: Mapping[str, bool]) -> str:
@@ -108,7 +117,7 @@ def peft_readme(base: BaseModelEntry, adapter: Adapter, new_settings: Mapping[st
     )
     as_lora = "PEFT takes the same folder: `pipeline.unet = PeftModel.from_pretrained(pipeline.unet, FOLDER)`."
     parts = [_code(lines), as_lora if loads_as_lora(base, adapter) else "", biases if settings else ""]
-    parts += [_drawing(base, adapter), _classes(adapter), _word(adapter)]
+    parts += [_drawing(base, adapter), _classes(adapter), _word(adapter), _frame(base, adapter)]
     return _page(
         "---\nlibrary_name: peft\n---\n\n", f"A {adapter.header.method.type} adapter for {base.id}", parts, base, adapter
     )
@@ -194,6 +203,17 @@ def _learned_word(adapter: Adapter) -> str:
 def _word(adapter: Adapter) -> str:
     task = adapter.header.task
     return f"Its subject is known by the prompt `{task.prompt}`." if isinstance(task, DreamBoothConfig) else ""
+
+
+def _frame(base: BaseModelEntry, adapter: Adapter) -> str:
+    """How a language model is asked."""
+    if not isinstance(adapter.header.task, InstructionConfig):
+        return ""
+    frame = adapter.header.task.asked_in
+    # Only a chat template of the base's own writes the tokens that a text begins with.
+    begins = "False" if frame == "chat" and base.has_chat_template() else "True"
+    said = f"It was trained on prompts in the frame `{frame}`, which the tokenizer in this folder gives them:"
+    return f"{said}\n\n{_code(ASKED.replace('BEGINS', begins))}"
 
 
 def _classes(adapter: Adapter) -> str:

@@ -58,6 +58,8 @@ def test_an_adapter_has_its_own_classes(client: TestClient, rows: Rows, stranger
         "scheduler": "dpmsolver++",
         "width": 64,
         "height": 64,
+        "messages": None,
+        "frame": None,
         "max_tokens": None,
         "temperature": None,
         "top_p": None,
@@ -356,6 +358,33 @@ def test_texts_come_word_by_word(tiny: TestClient, sessions: sessionmaker[Sessio
     after = re.findall(r"^id: (.+)$", answer.text, re.MULTILINE)[3]
     rest = tiny.get(answer.headers["location"], headers={"accept": "text/event-stream", "last-event-id": after})
     assert events_of(rest) == events[4:]
+
+
+def test_prompts_and_messages_of_a_language_model_stand_in_a_frame(tiny: TestClient) -> None:
+    talk = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
+    asked: list[tuple[dict[str, Any], str]] = [
+        ({"prompts": ["Hi"]}, "none"),  # the tiny tokenizer has no chat template
+        ({"prompts": ["Hi"], "frame": "alpaca"}, "alpaca"),
+        ({"messages": talk, "n": 2}, "chat"),
+    ]
+    for request, frame in asked:
+        parameters = tiny.post("/generate", json={"base_model": "tiny-instruction"} | request).json()["parameters"]
+        assert (parameters["frame"], parameters["messages"]) == (frame, request.get("messages"))
+    answer = [*talk, {"role": "assistant", "content": "Hello"}]
+    wrong: list[tuple[dict[str, Any], str, str]] = [
+        ({}, "missing_field", "prompts"),
+        ({"messages": talk, "prompts": ["Hi"]}, "invalid_value", "messages"),
+        ({"messages": answer}, "invalid_value", "messages"),
+        ({"messages": talk, "frame": "none"}, "not_for_this_model", "messages"),
+        ({"messages": talk, "n": 65}, "too_many_results", "n"),
+        ({"messages": [{"role": "judge", "content": "x"}]}, "invalid_value", "messages.0.role"),
+        ({"prompts": ["Hi"], "frame": "vicuna"}, "invalid_value", "frame"),
+    ]
+    for request, code, param in wrong:
+        error = assert_error(tiny.post("/generate", json={"base_model": "tiny-instruction"} | request), 422, code)
+        assert error["param"] == param
+    picture = tiny.post("/generate", json={"base_model": "tiny-text-to-image", "messages": talk})
+    assert assert_error(picture, 422, "not_for_this_model")["param"] == "messages"
 
 
 def test_only_texts_come_word_by_word(tiny: TestClient) -> None:

@@ -206,7 +206,7 @@ def test_a_text_with_commas_and_no_quotes_is_refused_and_not_cut_off(check: Chec
     assert "into quotes" in row["message"]
 
 
-@pytest.mark.parametrize("table", ["file_name;text\na.png;a cat\n", "picture,text\na.png,a cat\n"])
+@pytest.mark.parametrize("table", ["file_name|text\na.png|a cat\n", "picture,text\na.png,a cat\n"])
 def test_a_table_without_a_column_of_files_is_named_with_its_columns(check: Checker, table: str) -> None:
     with pytest.raises(DatasetError, match=r"metadata\.csv cannot be read .* called file_name; they are '") as raised:
         check({"a.png": picture(), "metadata.csv": table.encode()})
@@ -223,7 +223,7 @@ def test_files_that_mean_something_are_refused_with_what_to_do(check: Checker) -
     names = {
         "inner.ZIP": "not unpacked",
         "photo.heic": "PNG or JPEG",
-        "a.caption": "have a .txt",
+        "a.caption": "have one of their name",
         "train.jsonl": "metadata.jsonl",
     }
     checked = check({f"cats/{name}": b"x" for name in names} | {"cats/a.png": picture(), "cats/b.pdf": b"%PDF"})

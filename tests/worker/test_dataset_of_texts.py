@@ -19,7 +19,8 @@ def test_texts_become_ready_without_a_preview(rows: Rows, store: ObjectStore, tm
     check_dataset(dataset_id)
     dataset = rows.get(Dataset, dataset_id)
     assert (dataset.status, dataset.error, dataset.preview_key) == ("ready", None, None)
-    assert (dataset.classes, dataset.holds) == ({"": 1}, ["answer", "prompt"])
+    assert (dataset.classes, dataset.holds) == ({"": 1}, ["messages"])
+    assert dataset.frame == "alpaca"
     assert dataset.report is not None
     assert [(r["file"], r["code"]) for r in dataset.report["refused"]] == [("a set.json:2", "invalid_row")]
     assert dataset.content_key is not None
