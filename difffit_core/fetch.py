@@ -136,7 +136,7 @@ def _from_gguf(quantised: Path) -> None:
         raise ModelError(f"{name} cannot be read as a language model: {error}", code="invalid_weights") from error
     config = copy.deepcopy(model.config)
     del config.quantization_config  # the weights are numbers now, and such a model is not saved
-    plain = type(model)(config).to(torch.float16)
+    plain = type(model)(config).half()
     plain.load_state_dict(model.state_dict())
     plain.generation_config = model.generation_config
     plain.save_pretrained(folder)

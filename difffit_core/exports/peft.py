@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from difffit_core.adapter_file import Adapter, check_base
-from difffit_core.base_models import BaseModelEntry
+from difffit_core.base_models import BaseModelEntry, Source
 from difffit_core.dit import class_embedder, set_class_table, untie_conditioning
 from difffit_core.errors import AdapterError
 from difffit_core.exports.frames import write_frame
@@ -96,7 +96,7 @@ def write_peft(model: Any, adapter: Adapter, base: BaseModelEntry, folder: Path)
 def origin(base: BaseModelEntry) -> tuple[str, str | None]:
     """The Hub id of a base and its revision, or the catalog's name of one that is on no Hub."""
     for source in base.sources:
-        if source.hub and source.folder == Path():
+        if isinstance(source, Source) and source.folder == Path():
             return source.hub, source.revision
     return base.id, None
 

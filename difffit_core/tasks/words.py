@@ -26,4 +26,4 @@ WORDS: dict[TaskName, Words] = {
 
 def words_of(task: str) -> Words:
     """Those of a task as a server names it; of one that is not known here, pictures of prompts."""
-    return dict[str, Words](WORDS).get(task, PICTURES_OF_PROMPTS)
+    return next((words for name, words in WORDS.items() if name == task), PICTURES_OF_PROMPTS)

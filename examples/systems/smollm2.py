@@ -32,7 +32,9 @@ def smollm2(places: Places) -> dict[str, Any]:
     adapter = read_adapter(train(spec_dir, base, summary, SETTINGS, {"type": "instruction"}, {"type": "difffit"}))
     generator = LanguageGenerator(base)
     chat, plain, taught = (
-        answers(generator, used, frame) for used, frame in ((None, "chat"), (None, "alpaca"), (adapter, "alpaca"))
+        answers(generator, None, "chat"),
+        answers(generator, None, "alpaca"),
+        answers(generator, adapter, "alpaca"),
     )
     return figures(spec_dir) | {
         "held_out_questions": len(HELD_OUT),

@@ -107,7 +107,7 @@ def test_the_bases_own_template_is_used_and_headings_where_it_has_none(tokenizer
 
 def test_a_text_begins_as_the_tokenizer_says_and_once(tokenizer: Any) -> None:
     for frame in ("alpaca", "chat", "none"):
-        assert Framing(tokenizer, frame).row(TALK)[0].count(tokenizer.bos_token_id) == 1  # type: ignore[arg-type]
+        assert Framing(tokenizer, frame).row(TALK)[0].count(tokenizer.bos_token_id) == 1
     tokenizer.chat_template = STRICT
     strict = Framing(tokenizer, "chat")
     assert strict.row(TALK[1:])[0].count(tokenizer.bos_token_id) == 1

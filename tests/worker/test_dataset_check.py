@@ -140,7 +140,7 @@ def test_a_class_name_that_changes_what_is_shown_beside_it_is_refused(check: Che
     names = ["evil\x1b[2J", "two\nlines", "\u202egnp.tac", "half\x9b31m"]
     checked = check({"cats/good.png": picture("red")} | {f"{name}/a.png": picture("blue") for name in names})
     assert codes(checked) == {f"{name}/a.png": "invalid_label" for name in names}
-    assert [example.label for example in checked.examples] == ["cats"]
+    assert [example.annotation.label for example in checked.examples] == ["cats"]
 
 
 def test_without_an_image_nothing_is_kept(check: Checker) -> None:

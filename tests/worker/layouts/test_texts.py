@@ -292,7 +292,7 @@ def test_texts_are_a_content_that_training_reads_and_have_no_preview(check: Chec
     items = read_index(tmp_path / "content", ("messages",))
     assert [(i.messages, i.source) for i in items] == [(e.messages, e.source) for e in checked.examples]
     assert (summarize(items).sha256, summarize(items).holds) == (checked.sha256, ["messages"])
-    assert write_preview(checked.examples, tmp_path, tmp_path / "preview.png", pool) is False
+    assert write_preview(checked.examples, tmp_path / "preview.png") is False
 
 
 def test_texts_among_pictures_are_no_dataset_of_texts(check: Checker) -> None:
