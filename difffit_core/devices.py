@@ -59,7 +59,7 @@ def multiplies_bf16(device: torch.device) -> bool:
     """Whether the hardware itself does: an older GPU, where PyTorch emulates bf16, is many times as fast in fp32."""
     if device.type == "cuda":
         with torch.cuda.device(device):
-            return torch.cuda.is_bf16_supported(including_emulation=False)
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_avx512_bf16_supported())
 
 
