@@ -1,4 +1,4 @@
-"""The application factory: `uvicorn api.app:create_app --factory`."""
+"""The application factory, `create_app`; `python -m api` serves it."""
 
 import asyncio
 import re
@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 
 from api.dependencies import Resources
-from api.errors import install_error_handlers
+from api.errors import Failures, install_error_handlers
 from api.idempotency import Idempotency
 from api.keyring import KeyRing
 from api.limits import BodyLimits
@@ -20,6 +20,7 @@ from api.request_ids import RequestIds
 from api.routes import (
     adapters,
     datasets,
+    docs,
     evaluations,
     generate,
     health,
@@ -32,6 +33,8 @@ from api.routes import (
     uploads,
     webhooks,
 )
+from api.security_headers import SecurityHeaders
+from api.turns import DatabaseTurns
 from api.tus import TusHeaders
 from difffit_core.base_models import load_catalog
 from jobstore.database import make_engine, session_factory
@@ -53,11 +56,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         description=DESCRIPTION,
         lifespan=lambda app: _resources(app, settings),
         redirect_slashes=False,
+        openapi_url=None,  # see routes.docs
+        docs_url=None,
         redoc_url=None,
         middleware=[
             Middleware(RequestIds),
+            Middleware(SecurityHeaders),
             Middleware(TusHeaders),
-            Middleware(BodyLimits, max_bytes=settings.max_json_bytes, streamed=STREAMED),
+            Middleware(Failures),
+            Middleware(BodyLimits, max_bytes=settings.max_json_bytes, seconds=settings.request_seconds, streamed=STREAMED),
             Middleware(Idempotency),
         ],
     )
@@ -77,6 +84,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         tenants,
         webhooks,
         health,
+        docs,
     ):
         app.include_router(module.router)
     app.include_router(tenants.usage_router)
@@ -87,10 +95,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 @asynccontextmanager
 async def _resources(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
     """What lives as long as the process. Servers that are away keep nothing from starting: /readyz tells."""
-    engine, looking = (make_engine(settings.database_url.get_secret_value(), reading) for reading in (False, True))
-    sessions = session_factory(engine)
-    keyring = KeyRing(sessions)
-    notifications = Notifications(settings.database_url.get_secret_value(), keyring)
+    url, seconds = settings.database_url.get_secret_value(), settings.database_seconds
+    engine, looking = (make_engine(url, reading, answer_seconds=seconds) for reading in (False, True))
+    sessions, turns = session_factory(engine), DatabaseTurns(seconds)
+    keyring = KeyRing(sessions, turns)
+    notifications = Notifications(url, keyring)
     app.state.resources = Resources(
         settings=settings,
         sessions=sessions,
@@ -101,6 +110,7 @@ async def _resources(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
         keyring=keyring,
         rates=Rates(settings.redis_url.get_secret_value()),
         texts=TextReader(settings.redis_url.get_secret_value()),
+        turns=turns,
     )
     listening = asyncio.create_task(notifications.run())
     try:

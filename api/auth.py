@@ -4,8 +4,9 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.datastructures import Headers
 
-from api.dependencies import ResourcesDep
+from api.dependencies import Resources, ResourcesDep
 from api.errors import AuthenticationError, ForbiddenError
 from api.keyring import KeyWatch
 from jobstore.keys import OPERATOR, OpenedKey, Scope
@@ -36,6 +37,13 @@ async def authenticate(
 def _require(key: OpenedKey, scope: Scope) -> None:
     if not key.allows(scope):
         raise ForbiddenError(f"This needs a key with the scope `{scope}`; the scope of yours is `{key.scope}`.")
+
+
+async def opened_key(resources: Resources, headers: Headers) -> OpenedKey | None:
+    """The valid key of a request, for middleware; the route itself refuses any other."""
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    opened = await resources.keyring.open(key.strip()) if scheme.lower() == "bearer" else None
+    return opened if opened is not None and opened.state == "valid" else None
 
 
 CallerKey = Annotated[OpenedKey, Depends(authenticate)]

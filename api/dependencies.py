@@ -1,13 +1,13 @@
 """What the routes are given: the process's resources and a transaction; and the one place that filters rows by tenant."""
 
 import logging
-from asyncio import Semaphore
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ParamSpec, TypeVar
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, Request
 from fastapi.concurrency import contextmanager_in_threadpool
 from sqlalchemy import ColumnElement, Row, Select, String, func, select, true
@@ -17,10 +17,12 @@ from sqlalchemy.orm import InstrumentedAttribute, Session, sessionmaker
 from api.keyring import KeyRing
 from api.notifications import Notifications
 from api.rates import Rates
+from api.readiness import Readiness
 from api.together import Answer, Asked, Together
+from api.turns import DatabaseTurns
 from difffit_core.base_models import BaseModelEntry
 from difffit_core.errors import DiffFitError
-from jobstore.database import CONNECTIONS, Prepared, given
+from jobstore.database import Prepared, given
 from jobstore.errors import NotFoundError, StorageError
 from jobstore.objects import ObjectStore
 from jobstore.quotas import Fullness
@@ -30,7 +32,11 @@ from jobstore.text_stream import TextReader
 
 logger = logging.getLogger(__name__)
 
+P = ParamSpec("P")
+T = TypeVar("T")
 Owned = TypeVar("Owned", Dataset, Job, Adapter, Generation, Evaluation, Image, ApiKey, Webhook, Delivery, Upload)
+
+FILING_THREADS = 20  # that may wait for the object store
 
 NOUNS = {"ApiKey": "key"}  # what errors call a row whose class is called otherwise
 
@@ -50,26 +56,37 @@ class Resources:
     keyring: KeyRing
     rates: Rates
     texts: TextReader
+    turns: DatabaseTurns
+    readiness: Readiness = field(default_factory=Readiness)
     fullness: Fullness = field(default_factory=Fullness)
-    # A request keeps its connection while it waits for a thread. Were there as many such requests as connections, all
-    # threads could wait for a connection, and those that have one for a thread.
-    turns: Semaphore = field(default_factory=lambda: Semaphore(CONNECTIONS // 2))
+    # One thread takes forms apart, whatever many send: the event loop shares the interpreter with it alone.
+    lane: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(1))
+    filing: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(FILING_THREADS))
     gathered: dict[object, Together[Any, Any]] = field(default_factory=dict)  # by the function that answers
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
-        """The request boundary: commits, then does what `after_commit` noted, such as waking a worker."""
+        """The boundary of a transaction in a thread: commits, then does what `after_commit` noted, such as waking a worker."""
         with self.sessions.begin() as session:
             yield session
-        for action in session.info.pop("after_commit", []):
-            action()
+        finish(session)
+
+    async def in_store(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a function that asks the object store, in a thread: a slow store takes none of those of other work."""
+        return await to_thread.run_sync(partial(function, *args, **kwargs), limiter=self.filing)
 
     async def together(
         self, answer: Callable[["Resources", list[Asked]], Sequence[Answer | DiffFitError]], asked: Asked
     ) -> Answer:
         """What `answer` says of this request, which it is given with all others for it that come at the same time."""
-        gathering: Together[Asked, Answer] = self.gathered.setdefault(answer, Together(partial(answer, self)))
+        gathering: Together[Asked, Answer] = self.gathered.setdefault(answer, Together(partial(answer, self), self.turns.run))
         return await gathering.ask(asked)
+
+
+def finish(session: Session) -> None:
+    """Do what was noted for after the commit."""
+    for action in session.info.pop("after_commit", []):
+        action()
 
 
 def after_commit(session: Session, action: Callable[[], object]) -> None:
@@ -96,8 +113,10 @@ async def get_resources(request: Request) -> Resources:  # otherwise it would be
 
 
 async def get_transaction(resources: Annotated[Resources, Depends(get_resources)]) -> AsyncIterator[Session]:
-    async with resources.turns, contextmanager_in_threadpool(resources.transaction()) as session:
+    async with resources.turns.of_request(), contextmanager_in_threadpool(resources.sessions.begin()) as session:
         yield session
+    if "after_commit" in session.info:
+        await resources.in_store(finish, session)
 
 
 ResourcesDep = Annotated[Resources, Depends(get_resources)]
@@ -113,14 +132,22 @@ def owned_rows(model: type[Owned], tenant: str | ColumnElement[str]) -> Select[O
 
 
 def owned(
-    session: Session, model: type[Owned], row_id: str, tenant: str, param: str | None = None, keep: bool = False
+    session: Session,
+    model: type[Owned],
+    row_id: str,
+    tenant: str,
+    param: str | None = None,
+    keep: bool = False,
+    alone: bool = False,
 ) -> Owned:
     """The row; raises NotFoundError where there is none or it belongs to another tenant.
 
-    With `keep` nobody deletes it until the commit: for rows that come to name it.
+    With `keep` nobody deletes it until the commit: for rows that come to name it. With `alone` nobody changes it either.
     """
     rows = owned_rows(model, tenant).where(model.id == row_id)
-    found = session.scalar(rows.with_for_update(read=True) if keep else rows) if "\0" not in row_id else None
+    if keep or alone:
+        rows = rows.with_for_update(read=not alone)
+    found = session.scalar(rows) if "\0" not in row_id else None
     if found is None:
         raise not_found(model, row_id, param)
     return found

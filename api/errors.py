@@ -1,16 +1,20 @@
 """The one error shape of the API, and the one place that decides which status a failure answers with."""
 
 import logging
+import re
+from functools import cache
 from typing import Literal
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import iter_route_contexts
 from sqlalchemy.exc import DataError, InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.types import Scope
+from starlette.routing import compile_path
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.validation import explain
 from difffit_core.errors import AdapterError, DatasetError, DiffFitError, ModelError, SpecError
@@ -47,6 +51,12 @@ class ForbiddenError(DiffFitError):
     """The key is good, but not for this."""
 
     code = "scope_missing"
+
+
+class RequestTimeoutError(DiffFitError):
+    """The client is too slow."""
+
+    code = "request_timeout"
 
 
 class NotAcceptableError(DiffFitError):
@@ -98,6 +108,7 @@ STATUS: dict[type[DiffFitError], tuple[int, ErrorType]] = {
     ForbiddenError: (403, "permission"),
     NotFoundError: (404, "not_found"),
     NotAcceptableError: (406, "invalid_request"),
+    RequestTimeoutError: (408, "invalid_request"),
     ConflictError: (409, "conflict"),
     PreconditionError: (412, "invalid_request"),
     TooLargeError: (413, "too_large"),
@@ -128,6 +139,29 @@ def install_error_handlers(app: FastAPI) -> None:
         app.add_exception_handler(kind, answer)
 
 
+class Failures:
+    """ASGI middleware: what other middleware raises is answered as what a route raises."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def noting(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, noting)
+        except (DiffFitError, *DATABASE_AWAY) as error:
+            if started:
+                raise
+            response = await answer(Request(scope), error)
+            await response(scope, receive, send)
+
+
 async def answer(request: Request, error: Exception) -> JSONResponse:
     """The response to any exception that a route, a dependency or the framework raises."""
     if isinstance(error, HTTPException):
@@ -135,8 +169,25 @@ async def answer(request: Request, error: Exception) -> JSONResponse:
         kind: ErrorType = "not_found" if error.status_code == 404 else "invalid_request"
         response = error_response(request.scope, error.status_code, kind, DiffFitError(message, code=code))
         response.headers.update(error.headers or {})
+        if error.status_code == 405:
+            response.headers["allow"] = ", ".join(_allowed(request))
         return response
     return respond(request.scope, _as_difffit_error(request, error))
+
+
+def _allowed(request: Request) -> list[str]:
+    """The methods of all routes of this path: the framework names those of the first."""
+    path, methods = request.scope["path"], set[str]()
+    for context in iter_route_contexts(request.app.routes):
+        if context.path and _pattern(context.path).match(path):
+            methods |= set(context.methods or ())
+    return sorted(methods)
+
+
+@cache
+def _pattern(template: str) -> re.Pattern[str]:
+    """Of one of our own routes."""
+    return compile_path(template)[0]
 
 
 def respond(scope: Scope, error: DiffFitError) -> JSONResponse:
@@ -145,6 +196,8 @@ def respond(scope: Scope, error: DiffFitError) -> JSONResponse:
     response = error_response(scope, status, kind, error)
     if status == 401:
         response.headers["www-authenticate"] = "Bearer"
+    if status == 408:
+        response.headers["connection"] = "close"  # the rest of the body would be taken for another request
     if isinstance(error, QuotaError | InProgressError):
         response.headers["retry-after"] = str(error.retry_after)
     elif status == 503:
@@ -164,6 +217,10 @@ def error_response(scope: Scope, status: int, kind: ErrorType, error: DiffFitErr
     return JSONResponse({"error": content}, status, {"x-request-id": scope["state"]["request_id"]})
 
 
+def database_away() -> UnavailableError:
+    return UnavailableError("The database does not answer just now. Send the request again.", code="database_unavailable")
+
+
 def _as_difffit_error(request: Request, error: Exception) -> DiffFitError:
     if isinstance(error, DiffFitError):
         return error
@@ -177,7 +234,7 @@ def _as_difffit_error(request: Request, error: Exception) -> DiffFitError:
         return SpecError("A text in the request has a character that cannot be stored, such as NUL.", code="invalid_value")
     if isinstance(error, DATABASE_AWAY):
         logger.warning("The database does not answer: %s", error)
-        return UnavailableError("The database does not answer just now. Send the request again.", code="database_unavailable")
+        return database_away()
     if isinstance(error, ClientDisconnect):
         return BadRequestError("The client went away before the whole body had arrived.", code="client_disconnected")
     request_id = request.scope["state"]["request_id"]

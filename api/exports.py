@@ -10,7 +10,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from api.dependencies import after_commit
-from api.downloads import StoredFile
+from api.downloads import FileAnswer, attachment
 from api.errors import UnavailableError
 from api.schemas.adapters import ExportView
 from jobstore.dispatch import wake
@@ -33,8 +33,8 @@ def export_answer(session: Session, adapter: Adapter, export_format: ExportForma
     """
     export = find_or_queue(session, adapter, export_format)
     if export.status == "succeeded" and export.object_key is not None:
-        file = StoredFile(export.object_key, f"{adapter.id}.{export_format}.zip", export.bytes or 0, "application/zip")
-        return file.answer(store)
+        headers = attachment(f"{adapter.id}.{export_format}.zip")
+        return FileAnswer(store, export.object_key, "application/zip", headers, redirects=True)
     if export.status == "failed" and export.error is not None:
         kind = UnavailableError if export.error["code"] in ACCIDENTS else ConflictError
         raise kind(export.error["message"], code=export.error["code"], param=export.error["param"])

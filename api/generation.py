@@ -1,7 +1,6 @@
 """A generate request resolved: what the model takes is there, what it does not take is not, and every setting has a value."""
 
 import base64
-import binascii
 import difflib
 import secrets
 from dataclasses import dataclass
@@ -12,13 +11,15 @@ from difffit_core.buckets import Size, size_name
 from difffit_core.errors import SpecError
 from difffit_core.generation_spec import GenerationSpec, TextGenerationSpec
 from difffit_core.picture_size import check_size
-from difffit_core.tasks.config import TaskName
+from difffit_core.tasks.config import Frame, TaskName
 from jobstore.tables import Adapter
 
 MAX_RESULTS = 64  # images or texts, in one request
 TEMPERATURE, TOP_P = 0.7, 0.9  # where a request does not say
 RANDOM_SEEDS = 2**31  # short enough to be copied by hand
 SHOWN_LABELS = 20
+COMPARED_LABELS, COMPARED_CHARACTERS = 1000, 60  # with a label that is not known; all that takes a second at most
+DATA_URL = "data:image/"  # what may stand before the base64, as browsers write it
 PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF")  # how PNG, JPEG and WebP begin
 
 OF_PICTURES = {"steps", "guidance_scale", "scheduler", "width", "height"}
@@ -27,7 +28,7 @@ FIELDS: dict[TaskName, set[str]] = {
     "text-to-image": OF_PICTURES | {"prompts", "negative_prompt"},
     "dreambooth": OF_PICTURES | {"prompts", "negative_prompt"},
     "controlnet": OF_PICTURES | {"prompts", "negative_prompt", "condition_image"},
-    "instruction": {"prompts", "max_tokens", "temperature", "top_p"},
+    "instruction": {"prompts", "messages", "frame", "max_tokens", "temperature", "top_p"},
 }  # of a request, that models of a task take; all others are every model's
 
 
@@ -39,6 +40,7 @@ class Drawer:
     adapter: Adapter | None
     task: TaskName
     resolution: int | None  # side of the square pictures that it was trained on; none of a language model
+    frame: Frame | None = None  # what the prompts of a language model stand in
 
     @property
     def class_names(self) -> list[str]:
@@ -53,10 +55,10 @@ def generation_spec(request: GenerateRequest, model: Drawer) -> GenerationSpec |
     `context_exceeded`).
     """
     _check_fields(request, model)
-    given: list[str] | list[str | int] = request.labels or request.prompts or []
-    if len(given) * request.n > MAX_RESULTS:
+    given = len(request.labels or request.prompts or [""])  # messages are one conversation
+    if given * request.n > MAX_RESULTS:
         raise SpecError(
-            f"{len(given)} with {request.n} each are more than {MAX_RESULTS}. Send several requests.",
+            f"{given} with {request.n} each are more than {MAX_RESULTS}. Send several requests.",
             code="too_many_results",
             param="n",
         )
@@ -66,13 +68,16 @@ def generation_spec(request: GenerateRequest, model: Drawer) -> GenerationSpec |
     if model.task == "instruction":
         return TextGenerationSpec(
             prompts=prompts,
+            messages=[message.as_asked() for message in request.messages or []],
+            n=request.n if request.messages else 1,
+            frame=_frame(request, model),
             max_tokens=_max_tokens(request, model.base),
             temperature=TEMPERATURE if request.temperature is None else request.temperature,
             top_p=request.top_p or TOP_P,
             seed=seed,
             adapter_strength=strength,
         )
-    defaults, size = model.base.defaults, _size(request, model, len(given) * request.n)
+    defaults, size = model.base.defaults, _size(request, model, given * request.n)
     return GenerationSpec(
         labels=[index for label in request.labels or [] for index in [class_index(label, model.class_names)] * request.n],
         prompts=prompts,
@@ -97,13 +102,36 @@ def _check_fields(request: GenerateRequest, model: Drawer) -> None:
                 code="not_for_this_model",
                 param=field,
             )
-    for field in sorted(takes & {"labels", "prompts", "condition_image"}):
+    needs = takes & {"labels", "prompts", "condition_image"} - ({"prompts"} if request.messages else set())
+    if request.messages and request.prompts:
+        raise SpecError("Send either `prompts` or `messages`.", code="invalid_value", param="messages")
+    for field in sorted(needs):
         if getattr(request, field) is None:
             raise SpecError(f"A {model.task} model needs {field}.", code="missing_field", param=field)
+    if model.task == "instruction" and not all(prompt.strip() for prompt in request.prompts or []):
+        raise SpecError("A language model has nothing to answer to an empty prompt.", code="invalid_value", param="prompts")
     if model.adapter is None and request.adapter_strength is not None:
         raise SpecError(
             "adapter_strength is of an `adapter`; a base model has none.", code="no_adapter", param="adapter_strength"
         )
+
+
+def _frame(request: GenerateRequest, model: Drawer) -> Frame:
+    """As asked for, or as the adapter was trained; a base is asked in its own chat template, where it has one."""
+    own = request.frame or model.frame or ("chat" if request.messages or model.base.has_chat_template() else "none")
+    if request.messages and own == "none":
+        raise SpecError(
+            "Messages stand in a frame, and this model has none: send `prompts`, or name the `frame` alpaca or chat.",
+            code="not_for_this_model",
+            param="messages",
+        )
+    if request.messages and request.messages[-1].role == "assistant":
+        raise SpecError(
+            "The last of the messages is the assistant's own: end with what it is to answer.",
+            code="invalid_value",
+            param="messages",
+        )
+    return own
 
 
 def _max_tokens(request: GenerateRequest, base: BaseModelEntry) -> int | None:
@@ -148,7 +176,8 @@ def class_index(label: str | int, names: list[str]) -> int:
         return label
     if isinstance(label, str) and label in names:
         return names.index(label)
-    near = difflib.get_close_matches(label, names, n=1) if isinstance(label, str) else []
+    comparable = isinstance(label, str) and len(label) <= COMPARED_CHARACTERS
+    near = difflib.get_close_matches(str(label), names[:COMPARED_LABELS], n=1) if comparable else []
     hint = f"Did you mean {near[0]!r}? " if near else ""
     shown = ", ".join(names[:SHOWN_LABELS]) + (", …" if len(names) > SHOWN_LABELS else "")
     raise SpecError(
@@ -159,13 +188,18 @@ def class_index(label: str | int, names: list[str]) -> int:
 
 
 def condition_picture(request: GenerateRequest) -> bytes | None:
-    """The condition picture's file; raises SpecError (`not_an_image`). A worker decodes it."""
-    if request.condition_image is None:
-        return None
+    """The condition picture's file; None where there is none, or what was sent is none. A worker decodes it."""
+    encoded = request.condition_image or ""
+    if encoded.startswith(DATA_URL):
+        encoded = encoded.partition(",")[2]
     try:
-        data = base64.b64decode(request.condition_image, validate=True)
-    except binascii.Error:
+        data = base64.b64decode(encoded, validate=True)
+    except ValueError:
         data = b""
-    if not data.startswith(PICTURES):
+    return data if data.startswith(PICTURES) else None
+
+
+def check_condition(request: GenerateRequest, stored: str | None) -> None:
+    """Raise SpecError (`not_an_image`) where something was sent as a condition picture that was not `stored`, being none."""
+    if request.condition_image is not None and stored is None:
         raise SpecError("condition_image is no PNG, JPEG or WebP file in base64.", code="not_an_image", param="condition_image")
-    return data

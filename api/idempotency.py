@@ -7,7 +7,8 @@ import asyncio
 import hashlib
 import logging
 import re
-from collections.abc import AsyncIterator
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from typing import Annotated
@@ -15,15 +16,13 @@ from typing import Annotated
 from fastapi import Depends, Header
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.auth import opened_key
 from api.dependencies import Resources
-from api.errors import respond
 from jobstore import idempotency
-from jobstore.errors import ConflictError
 from jobstore.idempotency import MAX_BODY, MAX_KEY, RENEW_SECONDS, Claim
 from jobstore.tables import IdempotencyKey
 
@@ -35,7 +34,8 @@ PLAIN = re.compile(rf"[\x21-\x7e]{{1,{MAX_KEY}}}")
 # Their answers hold a secret that is stored nowhere: a repeated request is answered with what GET says of the thing.
 SHOWN_ONCE = ("/keys", "/tenants", "/webhooks")
 PREFIX_BYTES = 64 * 1024  # of an upload that tell it from another, beside its length
-LONGEST_BOUNDARY = 70  # characters, by RFC 2046
+READ_BYTES = 2 * PREFIX_BYTES  # what is left of it without boundaries is that, unless it holds little else
+EVENT_STREAM = "text/event-stream"
 
 _claim: ContextVar[Claim | None] = ContextVar("claim", default=None)
 
@@ -82,32 +82,34 @@ class Idempotency:
         headers = Headers(scope=scope) if scope["type"] == "http" and scope["method"] == "POST" else Headers()
         key = headers.get(HEADER, "")
         resources: Resources | None = scope["app"].state.resources if PLAIN.fullmatch(key) else None
-        tenant = await _tenant(resources, headers) if resources is not None else None
-        if resources is None or tenant is None:
+        opened = await opened_key(resources, headers) if resources is not None else None
+        if resources is None or opened is None or not opened.allows("write"):
             await self.app(scope, receive, send)
             return
         fingerprint, receive = await _fingerprint(scope, headers, receive)
-        try:
-            found = await run_in_threadpool(_begin, resources, tenant, key, fingerprint)
-        except ConflictError as error:
-            await respond(scope, error)(scope, receive, send)
-            return
+        found = await resources.turns.run(_begin, resources, opened.tenant_id, key, fingerprint)
         if isinstance(found, Claim):
             await self._first(found, resources, scope, receive, send)
         else:
             await self._again(found, scope, receive, send)
 
     async def _first(self, claim: Claim, resources: Resources, scope: Scope, receive: Receive, send: Send) -> None:
-        """Carry the request out, and store its answer before it is sent."""
-        answer = _Answer()
+        """Carry the request out, and store its answer before it is sent. A stream is sent as it comes, and not stored."""
+
+        async def keep(answer: _Answer) -> None:
+            secret, large = scope["path"].startswith(SHOWN_ONCE), len(answer.body) > MAX_BODY
+            body = None if answer.streams or secret or large else bytes(answer.body)
+            await resources.turns.run(_finish, resources, claim, answer.status, answer.media_type, body)
+
+        answer = _Answer(send, keep)
         token = _claim.set(claim)
         try:
             async with _kept_alive(claim, resources):
                 await self.app(scope, receive, answer.take)
         finally:
             _claim.reset(token)
-            body = None if scope["path"].startswith(SHOWN_ONCE) or len(answer.body) > MAX_BODY else bytes(answer.body)
-            await run_in_threadpool(_finish, resources, claim, answer.status, answer.headers.get("content-type", ""), body)
+            if not answer.streams:
+                await keep(answer)
         for message in answer.messages:
             await send(message)
 
@@ -126,14 +128,7 @@ class Idempotency:
             await send(message)
 
         looking = {"method": "GET", "path": row.location, "raw_path": str(row.location).encode(), "query_string": b""}
-        await self.app({**scope, **looking}, _no_body, send_as_created)
-
-
-async def _tenant(resources: Resources, headers: Headers) -> str | None:
-    """The tenant of a key that may create things; the route itself refuses any other."""
-    scheme, _, key = headers.get("authorization", "").partition(" ")
-    opened = await resources.keyring.open(key.strip()) if scheme.lower() == "bearer" else None
-    return opened.tenant_id if opened is not None and opened.state == "valid" and opened.allows("write") else None
+        await self.app({**scope, **looking}, receive, send_as_created)
 
 
 async def _fingerprint(scope: Scope, headers: Headers, receive: Receive) -> tuple[str, Receive]:
@@ -143,19 +138,19 @@ async def _fingerprint(scope: Scope, headers: Headers, receive: Receive) -> tupl
     without the boundary, which is another each time.
     """
     boundary = headers.get("content-type", "").partition("boundary=")[2].strip('"').encode() or b"\0none\0"
-    read: list[Message] = []
-    seen, more = b"", "content-length" in headers or "transfer-encoding" in headers
-    while more and len(seen.replace(boundary, b"")) < PREFIX_BYTES + LONGEST_BOUNDARY:
+    read, seen = deque[Message](), bytearray()
+    more = "content-length" in headers or "transfer-encoding" in headers
+    while more and len(seen) < READ_BYTES:
         message = await receive()
         read.append(message)
         seen += message.get("body", b"")
         more = message["type"] == "http.request" and message.get("more_body", False)
-    counted = seen.replace(boundary, b"")[:PREFIX_BYTES] if more or boundary in seen else seen
+    counted = seen[:READ_BYTES].replace(boundary, b"")[:PREFIX_BYTES] if more or boundary in seen else seen
     request = f"{scope['path']}?{scope['query_string'].decode('latin-1')} {headers.get('content-length')}"
     digest = hashlib.sha256(request.encode() + b"\0" + counted).hexdigest()
 
     async def from_the_beginning() -> Message:
-        return read.pop(0) if read else await receive()
+        return read.popleft() if read else await receive()
 
     return digest, from_the_beginning
 
@@ -168,7 +163,7 @@ async def _kept_alive(claim: Claim, resources: Resources) -> AsyncIterator[None]
         while True:
             await asyncio.sleep(RENEW_SECONDS)
             try:
-                await run_in_threadpool(_renew, resources, claim)
+                await resources.turns.run(_renew, resources, claim)
             except SQLAlchemyError as error:
                 logger.warning("An Idempotency-Key could not be renewed: %s", error)
 
@@ -182,23 +177,28 @@ async def _kept_alive(claim: Claim, resources: Resources) -> AsyncIterator[None]
 
 
 class _Answer:
-    """The messages of an answer, held back."""
+    """The messages of an answer, held back until it is kept. Of a stream that is before its first event."""
 
-    def __init__(self) -> None:
+    def __init__(self, send: Send, keep: Callable[["_Answer"], Awaitable[None]]) -> None:
         self.messages: list[Message] = []
-        self.status = 500
-        self.headers = Headers()
+        self.status, self.media_type = 500, ""
         self.body = bytearray()
+        self._send, self._keep = send, keep
+
+    @property
+    def streams(self) -> bool:
+        return self.media_type.startswith(EVENT_STREAM)
 
     async def take(self, message: Message) -> None:
-        self.messages.append(message)
         if message["type"] == "http.response.start":
-            self.status, self.headers = message["status"], Headers(raw=message["headers"])
+            self.status, self.media_type = message["status"], Headers(raw=message["headers"]).get("content-type", "")
+            if self.streams:
+                await self._keep(self)
+        if self.streams:
+            await self._send(message)
+            return
+        self.messages.append(message)
         self.body += message.get("body", b"")
-
-
-async def _no_body() -> Message:
-    return {"type": "http.request", "body": b"", "more_body": False}
 
 
 def _begin(resources: Resources, tenant: str, key: str, fingerprint: str) -> Claim | IdempotencyKey:

@@ -4,8 +4,8 @@ import time
 from dataclasses import dataclass
 
 from sqlalchemy.orm import Session, sessionmaker
-from starlette.concurrency import run_in_threadpool
 
+from api.turns import DatabaseTurns
 from jobstore.keys import OpenedKey, hash_key, open_key
 
 KEPT_SECONDS = 60.0  # then a key is looked up again, which notes its use
@@ -25,9 +25,9 @@ class KeyRing:
     It trusts what it keeps only while the process hears of such changes (`listening`).
     """
 
-    def __init__(self, sessions: sessionmaker[Session]) -> None:
+    def __init__(self, sessions: sessionmaker[Session], turns: DatabaseTurns) -> None:
         self.listening = False
-        self._sessions = sessions
+        self._sessions, self._turns = sessions, turns
         self._kept: dict[str, Kept] = {}
         self._changes = 0
 
@@ -38,7 +38,7 @@ class KeyRing:
         if kept is not None and self.listening and time.monotonic() < kept.until:
             return kept.key
         changes, now = self._changes, time.monotonic()
-        opened = await run_in_threadpool(self._look_up, key)
+        opened = await self._turns.run(self._look_up, key)
         # A change that was heard meanwhile may be one of this key, and the look-up may have been before it.
         if opened is not None and opened.state == "valid" and changes == self._changes:
             self._kept[digest] = Kept(opened, min(opened.expires, now + KEPT_SECONDS))

@@ -1,11 +1,10 @@
 """A multipart body read as a stream: the parts and their bytes in order, nothing kept."""
 
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from fastapi import Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, MultipartState, parse_options_header
+from starlette.datastructures import Headers
 
 from api.errors import BadRequestError, MediaTypeError
 
@@ -23,23 +22,31 @@ class PartEnds:
 Event = PartBegins | bytes | PartEnds
 
 
-async def read_multipart(request: Request) -> AsyncIterator[Event]:
-    """For each part: PartBegins, its bytes in chunks as the network gives them, PartEnds."""
-    content_type, options = parse_options_header(request.headers.get("content-type"))
-    if content_type != b"multipart/form-data":
-        raise MediaTypeError("Send the files as multipart/form-data, in the field `file`.", param="content-type")
-    events: list[Event] = []
-    try:
-        parser = _parser(options.get(b"boundary", b""), events)
-        async for chunk in request.stream():
-            parser.write(chunk)
-            for event in events:
-                yield event
-            events.clear()
-    except FormParserError as error:
-        raise _malformed(str(error)) from error
-    if parser.state != MultipartState.END:
-        raise _malformed("it ends in the middle of a part")
+class MultipartReader:
+    """Takes a body apart as it arrives. Raises MediaTypeError for another kind of body, BadRequestError where it is damaged."""
+
+    def __init__(self, headers: Headers) -> None:
+        content_type, options = parse_options_header(headers.get("content-type"))
+        if content_type != b"multipart/form-data":
+            raise MediaTypeError("Send the files as multipart/form-data, in the field `file`.", param="content-type")
+        self._events: list[Event] = []
+        try:
+            self._parser = _parser(options.get(b"boundary", b""), self._events)
+        except FormParserError as error:
+            raise _malformed(str(error)) from error
+
+    def feed(self, chunk: bytes) -> list[Event]:
+        """What the next bytes of the body hold; for each part PartBegins, its bytes as they come, PartEnds."""
+        self._events.clear()
+        try:
+            self._parser.write(chunk)
+        except FormParserError as error:
+            raise _malformed(str(error)) from error
+        return self._events
+
+    def end(self) -> None:
+        if self._parser.state != MultipartState.END:
+            raise _malformed("it ends in the middle of a part")
 
 
 def _parser(boundary: bytes, events: list[Event]) -> MultipartParser:

@@ -10,7 +10,6 @@ from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
-from starlette.concurrency import run_in_threadpool
 
 from api.dependencies import Resources, after_commit, owned_rows
 from api.notifications import wait
@@ -62,11 +61,11 @@ async def finish(resources: Resources, draft: Draft, seconds: float) -> Plan:
     """The plan as soon as its estimate is there, or after so many seconds without."""
     deadline = time.monotonic() + seconds
     if draft.estimate_id is None:
-        return (await run_in_threadpool(_look, resources, draft))[0]
+        return (await resources.turns.run(_look, resources, draft))[0]
     with resources.notifications.subscribe(("estimate", draft.estimate_id)) as changed:
         while True:
             changed.clear()
-            plan, ended = await run_in_threadpool(_look, resources, draft)
+            plan, ended = await resources.turns.run(_look, resources, draft)
             left = deadline - time.monotonic()
             if ended or left <= 0:
                 return plan

@@ -4,7 +4,6 @@ import json
 from collections.abc import AsyncIterator, Sequence
 
 from sqlalchemy import Select, select
-from starlette.concurrency import run_in_threadpool
 
 from api.dependencies import Resources
 from api.keyring import KeyWatch
@@ -28,7 +27,7 @@ async def stream_events(resources: Resources, key: KeyWatch, job_id: str, sequen
             changed.clear()
             if not await key.opens():
                 return
-            ended, events = await run_in_threadpool(_read, resources, job_id, sequence)
+            ended, events = await resources.turns.run(_read, resources, job_id, sequence)
             for event in events:
                 yield _format(event)
                 sequence = event.sequence

@@ -1,11 +1,10 @@
 """Requests of one kind that come at the same time are answered together: in one turn of a thread, by one transaction."""
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import Generic, TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Generic, TypeVar
 
 from sqlalchemy.exc import DataError
-from starlette.concurrency import run_in_threadpool
 
 from difffit_core.errors import DiffFitError
 
@@ -22,8 +21,13 @@ class Together(Generic[Asked, Answer]):
     answer to each request, or the error that this one ends with, in their order; what it raises is the answer to all of them.
     """
 
-    def __init__(self, answer: Callable[[list[Asked]], Sequence[Answer | DiffFitError]]) -> None:
-        self._answer = answer
+    def __init__(
+        self,
+        answer: Callable[[list[Asked]], Sequence[Answer | DiffFitError]],
+        in_thread: Callable[[Callable[[list[Asked]], Any], list[Asked]], Awaitable[Any]],
+    ) -> None:
+        """`in_thread` runs a function with its argument in a thread."""
+        self._answer, self._in_thread = answer, in_thread
         self._waiting: list[tuple[Asked, asyncio.Future[Answer]]] = []
         self._working: asyncio.Task[None] | None = None
 
@@ -38,7 +42,7 @@ class Together(Generic[Asked, Answer]):
     async def _work(self) -> None:
         while self._waiting:
             batch, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
-            answers = await run_in_threadpool(self._answers, [asked for asked, _ in batch])
+            answers = await self._answers_to([asked for asked, _ in batch])
             for (_, answered), answer in zip(batch, answers, strict=True):
                 if answered.done():  # its client went away
                     continue
@@ -46,6 +50,13 @@ class Together(Generic[Asked, Answer]):
                     answered.set_exception(answer)
                 else:
                     answered.set_result(answer)
+
+    async def _answers_to(self, asked: list[Asked]) -> Sequence[Answer | Exception]:
+        try:
+            found: Sequence[Answer | Exception] = await self._in_thread(self._answers, asked)
+        except DiffFitError as error:  # no thread was free in time
+            return [error] * len(asked)
+        return found
 
     def _answers(self, asked: list[Asked]) -> Sequence[Answer | Exception]:
         try:

@@ -38,6 +38,9 @@ ALLOWED = {
     "model_attributes_type": "a JSON object",
 }
 
+SHOWN = 60  # characters of what was sent; longer texts are neither shown nor compared with what is known
+SHOWN_PATH = 200
+
 Path = list[str | int]
 
 
@@ -71,13 +74,14 @@ def _field(finding: dict[str, Any], body: Any) -> tuple[Path, set[str]]:
 
 
 def _one_error(findings: list[dict[str, Any]], path: Path, known: list[str]) -> SpecError:
-    kind, param = findings[0]["type"], ".".join(map(str, path)) or None
+    kind, param = findings[0]["type"], _joined(path)
     if kind in {"missing", "union_tag_not_found"}:
         if param is None:
             return SpecError("The request has no body. Send a JSON object.", code="missing_body")
         return SpecError(f"`{param}` is missing.", code="missing_field", param=param)
     if kind == "extra_forbidden":
-        near = difflib.get_close_matches(str(path[-1]), known, n=1)
+        name = str(path[-1])
+        near = difflib.get_close_matches(name, known, n=1) if len(name) <= SHOWN else []
         hint = f"Did you mean `{near[0]}`? " if near else ""
         listed = f"{hint}Known here: {', '.join(known)}." if known else "Leave it out."
         return SpecError(f"`{param}` is not a known field. {listed}", code="unknown_field", param=param)
@@ -89,6 +93,11 @@ def _one_error(findings: list[dict[str, Any]], path: Path, known: list[str]) -> 
     return SpecError(f"`{param or 'The body'}` must be {allowed}{shown}.", code=code, param=param)
 
 
+def _joined(path: Path) -> str | None:
+    text = ".".join(str(segment)[: SHOWN_PATH + 1] for segment in path)
+    return (text if len(text) <= SHOWN_PATH else f"{text[:SHOWN_PATH]}…") or None
+
+
 def _allowed(finding: dict[str, Any]) -> str:
     template = ALLOWED.get(finding["type"])
     context = {key: f"{value:g}" if isinstance(value, float) else value for key, value in finding.get("ctx", {}).items()}
@@ -97,10 +106,10 @@ def _allowed(finding: dict[str, Any]) -> str:
 
 def _shown(value: Any) -> str:
     """What was sent, where it is short enough to be shown."""
-    if isinstance(value, dict | list):
+    if isinstance(value, dict | list) or (isinstance(value, str) and len(value) > SHOWN):
         return ""
     text = json.dumps(value, default=str)
-    return f", not {text}" if len(text) <= 60 else ""
+    return f", not {text}" if len(text) <= SHOWN else ""
 
 
 def _known_fields(route: object, path: Path, tags: set[str]) -> list[str]:

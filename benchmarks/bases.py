@@ -82,13 +82,13 @@ BASES = {
 
 def base_in(folder: Path, name: str) -> BaseModelEntry:
     """The base of that name, which has a folder of configs in `folder` from then on, or one of the catalog."""
-    emoji = get_base_model(load_catalog(), "emoji-dit")
-    if name == emoji.id:
-        return emoji
+    catalog = load_catalog()
+    if name not in BASES:
+        return get_base_model(catalog, name)
     path, base = folder / name, BASES[name]
     if not path.exists():
         _write(path, base)
-    return BaseModelEntry.in_folder(name, path, emoji.defaults, base.family)
+    return BaseModelEntry.in_folder(name, path, catalog["emoji-dit"].defaults, base.family)
 
 
 def _write(folder: Path, base: Base) -> None:

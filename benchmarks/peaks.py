@@ -12,9 +12,9 @@ from difffit_core.spec import TrainingSpec
 STEPS = 3  # the second step is the first whose optimiser has its state
 
 
-def warm_up(device: torch.device) -> None:
+def warm_up(device: torch.device, bases: Path) -> None:
     """Let PyTorch allocate what it allocates once, whatever is trained."""
-    training = Training(load(job(base_in(Path(), "emoji-dit"), "bitfit", 1, batch_size=1), device))
+    training = Training(load(job(base_in(bases, "dit-small"), "bitfit", 2, batch_size=1), device))
     for _ in range(STEPS):
         training()
 

@@ -70,7 +70,7 @@ def main() -> None:
     arguments = parser.parse_args()
     device = pick_device(arguments.device)
     if arguments.peak_of:
-        warm_up(device)
+        warm_up(device, arguments.bases)
         print(peak_bytes(resolved(arguments.peak_of, arguments.bases), device))
         return
     found = compare(device)

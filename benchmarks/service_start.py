@@ -101,7 +101,7 @@ def api_ready_seconds(api: int) -> float:
     environ = (Path("/proc") / str(api) / "environ").read_bytes().split(b"\0")
     environment = dict(entry.decode().split("=", 1) for entry in environ if b"=" in entry)
     began = time.monotonic()
-    command = [sys.executable, "-m", "uvicorn", "api.app:create_app", "--factory", "--port", "0", "--log-level", "info"]
+    command = [sys.executable, "-m", "api", "--port", "0", "--log-level", "info"]
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         next(line for line in process.stderr if "Uvicorn running" in line)

@@ -71,7 +71,8 @@ def running_api(key: str, app: str = "api.app:create_app", **settings: str) -> I
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = str(probe.getsockname()[1])
-        command = [sys.executable, "-m", "uvicorn", app, "--factory", "--port", port, "--log-level", "error"]
+        command = [sys.executable, "-m", "uvicorn", app, "--factory", "--http", "api.connections:Connection", "--ws", "none"]
+        command += ["--port", port, "--log-level", "error"]
         process = subprocess.Popen(command, env=os.environ | environment)
         stack.callback(process.wait)
         stack.callback(process.terminate)

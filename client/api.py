@@ -158,7 +158,8 @@ class Client(Connection):
         try:
             with connect_sse(self._http, "GET", path, headers=headers, timeout=STREAM_TIMEOUT) as source:
                 raise_for_refusal(source.response)
-                yield from _events(source)
+                if source.response.status_code != 204:  # the job has ended, and nothing follows
+                    yield from _events(source)
         except (httpx.TransportError, SSEError) as error:
             raise self._unreachable(error) from error
 

@@ -1,6 +1,6 @@
 """Turn noise into pictures: the denoising loop with classifier-free guidance, one seed for each image."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +16,30 @@ from difffit_core.latents import at_once
 
 # Below this log signal-to-noise ratio DPM-Solver++ overflows on cosine schedules, whose last step is almost pure noise.
 LAMBDA_MIN = -5.1
+OURS = ("variance_type", "clip_sample", "thresholding", "algorithm_type", "timestep_spacing")  # what `scheduler_settings` sets
 
 Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def make_scheduler(base: Path, name: Scheduler, learned_variance: bool) -> Any:
     """A fresh diffusers scheduler of the base's noise schedule."""
-    config = dict(DDPMScheduler.load_config(base, subfolder="scheduler"))
-    for ours in ("variance_type", "clip_sample", "thresholding", "algorithm_type", "timestep_spacing"):
-        config.pop(ours, None)
+    config = DDPMScheduler.load_config(base, subfolder="scheduler")
+    kind, settings = scheduler_settings(config, name, learned_variance)
+    # What one kind of scheduler is told means nothing to another.
+    return kind.from_config({key: value for key, value in config.items() if key not in OURS}, **settings)
+
+
+def scheduler_settings(config: Mapping[str, Any], name: Scheduler, learned_variance: bool) -> tuple[Any, dict[str, Any]]:
+    """The class and what `from_config` must be told besides a base's own config, whatever that says of it."""
+    common = {"thresholding": False}
     if name == "ddpm":
         variance = "learned_range" if learned_variance else "fixed_small"
-        return DDPMScheduler.from_config(config, clip_sample=False, variance_type=variance)
+        return DDPMScheduler, common | {"clip_sample": False, "timestep_spacing": "leading", "variance_type": variance}
     if name == "ddim":
-        return DDIMScheduler.from_config(config, clip_sample=False, timestep_spacing="trailing")
-    cosine = config["beta_schedule"] == "squaredcos_cap_v2"
-    return DPMSolverMultistepScheduler.from_config(
-        config, algorithm_type="dpmsolver++", lambda_min_clipped=LAMBDA_MIN if cosine else -float("inf")
-    )
+        return DDIMScheduler, common | {"clip_sample": False, "timestep_spacing": "trailing"}
+    solver = {"algorithm_type": "dpmsolver++", "timestep_spacing": "linspace", "variance_type": None}
+    clipped = {"lambda_min_clipped": LAMBDA_MIN} if config["beta_schedule"] == "squaredcos_cap_v2" else {}
+    return DPMSolverMultistepScheduler, common | solver | clipped
 
 
 def learns_variance(model: Any) -> bool:

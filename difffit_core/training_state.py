@@ -74,6 +74,7 @@ class TrainingState:
             fused=True,
         )
         self.ema = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+        self._orders: dict[str, tuple[int, Tensor]] = {}
 
     def batch_indices(self, buckets: Sequence[Sequence[Tensor]]) -> tuple[int, Tensor]:
         """The bucket of the next step and its examples `[B]`, where `buckets` are the examples of each class in each bucket.
@@ -101,11 +102,15 @@ class TrainingState:
     def _in_shuffled_epochs(self, members: Tensor, stream: str, turns: Sequence[int]) -> list[Tensor]:
         """Whose turn it is at each of `turns`, where all `members` have one in every epoch, in another order each time."""
         count = len(members)
-        orders = {
-            epoch: torch.randperm(count, generator=random_generator(self.seed, stream, epoch))
-            for epoch in {turn // count for turn in turns}
-        }
-        return [members[orders[turn // count][turn % count]] for turn in turns]
+        return [members[self._order(count, stream, turn // count)[turn % count]] for turn in turns]
+
+    def _order(self, count: int, stream: str, epoch: int) -> Tensor:
+        """A shuffled order `[count]`. That of a stream's last epoch is kept: a class is asked for one example at a time."""
+        kept_epoch, order = self._orders.get(stream, (-1, torch.empty(0)))
+        if (kept_epoch, len(order)) != (epoch, count):
+            order = torch.randperm(count, generator=random_generator(self.seed, stream, epoch))
+            self._orders[stream] = epoch, order
+        return order
 
     def update(self) -> None:
         """One optimiser step from the gradients that lie in the parameters, then the EMA's.

@@ -6,6 +6,7 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
+from psycopg.pq import TransactionStatus
 from sqlalchemy import (
     BindParameter,
     CursorResult,
@@ -35,25 +36,61 @@ READING_CONNECTIONS = 5  # beside those; a look takes less than a millisecond
 IDLE_IN_TRANSACTION_SECONDS = 20
 CONNECT_SECONDS = 5
 RESTED_SECONDS = 1.0
+PING_SECONDS = 2.0
+WAKE_SECONDS = 0.1  # how often a wait looks at the clock
+SERVER_SHARE = 0.8  # of the time that a client waits: then the server gives up first, and the connection stays good
 DIALECT = create_engine("postgresql+psycopg://").dialect
 
 
-def make_engine(url: str, reading: bool = False) -> Engine:
+def make_engine(url: str, reading: bool = False, answer_seconds: float | None = None) -> Engine:
     """An engine over psycopg 3. A connection that the server has closed meanwhile is replaced before it is used.
 
     `reading`: for single looks. Each query is a transaction of its own, which saves the ways there and back of two more.
+    `answer_seconds`: nothing waits longer for a connection, or for the answer to a statement; both end in an error by which
+    `errors.DATABASE_AWAY` of the API knows that the server is away. None waits for ever, as migrations have to.
     """
     # Queries here are short: compiling one would take longer than running it.
     options = f"-c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_SECONDS * 1000} -c jit=off"
+    limits: dict[str, Any] = {"connect_timeout": CONNECT_SECONDS}
+    if answer_seconds is not None:
+        options += f" -c statement_timeout={int(answer_seconds * SERVER_SHARE * 1000)}"
+        # libpq counts in whole seconds, and takes one for two.
+        limits = {"connect_timeout": max(2, int(min(CONNECT_SECONDS, answer_seconds)))}
     engine = create_engine(
         url,
         pool_size=READING_CONNECTIONS if reading else CONNECTIONS,
         max_overflow=0,  # such connections would be opened anew for every request
-        connect_args={"options": options, "connect_timeout": CONNECT_SECONDS},
+        connect_args={"options": options, **limits},
         **({"isolation_level": "AUTOCOMMIT"} if reading else {}),
+        **({} if answer_seconds is None else {"pool_timeout": answer_seconds}),
     )
+    if answer_seconds is not None:
+        _answer_within(engine, answer_seconds)
     _check_rested_connections(engine)
     return engine
+
+
+class PromptConnection(psycopg.Connection[Any]):
+    """A connection whose server answers in time, or that is closed: a server that is stopped says nothing, for ever."""
+
+    answer_seconds: float | None = None
+
+    def wait(self, gen: Any, interval: float = WAKE_SECONDS, timeout: float | None = None) -> Any:
+        try:
+            return super().wait(gen, interval, self.answer_seconds if timeout is None else timeout)
+        except psycopg.OperationalError:
+            if self.pgconn.transaction_status == TransactionStatus.ACTIVE:  # it has not answered
+                self.close()
+            raise
+
+
+def _answer_within(engine: Engine, seconds: float) -> None:
+    def connect(_dialect: object, _record: object, arguments: tuple[str, ...], options: dict[str, Any]) -> PromptConnection:
+        connection = PromptConnection.connect(*arguments, **options)
+        connection.answer_seconds = seconds
+        return connection
+
+    event.listen(engine, "do_connect", connect)
 
 
 def _check_rested_connections(engine: Engine) -> None:
@@ -74,12 +111,19 @@ def _check_rested_connections(engine: Engine) -> None:
             if _readable(connection):
                 raise DisconnectionError("The server has closed the connection.")
             if time.monotonic() > returned_at + RESTED_SECONDS:
-                engine.dialect.do_ping(connection)
+                _ping(engine, connection)
         except psycopg.Error as error:  # the pool opens another
             raise DisconnectionError(str(error)) from error
 
     event.listen(engine, "checkin", on_return)
     event.listen(engine, "checkout", on_use)
+
+
+def _ping(engine: Engine, connection: Any) -> None:
+    patience = getattr(connection, "answer_seconds", None)
+    connection.answer_seconds = PING_SECONDS
+    engine.dialect.do_ping(connection)
+    connection.answer_seconds = patience
 
 
 def _readable(connection: Any) -> bool:

@@ -24,3 +24,9 @@ def new_id(prefix: Prefix) -> str:
         # Within a millisecond, or when the clock is set back, by a random step: forked processes share what came before.
         _last = value = fresh if fresh >> 80 > _last >> 80 else _last + 1 + secrets.randbits(64)
     return f"{prefix}_" + "".join(ALPHABET[(value >> shift) & 31] for shift in range(125, -1, -5))
+
+
+def is_id(text: str, prefix: Prefix) -> bool:
+    """Whether `new_id` could have made this of that prefix."""
+    kind, _, rest = text.partition("_")
+    return kind == prefix and len(rest) == 26 and set(rest) <= set(ALPHABET)

@@ -82,7 +82,7 @@ class Launcher:
             self._up(server.part.name)
 
     def _start_services(self) -> None:
-        api = ["uvicorn", "api.app:create_app", "--factory", "--host", self.host, "--port", str(self.port)]
+        api = ["api", "--host", self.host, "--port", str(self.port)]
         # Open event streams would hold the API for ever.
         self._add_service("api", [*api, "--timeout-graceful-shutdown", "5"], lambda: _answers(f"{self.url}/readyz"))
         for queue in QUEUES:

@@ -1,7 +1,7 @@
 """The object store: files under keys such as `datasets/ds_…/upload`, in a local folder or a bucket, always streamed."""
 
 import re
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -99,6 +99,12 @@ class ObjectStore:
             found = obstore.get(self._store, key)
         return _chunks(key, found.stream(min_chunk_size=CHUNK_BYTES))
 
+    async def open(self, key: str) -> tuple[int, AsyncIterator[bytes]]:
+        """How many bytes the file has, and these in chunks, without a thread that waits for them. A missing key raises here."""
+        with _failures(key):
+            found = await obstore.get_async(self._store, key)
+        return found.meta["size"], _chunks_as_they_come(key, found.stream(min_chunk_size=CHUNK_BYTES))
+
     def get_to_file(self, key: str, path: Path) -> None:
         self.get_joined([key], path)
 
@@ -166,6 +172,12 @@ class ObjectStore:
 def _chunks(key: str, stream: Iterable[Any]) -> Iterator[bytes]:
     with _failures(key):
         for chunk in stream:
+            yield bytes(chunk)
+
+
+async def _chunks_as_they_come(key: str, stream: AsyncIterable[Any]) -> AsyncIterator[bytes]:
+    with _failures(key):
+        async for chunk in stream:
             yield bytes(chunk)
 
 

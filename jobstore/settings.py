@@ -49,6 +49,9 @@ class Settings(BaseSettings):
     keep_encodings_days: Annotated[float, Field(gt=0)] = Field(
         30.0, description="Encoded datasets that no job has used for so long are deleted"
     )
+    keep_pictures_days: Annotated[float, Field(gt=0)] = Field(
+        90.0, description="Generations are deleted so long after their end, with their pictures and texts"
+    )
     garbage_grace_seconds: Annotated[float, Field(gt=0)] = Field(
         3600.0, description="Files that no row names are deleted after it; longer than any upload takes to be recorded"
     )
@@ -64,6 +67,12 @@ class Settings(BaseSettings):
     max_archive_files: Annotated[int, Field(gt=0)] = Field(200_000, description="Most files in a dataset")
     max_image_pixels: Annotated[int, Field(gt=0)] = Field(50_000_000, description="Largest image in a dataset, width x height")
     max_json_bytes: Annotated[int, Field(gt=0)] = Field(1 * MEBIBYTE, description="Largest JSON body")
+    request_seconds: Annotated[float, Field(gt=0)] = Field(
+        30.0, description="Longest that a client may take over a request's head, a JSON body, or 64 KiB of an upload"
+    )
+    database_seconds: Annotated[float, Field(gt=0)] = Field(
+        8.0, description="Longest that a request waits for its turn at the database, and for each answer of it"
+    )
 
     tenant_storage_bytes: Annotated[int, Field(ge=0)] = Field(
         100 * 1024 * MEBIBYTE, description="What a tenant may store, see docs/operating.md"

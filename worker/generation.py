@@ -1,4 +1,4 @@
-"""Makes images and texts: keeps the last used models in memory and works off every request that waits."""
+"""Makes images and texts, and keeps the last used models in memory."""
 
 import gc
 import io
@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image as PillowImage
 from PIL.PngImagePlugin import PngInfo
-from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
 from difffit_core.base_models import get_base_model, load_catalog
@@ -27,7 +26,7 @@ from worker.kept_models import Kept
 from worker.lease import Lease, LeaseLost, Stopping
 from worker.leased_work import finish, work_on
 from worker.outages import persist
-from worker.runtime import objects, sessions, stop_requested
+from worker.runtime import objects, sessions
 
 if TYPE_CHECKING:
     from difffit_core.adapter_file import Adapter as LoadedAdapter
@@ -57,13 +56,8 @@ class Engine:
         self._adapters: Kept[LoadedAdapter] = Kept(_load_adapter, _room_for_adapters, lambda adapter: adapter.nbytes())
 
     def run(self, generation_id: str) -> None:
-        """Make the images of this request, then of all others that wait: the message is only a wake-up."""
-        waiting: str | None = generation_id
-        while waiting is not None and not stop_requested():
-            work_on(Generation, waiting, self._bring_to_end)
-            with sessions()() as session:
-                queued = select(Generation.id).where(Generation.status == "queued", Generation.lease_token.is_(None))
-                waiting = session.scalar(queued.order_by(Generation.id).limit(1))
+        """Claim the request and bring it to `succeeded` or `failed`; does nothing where another worker has it."""
+        work_on(Generation, generation_id, self._bring_to_end)
 
     def make_room(self) -> bool:
         """Give the memory of all models back, for somebody else on the device; whether there were any."""
@@ -129,9 +123,9 @@ def _texts(model: "Generator", generation_id: str, spec: TextGenerationSpec) -> 
     """The answers, which those who watch the generation see grow."""
     writer = TextWriter(get_settings().redis_url.get_secret_value(), generation_id)
     texts = []
-    for number, (prompt, answer) in enumerate(zip(spec.prompts, model.texts(spec, writer.write), strict=True)):
+    for number, (messages, answer) in enumerate(zip(spec.conversations, model.texts(spec, writer.write), strict=True)):
         reason = "stop" if answer.finished else "length"
-        text = {"prompt": prompt, "text": answer.text, "seed": spec.seed + number}
+        text = {"prompt": messages[-1]["content"], "text": answer.text, "seed": spec.seed + number}
         texts.append(text | {"tokens": answer.tokens, "finish_reason": reason})
     return texts
 

@@ -5,7 +5,7 @@ import logging
 import shutil
 import tarfile
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
@@ -18,6 +18,7 @@ from jobstore.objects import ObjectStore, references_prefix
 from jobstore.settings import Settings
 from jobstore.tables import Adapter, Checkpoint, Dataset, Job, JobEvent
 from worker.child import Event
+from worker.dataset_content import CONTENT, make_plain
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ def stage(sessions: sessionmaker[Session], job: Job, spec_dir: Path, objects: Ob
     spec |= {"feature_weights": settings.feature_weights.model_dump()}
     spec |= {"captioner_path": settings.captioner and str(settings.captioner)}
     (spec_dir / "spec.json").write_text(json.dumps(spec))
-    fetch_tar(objects, dataset.content_key, spec_dir / "dataset")
+    fetch_content(objects, dataset.content_key, spec_dir / "dataset", settings)
     resumed_from, told = fetch_checkpoint(objects, checkpoints, spec_dir / "checkpoints")
     if resumed_from == 0 and initial is not None:
         if initial.deleted_at is not None:
@@ -101,6 +102,13 @@ def put_references(objects: ObjectStore, dataset_sha256: str, folder: Path) -> N
         key = f"{references_prefix(dataset_sha256)}{path.name}"
         if not objects.exists(key):
             objects.put_file(key, path)
+
+
+def fetch_content(objects: ObjectStore, key: str, folder: Path, settings: Settings) -> None:
+    """The dataset of that key, with pictures that are PNGs of ours; earlier versions kept the files that users sent."""
+    fetch_tar(objects, key, folder)
+    if PurePosixPath(key).name != CONTENT:
+        make_plain(folder, settings.max_image_pixels)
 
 
 def fetch_tar(objects: ObjectStore, key: str, folder: Path) -> None:

@@ -102,7 +102,7 @@ def _follow(
                 cut_off = "silent"
                 trainer.kill()
         if kill_at is None and (lease.asked_to_stop or cut_off == "out_of_time" or stop_requested()):
-            trainer.stop()
+            trainer.terminate()
             kill_at = time.monotonic() + get_settings().stop_grace_seconds
         if kill_at is not None and time.monotonic() > kill_at:
             trainer.kill()

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from api.auth import TenantId
 from api.deletion import delete_unused_adapter
 from api.dependencies import ResourcesDep, Transaction, owned
-from api.downloads import StoredFile
+from api.downloads import FileAnswer, attachment
 from api.exports import export_answer
 from api.schemas.adapters import ExportView
 from api.schemas.answers import REDIRECTED, Answers, errors
@@ -55,5 +55,5 @@ def adapter_answer(
     """The adapter in the format; raises what `export_answer` raises."""
     if file_format != "difffit":
         return export_answer(session, adapter, file_format, store)
-    file = StoredFile(adapter.object_key, f"{adapter.id}.safetensors", adapter.bytes, "application/octet-stream")
-    return file.answer(store, etag=f'"{adapter.sha256}"')
+    headers = attachment(f"{adapter.id}.safetensors") | {"etag": f'"{adapter.sha256}"'}
+    return FileAnswer(store, adapter.object_key, "application/octet-stream", headers, redirects=True)

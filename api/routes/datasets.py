@@ -5,16 +5,17 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
 from sqlalchemy import select
-from starlette.concurrency import run_in_threadpool
 
 from api.auth import TenantId
 from api.deletion import refuse_while_used
 from api.dependencies import Resources, ResourcesDep, Transaction, after_commit, discard, owned, owned_rows
+from api.downloads import FileAnswer
 from api.idempotency import Idempotent, created
 from api.pagination import PageQuery, page_of
-from api.schemas.answers import Listing, errors, file_answer
+from api.schemas.answers import Listing, errors, file_answer, long_answer
 from api.schemas.datasets import DatasetView
 from api.uploads import DatasetUpload
+from jobstore import encodings
 from jobstore.dispatch import wake
 from jobstore.errors import ConflictError, NotFoundError
 from jobstore.formats import FORMATS
@@ -49,7 +50,7 @@ UPLOAD_FORM = {
                         "file": {
                             "type": "array",
                             "items": {"type": "string", "format": "binary"},
-                            "description": "One .zip, .tar, .tar.gz, .tgz, .json or .jsonl; or several loose images",
+                            "description": "One .zip, .tar, compressed .tar, .json or .jsonl; or several loose images",
                         },
                     },
                 }
@@ -69,12 +70,16 @@ async def upload_dataset(request: Request, response: Response, tenant: TenantId,
     """
     settings, dataset_id = resources.settings, new_id("ds")
     key = f"datasets/{dataset_id}/upload"
-    free = await run_in_threadpool(_free_bytes, resources, tenant)
-    upload = DatasetUpload(request, settings.max_upload_bytes, free, settings.max_archive_files)
+    free = await resources.turns.run(_free_bytes, resources, tenant)
+    upload = DatasetUpload(request, settings.max_upload_bytes, free, settings.max_archive_files, resources.lane)
     size = await resources.store.put_stream(key, upload.content())
     dataset = Dataset(id=dataset_id, tenant_id=tenant, name=upload.name, status="checking", format=upload.format, attempt=0)
-    dataset.upload_key, dataset.upload_bytes = key, size
-    view = await run_in_threadpool(_record, resources, dataset)
+    dataset.upload_key, dataset.upload_bytes, dataset.upload_name = key, size, upload.file_name
+    try:
+        view = await resources.turns.run(_record, resources, dataset)
+    except Exception:
+        await resources.in_store(resources.store.delete, key)
+        raise
     response.headers["location"] = f"/datasets/{dataset_id}"
     return view
 
@@ -85,24 +90,21 @@ def _free_bytes(resources: Resources, tenant: str) -> int:
 
 
 def _record(resources: Resources, dataset: Dataset) -> DatasetView:
-    try:
-        with resources.transaction() as session:
-            check_storage(session, dataset.tenant_id, resources.settings, dataset.upload_bytes)
-            session.add(dataset)
-            created(session, f"/datasets/{dataset.id}")
-            session.flush()
-            after_commit(session, partial(wake, "check_dataset", dataset.id))
-            return DatasetView.of(dataset)
-    except Exception:
-        resources.store.delete(dataset.upload_key)
-        raise
+    with resources.transaction() as session:
+        check_storage(session, dataset.tenant_id, resources.settings, dataset.upload_bytes)
+        session.add(dataset)
+        created(session, f"/datasets/{dataset.id}")
+        session.flush()
+        after_commit(session, partial(wake, "check_dataset", dataset.id))
+        return DatasetView.of(dataset)
 
 
-@router.get("", responses=errors())
-def list_datasets(page: PageQuery, tenant: TenantId, session: Transaction) -> Listing[DatasetView]:
+@router.get("", response_model=Listing[DatasetView], responses=errors())
+def list_datasets(page: PageQuery, tenant: TenantId, session: Transaction) -> Response:
     """The datasets that are not deleted, newest first."""
-    rows, more = page_of(session, owned_rows(Dataset, tenant).where(Dataset.status != "deleted"), Dataset, page)
-    return Listing(data=[DatasetView.of(row) for row in rows], has_more=more)
+    all_rows = owned_rows(Dataset, tenant)
+    rows, more = page_of(session, all_rows.where(Dataset.status != "deleted"), Dataset, page, known=all_rows)
+    return long_answer(map(DatasetView.of, rows), has_more=more)
 
 
 def find_dataset(dataset_id: str, tenant: TenantId, session: Transaction) -> Dataset:
@@ -112,10 +114,10 @@ def find_dataset(dataset_id: str, tenant: TenantId, session: Transaction) -> Dat
 FoundDataset = Annotated[Dataset, Depends(find_dataset)]
 
 
-@router.get("/{dataset_id}", responses=errors(404))
-def get_dataset(dataset: FoundDataset) -> DatasetView:
+@router.get("/{dataset_id}", response_model=DatasetView, responses=errors(404))
+def get_dataset(dataset: FoundDataset) -> Response:
     """One dataset; a deleted one answers with its status."""
-    return DatasetView.of(dataset)
+    return Response(DatasetView.of(dataset).model_dump_json(), media_type="application/json")
 
 
 @router.get(
@@ -132,7 +134,7 @@ def get_preview(dataset: FoundDataset, resources: ResourcesDep) -> Response:
     if dataset.preview_key is None or dataset.status != "ready":
         reason = "of texts" if dataset.status == "ready" else f"that is {dataset.status}"
         raise NotFoundError(f"A dataset {reason} has no preview.", code="no_preview")
-    return Response(resources.store.get_bytes(dataset.preview_key), media_type="image/png")
+    return FileAnswer(resources.store, dataset.preview_key, "image/png")
 
 
 @router.delete("/{dataset_id}", status_code=204, responses=errors(404, 409))
@@ -144,4 +146,7 @@ def delete_dataset(dataset: FoundDataset, session: Transaction, resources: Resou
     refuse_while_used("dataset", [*users, *session.scalars(evaluations)], "Cancel them, or wait for their end")
     dataset.status = "deleted"
     dataset.lease_token = dataset.lease_expires_at = None
-    discard(session, resources.store, filter(None, (*upload_keys(dataset), dataset.content_key, dataset.preview_key)))
+    session.flush()
+    encoded = encodings.forget_without_dataset(session, dataset.tenant_id)
+    files = (*upload_keys(dataset), dataset.content_key, dataset.preview_key, *encoded)
+    discard(session, resources.store, filter(None, files))

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Annotated
 
@@ -11,9 +12,11 @@ from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from api.auth import TenantId, WatchedKey
+from api.deletion import delete_generation
 from api.dependencies import Resources, ResourcesDep, Transaction, after_commit, owned, owned_rows
+from api.downloads import FileAnswer
 from api.errors import GenerationFailedError, NotAcceptableError
-from api.generation import Drawer, condition_picture, generation_spec
+from api.generation import Drawer, check_condition, condition_picture, generation_spec
 from api.idempotency import Idempotent, created
 from api.keyring import KeyWatch
 from api.notifications import wait
@@ -24,9 +27,10 @@ from api.schemas.generations import GenerateRequest, GenerationView
 from api.texts import stream_texts
 from difffit_core.base_models import get_base_model
 from difffit_core.errors import SpecError
+from difffit_core.tasks.config import TASK, InstructionConfig
 from jobstore.dispatch import wake
 from jobstore.ids import new_id
-from jobstore.quotas import limits_of
+from jobstore.quotas import limits_of, storage_full
 from jobstore.tables import Adapter, Generation, Image, Job, Tenant
 
 router = APIRouter(prefix="/generate", tags=["images"])
@@ -70,42 +74,71 @@ async def generate(
             "`Accept: image/png` answers one image: ask for one label or prompt and n=1, or accept JSON.", code="one_image_only"
         )
     seconds = wait_seconds(prefer, LONGEST if as_png else 0)
-    generation_id = await run_in_threadpool(_queue, resources, request, tenant, accept)
+    generation_id, condition = new_id("gen"), await run_in_threadpool(condition_picture, request)
+    async with _stored(resources, f"conditions/{generation_id}", condition) as condition_key:
+        await resources.turns.run(
+            _queue, resources, request, tenant, accept, generation_id, condition_key, len(condition or b"")
+        )
     if EVENT_STREAM in accept:
         return _stream(resources, key, generation_id, tenant, NOTHING_YET, 201)
     view = await _wait_for(resources, generation_id, tenant, seconds)
     if as_png and view.status in ENDED:
-        return await run_in_threadpool(_only_image, resources, view, tenant)
+        return await resources.turns.run(_only_image, resources, view, tenant)
     response.status_code = 201 if view.status in ENDED else 202
     response.headers["location"] = f"/generate/{generation_id}"
     return view
 
 
-def _queue(resources: Resources, request: GenerateRequest, tenant: str, accept: str) -> str:
+@asynccontextmanager
+async def _stored(resources: Resources, key: str, data: bytes | None) -> AsyncIterator[str | None]:
+    """The key under which the data are kept, unless what needs them fails; None without data."""
+    if data is None:
+        yield None
+        return
+    await resources.in_store(resources.store.put_bytes, key, data)
+    try:
+        yield key
+    except Exception:
+        await resources.in_store(resources.store.delete, key)
+        raise
+
+
+def _queue(
+    resources: Resources,
+    request: GenerateRequest,
+    tenant: str,
+    accept: str,
+    generation_id: str,
+    condition_key: str | None,
+    condition_bytes: int,
+) -> None:
     with resources.transaction() as session:
         model = find_model(session, resources, request, tenant)
         if PNG in accept and model.task == "instruction":
             raise NotAcceptableError("A language model makes no image: accept JSON.", code="no_image")
         if EVENT_STREAM in accept and model.task != "instruction":
             raise NotAcceptableError("Only texts come word by word: accept JSON.", code="no_text")
-        spec, condition = generation_spec(request, model), condition_picture(request)
+        spec = generation_spec(request, model)
+        check_condition(request, condition_key)
         limits = limits_of(session.get_one(Tenant, tenant), resources.settings)
+        if model.task != "instruction":
+            free = resources.fullness.free_bytes(session, tenant, limits.storage_bytes)
+            if free <= condition_bytes:
+                raise storage_full(free)
         resources.rates.check("generate_per_minute", tenant, limits.generate_per_minute)
         generation = Generation(
-            id=new_id("gen"),
+            id=generation_id,
             tenant_id=tenant,
             adapter_id=model.adapter and model.adapter.id,
             base_model=model.base.id,
             status="queued",
+            condition_key=condition_key,
+            condition_bytes=condition_bytes,
             parameters=spec.model_dump(mode="json"),
         )
-        if condition is not None:
-            generation.condition_key = f"conditions/{generation.id}"
-            resources.store.put_bytes(generation.condition_key, condition)
         session.add(generation)
         created(session, f"/generate/{generation.id}")
         after_commit(session, partial(wake, "generate", generation.id))
-        return generation.id
 
 
 def find_model(session: Session, resources: Resources, request: GenerateRequest | EvaluationRequest, tenant: str) -> Drawer:
@@ -118,7 +151,9 @@ def find_model(session: Session, resources: Resources, request: GenerateRequest 
     adapter = owned(session, Adapter, request.adapter, tenant, param="adapter", keep=True)
     trained = session.get_one(Job, adapter.job_id).training_spec
     base = get_base_model(resources.catalog, adapter.base_model)
-    return Drawer(base, adapter, trained["task"]["type"], trained["hyperparameters"]["resolution"])
+    task = TASK.validate_python(trained["task"])
+    frame = task.asked_in if isinstance(task, InstructionConfig) else None
+    return Drawer(base, adapter, task.type, trained["hyperparameters"]["resolution"], frame)
 
 
 async def _wait_for(resources: Resources, generation_id: str, tenant: str, seconds: float) -> GenerationView:
@@ -126,7 +161,7 @@ async def _wait_for(resources: Resources, generation_id: str, tenant: str, secon
     with resources.notifications.subscribe(("generation", generation_id)) as changed:
         while True:
             changed.clear()
-            view = await run_in_threadpool(_read, resources, generation_id, tenant)
+            view = await resources.turns.run(_read, resources, generation_id, tenant)
             left = deadline - time.monotonic()
             if view.status in ENDED or left <= 0:
                 return view
@@ -151,12 +186,12 @@ def _only_image(resources: Resources, view: GenerationView, tenant: str) -> Resp
         raise GenerationFailedError(view.error.message, code=view.error.code, param=view.error.param)
     with resources.sessions() as session:
         image = owned(session, Image, view.images[0].id, tenant)
-    return Response(resources.store.get_bytes(image.object_key), 201, {"location": f"/generate/{view.id}"}, media_type=PNG)
+    return FileAnswer(resources.store, image.object_key, PNG, {"location": f"/generate/{view.id}"}, 201)
 
 
 def _stream(resources: Resources, key: KeyWatch, generation_id: str, tenant: str, after: str, status: int = 200) -> Response:
     async def look() -> GenerationView:
-        return await run_in_threadpool(_read, resources, generation_id, tenant)
+        return await resources.turns.run(_read, resources, generation_id, tenant)
 
     async def stream() -> AsyncIterator[bytes]:
         with resources.notifications.subscribe(("generation", generation_id), ("key", key.key_id)) as changed:
@@ -186,3 +221,9 @@ def get_generation(
     if "max_tokens" not in row.parameters:
         raise NotAcceptableError("Only texts come word by word: accept JSON.", code="no_text")
     return _stream(resources, key, generation_id, tenant, last_event_id)
+
+
+@router.delete("/{generation_id}", status_code=204, responses=errors(404))
+def delete(generation_id: str, tenant: TenantId, session: Transaction, resources: ResourcesDep) -> None:
+    """Delete a generation with its pictures and texts; one that is not made yet is never made."""
+    delete_generation(session, owned(session, Generation, generation_id, tenant, alone=True), resources.store)

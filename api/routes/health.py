@@ -3,10 +3,11 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
 
+from anyio import to_thread
 from fastapi import APIRouter, Response
 from sqlalchemy import func, select
-from starlette.concurrency import run_in_threadpool
 
 from api.auth import TenantId
 from api.dependencies import Resources, ResourcesDep, Transaction, owned_rows
@@ -31,23 +32,28 @@ async def healthz() -> dict[str, str]:
 
 @router.get("/readyz", responses={key: value for key, value in errors().items() if key == 503})
 async def readyz(resources: ResourcesDep) -> dict[str, str]:
-    """Database, broker and object store answer; else 503 with the names of those that do not."""
+    """Database, broker and object store answer, some seconds ago at most; else 503 with the names of those that do not."""
+    away = await resources.readiness.ask(partial(_look_at_all, resources))
+    if away:
+        raise UnavailableError(f"Not reachable: {', '.join(away)}. The server's log has the reasons.")
+    return {"status": "ready"}
+
+
+async def _look_at_all(resources: Resources) -> list[str]:
+    """The names of the parts that are away."""
     parts: dict[str, Callable[[Resources], object]] = {
         "database": _check_database,
         "broker": _check_broker,
         "object store": _check_store,
     }
     results = await asyncio.gather(*(_works(name, check, resources) for name, check in parts.items()))
-    away = [name for name, works in zip(parts, results, strict=True) if not works]
-    if away:
-        raise UnavailableError(f"Not reachable: {', '.join(away)}. The server's log has the reasons.")
-    return {"status": "ready"}
+    return [name for name, works in zip(parts, results, strict=True) if not works]
 
 
 async def _works(name: str, check: Callable[[Resources], object], resources: Resources) -> bool:
     try:
         async with asyncio.timeout(CHECK_SECONDS):
-            await run_in_threadpool(check, resources)
+            await to_thread.run_sync(check, resources, abandon_on_cancel=True, limiter=resources.readiness.threads)
     except Exception as error:  # whatever it is, the part does not work
         logger.warning("The %s does not answer: %r", name, error)
         return False

@@ -4,7 +4,7 @@ from fastapi import APIRouter, Response
 
 from api.auth import TenantId
 from api.dependencies import ResourcesDep, Transaction, owned
-from api.downloads import redirect
+from api.downloads import FileAnswer
 from api.schemas.answers import REDIRECTED, errors, file_answer
 from api.schemas.images import media_type_of
 from jobstore.tables import Image
@@ -20,7 +20,7 @@ router = APIRouter(prefix="/images", tags=["images"])
 def get_image(image_id: str, tenant: TenantId, session: Transaction, resources: ResourcesDep) -> Response:
     """The PNG, with the parameters that made it in the text chunk `difffit`."""
     image = owned(session, Image, image_id, tenant)
-    if (elsewhere := redirect(resources.store, image.object_key)) is not None:
-        return elsewhere
-    headers = {"cache-control": "private, max-age=31536000, immutable"}
-    return Response(resources.store.get_bytes(image.object_key), media_type=media_type_of(image), headers=headers)
+    # A sample is made anew where its job is done again from an earlier checkpoint.
+    lasting = "no-cache" if image.generation_id is None else "max-age=31536000, immutable"
+    headers = {"cache-control": f"private, {lasting}"}
+    return FileAnswer(resources.store, image.object_key, media_type_of(image), headers, redirects=True)

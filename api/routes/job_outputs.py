@@ -1,5 +1,6 @@
 """What a job leaves behind while it runs and when it ends: events, metrics, samples, checkpoints, the adapter."""
 
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Response
@@ -10,20 +11,22 @@ from sqlalchemy.orm import Session
 
 from api.auth import TenantId, WatchedKey
 from api.dependencies import ResourcesDep, Transaction, owned_rows
+from api.downloads import FilesAnswer
 from api.pagination import Limit, PageQuery, cut, page_of
 from api.routes.adapters import DOWNLOADS, Format, adapter_answer
 from api.routes.jobs import FoundJob
-from api.schemas.answers import Listing, errors, file_answer
+from api.schemas.answers import Answers, Listing, errors, file_answer, long_answer
 from api.schemas.jobs import CheckpointView, EventView, Metric, Metrics, SampleView
 from api.streams import events_after, stream_events
 from jobstore.errors import ConflictError, NotFoundError
 from jobstore.lifecycle import TERMINAL
-from jobstore.objects import job_logs_prefix
+from jobstore.objects import ObjectStore, job_logs_prefix
 from jobstore.tables import Adapter, Checkpoint, Image, Job, JobEvent
 
 router = APIRouter(prefix="/jobs/{job_id}", tags=["jobs"])
 
 EVENT_STREAM = "text/event-stream"
+ENDED: Answers = {204: {"description": "Of a stream: the job has ended, and nothing follows"}}
 
 
 class EventPage(BaseModel):
@@ -36,7 +39,7 @@ class EventPage(BaseModel):
 @router.get(
     "/events",
     response_model=Listing[EventView],
-    responses=file_answer(EVENT_STREAM, "Oldest first") | errors(404),
+    responses=file_answer(EVENT_STREAM, "Oldest first") | ENDED | errors(404),
 )
 def list_events(
     job: FoundJob,
@@ -45,15 +48,18 @@ def list_events(
     resources: ResourcesDep,
     key: WatchedKey,
     accept: Annotated[str, Header()] = "",
-    last_event_id: Annotated[int | None, Header(ge=0)] = None,
+    last_event_id: Annotated[int | None, Header(ge=0, lt=2**53)] = None,
 ) -> Listing[EventView] | Response:
     """The events as a list, or with `Accept: text/event-stream` as a stream that ends with the job or the key.
 
-    A stream goes on after `Last-Event-ID`, which is the sequence of the last event seen.
+    A stream goes on after `Last-Event-ID`, which is the sequence of the last event seen. Where that is the last of a job that
+    has ended, the answer is 204.
     """
-    sequence = _sequence(session, job, page.after)
+    sequence = _sequence(session, job, page.after if last_event_id is None else str(last_event_id))
     if EVENT_STREAM in accept:
-        stream = stream_events(resources, key, job.id, sequence if last_event_id is None else last_event_id)
+        if job.status in TERMINAL and session.scalar(events_after(job.id, sequence).limit(1)) is None:
+            return Response(status_code=204)  # by which an EventSource knows not to connect again
+        stream = stream_events(resources, key, job.id, sequence)
         # "no" keeps nginx from holding events back until its buffer is full.
         return StreamingResponse(
             stream, media_type=EVENT_STREAM, headers={"cache-control": "no-cache", "x-accel-buffering": "no"}
@@ -63,16 +69,17 @@ def list_events(
 
 
 def _sequence(session: Session, job: Job, after: str | None) -> int:
-    if after is None or after.isdecimal():
-        return int(after or 0)
-    found = session.scalar(select(JobEvent.sequence).where(JobEvent.job_id == job.id, JobEvent.id == after))
+    if after is None or after == "0":
+        return 0
+    which = JobEvent.sequence == int(after) if after.isdecimal() else JobEvent.id == after
+    found = session.scalar(select(JobEvent.sequence).where(JobEvent.job_id == job.id, which))
     if found is None:
-        raise NotFoundError(f"The job has no event {after!r}.", code="event_not_found", param="after")
+        raise NotFoundError(f"The job has no event {after[:80]!r}.", code="event_not_found", param="after")
     return found
 
 
-@router.get("/metrics", response_model_exclude_none=True, responses=errors(404))
-def list_metrics(job: FoundJob, session: Transaction) -> Metrics:
+@router.get("/metrics", response_model=Metrics, responses=errors(404))
+def list_metrics(job: FoundJob, session: Transaction) -> Response:
     """Every loss and evaluation, in the order they were measured; without what was done again from an earlier checkpoint."""
     measured = (
         select(JobEvent.type, JobEvent.data)
@@ -90,7 +97,7 @@ def list_metrics(job: FoundJob, session: Transaction) -> Metrics:
             metrics.append(Metric(step=data["step"], figures=data["figures"]))
         else:
             metrics.append(Metric(step=data["step"], validation_loss=data["loss"], base=data.get("base", False)))
-    return Metrics(data=metrics)
+    return long_answer(metrics, exclude_none=True)
 
 
 @router.get("/samples", responses=errors(404))
@@ -111,10 +118,16 @@ def list_checkpoints(job: FoundJob, page: PageQuery, session: Transaction) -> Li
 @router.get("/logs", response_class=Response, responses=file_answer("text/plain", "Of all attempts") | errors(404))
 def get_logs(job: FoundJob, resources: ResourcesDep) -> Response:
     """What the job's trainers printed; it is there once an attempt has ended."""
-    keys = sorted(file.key for file in resources.store.list(job_logs_prefix(job.id)))
+    return FilesAnswer(
+        resources.store, partial(resources.in_store, _log_keys, resources.store, job.id), "text/plain; charset=utf-8"
+    )
+
+
+def _log_keys(store: ObjectStore, job_id: str) -> list[str]:
+    keys = sorted(file.key for file in store.list(job_logs_prefix(job_id)))
     if not keys:
         raise NotFoundError("The job has no log yet: it is kept when an attempt ends.", code="no_logs")
-    return Response(b"".join(map(resources.store.get_bytes, keys)), media_type="text/plain; charset=utf-8")
+    return keys
 
 
 @router.get("/adapter", response_class=Response, responses=DOWNLOADS | errors(404, 409))

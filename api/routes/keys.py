@@ -56,7 +56,7 @@ def new_key(session: Session, tenant: Tenant, request: KeyRequest) -> NewKeyView
 @router.get("", responses=errors())
 def list_keys(page: PageQuery, tenant: AdminTenantId, session: Transaction) -> Listing[KeyView]:
     """The tenant's keys, newest first, those that are revoked or have expired too."""
-    rows, more = page_of(session, owned_rows(ApiKey, tenant), ApiKey, page)
+    rows, more = page_of(session, owned_rows(ApiKey, tenant), ApiKey, page, known=owned_rows(ApiKey, tenant))
     return Listing(data=[KeyView.of(row) for row in rows], has_more=more)
 
 

@@ -56,7 +56,7 @@ def make_tenant(request: TenantRequest, session: Transaction, resources: Resourc
 @router.get("", responses=errors())
 def list_tenants(page: PageQuery, session: Transaction, resources: ResourcesDep) -> Listing[TenantView]:
     """All tenants, newest first."""
-    rows, more = page_of(session, select(Tenant), Tenant, page)
+    rows, more = page_of(session, select(Tenant), Tenant, page, known=select(Tenant))
     return Listing(data=[TenantView.of(row, resources.settings) for row in rows], has_more=more)
 
 

@@ -6,26 +6,26 @@ from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from sqlalchemy import Select
 from sqlalchemy.orm import Session
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from api import tus
 from api.auth import TenantId, authenticate
-from api.dependencies import Resources, ResourcesDep, Transaction, after_commit, discard, owned
-from api.errors import BadRequestError, MediaTypeError, TooLargeError
+from api.dependencies import Resources, ResourcesDep, Transaction, after_commit, discard, not_found, owned, owned_rows
+from api.errors import BadRequestError, MediaTypeError, RequestTimeoutError, TooLargeError
 from api.idempotency import Idempotent, created
 from api.schemas.answers import Answers, errors
 from api.schemas.datasets import DatasetView, SignedUpload, UploadView
-from api.uploads import CONTROL
 from difffit_core.errors import SpecError
 from jobstore import uploads
 from jobstore.dispatch import wake
 from jobstore.errors import ConflictError
 from jobstore.formats import Format
 from jobstore.objects import SIGNED_FOR, ObjectStore
+from jobstore.plain_text import is_plain
 from jobstore.quotas import check_storage
-from jobstore.tables import Upload
+from jobstore.tables import Dataset, Upload
 
 router = APIRouter(prefix="/uploads", tags=["datasets"], dependencies=[Depends(authenticate), tus.Version])
 abilities = APIRouter(prefix="/uploads", tags=["datasets"])
@@ -58,11 +58,21 @@ def begin_upload(
     if length > largest:
         raise TooLargeError(f"An upload has {largest} bytes at most.", code="upload_too_large", param="Upload-Length")
     check_storage(session, tenant, resources.settings, length)
-    row = uploads.begin(session, tenant, length, _dataset_name(tus.read_metadata(metadata)))
+    described = tus.read_metadata(metadata)
+    row = uploads.begin(session, tenant, length, _dataset_name(described), _file_name(described))
     response.headers["location"] = f"/uploads/{row.id}"
     created(session, response.headers["location"])
     _tell(response, row)
     return UploadView.of(row)
+
+
+def _file_name(metadata: dict[str, str]) -> str | None:
+    """The file's name without its folder; raises DatasetError where it says that the file cannot be read."""
+    base = metadata.get("filename", "").replace("\\", "/").rpartition("/")[2]
+    name = "".join(filter(is_plain, base))[-tus.MAX_NAME :]
+    if name.lower().endswith(uploads.OTHER_ARCHIVES):
+        raise uploads.unsupported_archive(name)
+    return name or None
 
 
 def _dataset_name(metadata: dict[str, str]) -> str:
@@ -70,7 +80,7 @@ def _dataset_name(metadata: dict[str, str]) -> str:
     name = metadata.get("name") or metadata.get("filename", "").rpartition("/")[2]
     for suffix in uploads.WHOLE_DATASETS:
         name = name.removesuffix(suffix)
-    if len(name) > tus.MAX_NAME or CONTROL.search(name):
+    if len(name) > tus.MAX_NAME or not is_plain(name):
         raise SpecError(
             f"The name must be {tus.MAX_NAME} characters of plain text at most.", code="invalid_value", param="name"
         )
@@ -120,7 +130,7 @@ async def continue_upload(
     if content_type != CONTENT_TYPE:
         raise MediaTypeError(f"Send the bytes as `{CONTENT_TYPE}`.", param="content-type")
     checksum = tus.Checksum(upload_checksum) if upload_checksum else None
-    row = await run_in_threadpool(_look_up, resources, upload_id, tenant)
+    row = await resources.turns.run(_look_up, resources, upload_id, tenant)
     if row.offset != offset:
         raise uploads.offset_mismatch(offset)
     body = _Body(request, row.length - offset, checksum)
@@ -144,11 +154,11 @@ async def _store_part(resources: Resources, row: Upload, body: "_Body", whole: b
     try:
         body.check()
         if size:
-            return await run_in_threadpool(_advance, resources, row, name, size)
+            return await resources.turns.run(_advance, resources, row, name, size)
     except Exception:
-        await run_in_threadpool(resources.store.delete, key)
+        await resources.in_store(resources.store.delete, key)
         raise
-    await run_in_threadpool(resources.store.delete, key)
+    await resources.in_store(resources.store.delete, key)
     return row
 
 
@@ -175,7 +185,7 @@ class _Body:
                     given += len(chunk)
                     self._count(chunk)
                     yield chunk
-        except ClientDisconnect:
+        except (ClientDisconnect, RequestTimeoutError):
             self.ended = self.cut = True
 
     def _count(self, chunk: bytes) -> None:
@@ -216,37 +226,70 @@ def delete_upload(upload: FoundUpload, session: Transaction, resources: Resource
 
 
 @router.post("/{upload_id}/dataset", status_code=202, dependencies=[Idempotent], responses=errors(404, 409, 412))
-def make_dataset(
-    upload: FoundUpload,
-    session: Transaction,
+async def make_dataset(
+    upload_id: str,
+    tenant: TenantId,
     resources: ResourcesDep,
     response: Response,
     format: Annotated[Format | None, Query(description="The layout of the archive; recognised where it is left out")] = None,
 ) -> DatasetView:
-    """Make a dataset of a finished upload: an archive, as `POST /datasets` takes it. The upload itself is gone then."""
-    if resources.store.signs:
-        _count_whole(session, upload, resources.store)
-    dataset = uploads.make_dataset(session, upload, format)
-    response.headers["location"] = f"/datasets/{dataset.id}"
-    created(session, response.headers["location"])
-    after_commit(session, partial(wake, "check_dataset", dataset.id))
-    session.refresh(dataset)
-    return DatasetView.of(dataset)
+    """Make a dataset of a finished upload: an archive, as `POST /datasets` takes it. The upload itself is gone then.
 
-
-def _count_whole(session: Session, upload: Upload, store: ObjectStore) -> None:
-    """Count what the client has put straight into the bucket, if it is just what was announced; else delete it.
-
-    Raises ConflictError (`upload_size_mismatch`).
+    The same request again is answered with the dataset that the first one made.
     """
-    key = uploads.upload_prefix(upload.id) + uploads.WHOLE
-    if upload.offset:  # the bytes came in parts
-        discard(session, store, [key])
-    elif (size := store.size(key)) == upload.length:
+    if "\0" in upload_id:  # PostgreSQL knows no such text
+        raise not_found(Upload, upload_id, None)
+    whole, size = uploads.upload_prefix(upload_id) + uploads.WHOLE, None
+    if resources.store.signs and await resources.turns.run(_has_upload, resources, upload_id, tenant):
+        size = await resources.in_store(resources.store.size, whole)
+    try:
+        view = await resources.turns.run(_make_dataset, resources, upload_id, tenant, size, format)
+    except SizeMismatch:
+        await resources.in_store(resources.store.delete, whole)
+        raise
+    response.headers["location"] = f"/datasets/{view.id}"
+    return view
+
+
+class SizeMismatch(ConflictError):
+    """The bytes in the bucket are not those that were announced."""
+
+    code = "upload_size_mismatch"
+
+
+def _has_upload(resources: Resources, upload_id: str, tenant: str) -> bool:
+    with resources.reading() as session:
+        return session.scalar(_upload(upload_id, tenant)) is not None
+
+
+def _upload(upload_id: str, tenant: str) -> Select[Upload]:
+    return owned_rows(Upload, tenant).where(Upload.id == upload_id)
+
+
+def _make_dataset(resources: Resources, upload_id: str, tenant: str, size: int | None, format: Format | None) -> DatasetView:
+    with resources.transaction() as session:
+        upload = session.scalar(_upload(upload_id, tenant).with_for_update())
+        if upload is None:
+            dataset = session.scalar(uploads.datasets_of(upload_id).where(Dataset.tenant_id == tenant))
+            if dataset is None:
+                raise not_found(Upload, upload_id, None)
+            return DatasetView.of(dataset)
+        if size is not None:
+            _count_whole(session, upload, size, resources.store)
+        dataset = uploads.make_dataset(session, upload, format)
+        created(session, f"/datasets/{dataset.id}")
+        after_commit(session, partial(wake, "check_dataset", dataset.id))
+        session.refresh(dataset)
+        return DatasetView.of(dataset)
+
+
+def _count_whole(session: Session, upload: Upload, size: int, store: ObjectStore) -> None:
+    """Count the bytes that the client has put straight into the bucket, if they are as many as were announced."""
+    if upload.offset:  # what counts came in parts
+        discard(session, store, [uploads.upload_prefix(upload.id) + uploads.WHOLE])
+    elif size == upload.length:
         uploads.advance(session, upload.id, 0, uploads.WHOLE, size)
-    elif size is not None:
-        store.delete(key)
-        raise ConflictError(
-            f"{size} bytes lie in the bucket, {upload.length} were announced; they were deleted. Put the file once more.",
-            code="upload_size_mismatch",
+    else:
+        raise SizeMismatch(
+            f"{size} bytes lie in the bucket, {upload.length} were announced; they were deleted. Put the file once more."
         )

@@ -25,7 +25,7 @@ router = APIRouter(prefix="/webhooks", tags=["webhooks"])
 
 class WebhookRequest(Strict):
     url: str = Field(min_length=1, max_length=MAX_URL, description="Where to POST to; https, but on networks you trust")
-    events: list[EventType] = Field(list(EVENT_TYPES), min_length=1, description="Absent: all of them")
+    events: list[EventType] = Field(list(EVENT_TYPES), min_length=1, max_length=100, description="Absent: all of them")
 
 
 @router.post("", status_code=201, dependencies=[Idempotent], responses=errors(400, 409, 413, 415))

@@ -32,7 +32,7 @@ class Section:
     share: float
 
 
-SECTIONS = (Section("tests", 2), Section("step", 4), Section("plans", 2))
+SECTIONS = (Section("tests", 2), Section("step", 4), Section("plans", 2), Section("service", 3))
 
 
 def main() -> int:

@@ -56,7 +56,7 @@ def run(record: Record, small: bool, seconds: float) -> None:
         foretold = [pool.submit(memory_of, spec, str(device)) for _, spec in jobs]
         if small:
             wait(foretold)
-        warm_up(device)
+        warm_up(device, folder)
         for number, ((case, spec), future) in enumerate(zip(jobs, foretold, strict=True)):
             if not small and clock.left < CASE_SECONDS:
                 record.add("left_out", case)
@@ -105,7 +105,7 @@ def fitted(rows: Sequence[Row]) -> Row:
     first = [row for row in measured if row["part"] == "fitted"]
     if not first:
         return {}
-    gaps = min((step / 1000 for step in range(1001)), key=lambda share: largest_error(first, share))
+    gaps = min((step / 1000 for step in range(1001)), key=lambda share: largest_error(first, share) or 0.0)
     second = [row for row in measured if row["part"] == "judged"]
     found: Row = {"gaps": gaps, "fitted_error": largest_error(first, gaps), "judged_error": largest_error(second, gaps)}
     error = max(found["fitted_error"], found["judged_error"] or 0.0)

@@ -70,7 +70,7 @@ class PerceptualLoss:
     def __init__(self, device: torch.device) -> None:
         network = load_network(MobileNetV2(), find_weights()).network
         assert isinstance(network, MobileNetV2)
-        self._layers = network.features[: PERCEPTUAL_LAYERS[-1] + 1].to(device)
+        self._layers = list(network.features.to(device).children())[: PERCEPTUAL_LAYERS[-1] + 1]
         self._mean, self._std = network.mean.to(device), network.std.to(device)
 
     def __call__(self, output: Tensor, target: Tensor) -> Tensor:
@@ -110,11 +110,12 @@ def encode(model: AutoencoderKL, pictures: Tensor) -> Tensor:
 def train_autoencoder(
     pictures: Callable[[], Tensor], held_out: Tensor, batch: int, seconds: float, device: torch.device, seed: int = 0
 ) -> tuple[AutoencoderKL, dict[str, float]]:
-    """Train for so many seconds on batches of what `pictures()` gives, uint8 `[N, 3, 64, 64]`, asked again at every line of the log.
+    """Train for so many seconds on batches of uint8 pictures `[N, 3, 64, 64]`, asked for again at each line of the log.
 
     Returns the model in fp32 and the figures of the model card: steps, seconds and the reconstruction's PSNR on both sets.
     """
     torch.manual_seed(seed)
+    torch.backends.cudnn.benchmark = True  # one shape of batch: worth a search for the fastest convolutions
     model = build_autoencoder().to(device, memory_format=torch.channels_last)
     perceptual = PerceptualLoss(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
@@ -139,7 +140,7 @@ def train_autoencoder(
         optimizer.zero_grad(set_to_none=True)
         if now - logged >= LOG_SECONDS:
             logged = now
-            line = {"step": step, "reconstruction": float(reconstruction), "perceptual": float(features), "kl": float(kl)}
+            line = {"step": step, "reconstruction": reconstruction.item(), "perceptual": features.item(), "kl": kl.item()}
             print(json.dumps({k: round(v, 4) for k, v in line.items()} | {"seconds": round(now - began)}), flush=True)
             train = pictures()
     model.eval()

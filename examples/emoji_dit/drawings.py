@@ -1,6 +1,6 @@
 """The drawings that the starter model learns from: openly licensed emoji of six sets, as SVG, each with what it shows.
 
-SVG and not pixels, so that a moved, turned or scaled variant is as sharp as the drawing itself, and all of them are a few megabytes.
+SVG and not pixels, so that a moved, turned or scaled variant is as sharp as the drawing itself, and all are a few megabytes.
 """
 
 import json

@@ -1,6 +1,7 @@
 """Train the starter model's transformer from nothing on the latents of drawings, and put the finished folder together."""
 
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, DiTTransformer2DModel
 from torch import Tensor, nn
 
-from difffit_core.checkpoints import step_name
+from difffit_core.checkpoints import newest_first, step_name
 from difffit_core.devices import training_autocast
 from difffit_core.dit import set_class_table, tie_conditioning, untie_conditioning
 from difffit_core.objectives import min_snr_weight, velocity_loss
@@ -57,7 +58,14 @@ class Conditioning(nn.Module):
             nn.init.normal_(weight, std=0.02)
 
     def forward(
-        self, subgroups: Tensor, sets: Tensor, things: Tensor, features: Tensor, told: Tensor, set_told: Tensor, thing_told: Tensor
+        self,
+        subgroups: Tensor,
+        sets: Tensor,
+        things: Tensor,
+        features: Tensor,
+        told: Tensor,
+        set_told: Tensor,
+        thing_told: Tensor,
     ) -> Tensor:
         """`[B, D]` of indices `[B]`, features `[B, 8]` and what of it is told, each 0 or 1, `[B, 1]`."""
         label = self.subgroups(subgroups) + set_told * self.sets(sets) + thing_told * self.things(things)
@@ -114,7 +122,7 @@ def schedule() -> DDPMScheduler:
 
 
 def hyperparameters(batch: int) -> ResolvedHyperparameters:
-    """Of the run from nothing; the rate is constant and its average over time is what is kept, so that a run can always go on."""
+    """Of the run from nothing. The rate is constant, and the weights' average is what is kept: such a run can always go on."""
     return ResolvedHyperparameters(
         steps=1_000_000,  # the time limit ends it
         batch_size=batch,
@@ -147,10 +155,11 @@ class Training:
     def __init__(self, data: Latents, batch: int, folder: Path, device: torch.device, seed: int = 0) -> None:
         self._data, self._batch, self._folder, self._device, self._seed = data, batch, folder, device, seed
         torch.manual_seed(seed)
-        counts = (int(of.max()) + 1 for of in (data.subgroups, data.sets, data.things))
+        subgroups, sets, things = (int(column.max()) + 1 for column in (data.subgroups, data.sets, data.things))
         transformer = random_transformer()
         width = transformer.inner_dim
-        self.network = Network(transformer, Conditioning(*counts, data.features.shape[-1], width)).to(device)
+        conditioning = Conditioning(subgroups, sets, things, data.features.shape[-1], width)
+        self.network = Network(transformer, conditioning).to(device)
         set_class_table(transformer, torch.zeros(1, width, device=device))  # labels are told by `Conditioning`
         parameters = {name: value for name, value in self.network.named_parameters() if "embedding_table" not in name}
         self.state = TrainingState(parameters, hyperparameters(batch), seed)
@@ -160,21 +169,32 @@ class Training:
                 block.compile()
 
     def train(self, seconds: float) -> Iterator[dict[str, float]]:
-        """Train for so many seconds and write a checkpoint; yields a line for the log now and then."""
-        self.state.load_newest(self._folder / "checkpoints", lambda _, error: print(error.message))
+        """Train for so many seconds, a step at least, and write a checkpoint; yields a line for the log now and then."""
+        checkpoints = self._folder / "checkpoints"
+        self.state.load_newest(checkpoints, lambda _, error: print(error.message))
         began = logged = evaluated = time.monotonic()
+
+        def line(name: str, value: float) -> dict[str, float]:
+            return {"step": self.state.step, name: round(value, 4), "seconds": round(time.monotonic() - began, 1)}
+
         try:
-            while (now := time.monotonic()) - began < seconds:
+            while True:
                 loss = self._step()
+                now = time.monotonic()
+                if now - began >= seconds:
+                    break
                 if now - logged >= LOG_SECONDS:
                     logged = now
-                    yield {"step": self.state.step, "loss": round(float(loss), 4), "seconds": round(now - began, 1)}
+                    yield line("loss", float(loss))
                 if now - evaluated >= EVALUATE_SECONDS:
                     evaluated = now
-                    yield {"step": self.state.step, "held_out_loss": round(self.held_out_loss(), 4)}
-            yield {"step": self.state.step, "held_out_loss": round(self.held_out_loss(), 4)}
+                    yield line("held_out_loss", self.held_out_loss())
+            yield line("loss", float(loss))
+            yield line("held_out_loss", self.held_out_loss())
         finally:  # a time limit, Ctrl-C and a caller that wants no more end it alike
-            self.state.save(self._folder / "checkpoints" / step_name(self.state.step))
+            self.state.save(checkpoints / step_name(self.state.step))
+            for older in list(newest_first(checkpoints))[1:]:
+                shutil.rmtree(older)
 
     def _step(self) -> Tensor:
         generator = torch.Generator(self._device)
@@ -191,9 +211,7 @@ class Training:
         timesteps = torch.randint(len(self._signal), size, generator=generator, device=self._device)
         clean = data.latents[variants, drawings].float()
         noise = torch.randn(clean.shape, generator=generator, device=self._device)
-        losses = self._losses(
-            clean, noise, timesteps, drawings, data.features[variants, drawings], told, set_told, thing_told
-        )
+        losses = self._losses(clean, noise, timesteps, drawings, data.features[variants, drawings], told, set_told, thing_told)
         loss = losses.mean()
         loss.backward()
         self.state.update()
@@ -222,7 +240,7 @@ class Training:
 
     @torch.no_grad()
     def held_out_loss(self) -> float:
-        """The averaged weights' loss on the held-out drawings as they are, told subgroup and set, with always the same noise."""
+        """The averaged weights' loss on the held-out drawings as they are, told subgroup and set, with fixed noise."""
         data = self._data
         drawings = data.held_out.repeat(HELD_OUT_DRAWS)
         generator = random_generator(0, "held out", 0)

@@ -22,7 +22,19 @@ from examples.emoji_dit.sources import SIZE
 SHIFT, SCALE, TURN = 5.0, 0.18, 18.0  # pixels, of the logarithm, degrees
 FEATURES = ("mirrored", "right", "down", "wider", "taller", "turned", "hue_cosine", "hue_sine")
 RECOLOURED = 0.35  # of the variants; the others keep their colours
-ONE_WAY = ("alphanum", "arrow", "country-flag", "currency", "flag", "geometric", "keycap", "math", "punctuation", "time", "zodiac")
+ONE_WAY = (
+    "alphanum",
+    "arrow",
+    "country-flag",
+    "currency",
+    "flag",
+    "geometric",
+    "keycap",
+    "math",
+    "punctuation",
+    "time",
+    "zodiac",
+)
 CHUNK = 64  # drawings a process renders at a time
 
 
@@ -62,16 +74,19 @@ def render(drawing: Drawing, features: list[float]) -> NDArray[np.uint8]:
         skip_system_fonts=True,
     )
     with Image.open(io.BytesIO(bytes(picture))) as opened:
-        pixels = np.asarray(opened.convert("RGB"))
-    return turn_hue(pixels, cosine + 1, sine) if (cosine, sine) != (0, 0) else pixels
+        pixels: NDArray[np.uint8] = np.asarray(opened.convert("RGB"))
+    return turn_hue(pixels, cosine + 1, sine)
 
 
 def turn_hue(pixels: NDArray[np.uint8], cosine: float, sine: float) -> NDArray[np.uint8]:
     """Rotate the colours of `[H, W, 3]` about the axis of greys, so that white stays white."""
+    if sine == 0:
+        return pixels
     third, cross = (1 - cosine) / 3, sine / 3**0.5
     row = [cosine + third, third - cross, third + cross]
     matrix = np.array([row, row[2:] + row[:2], row[1:] + row[:1]])
-    return (pixels.astype(np.float64) @ matrix.T).round().clip(0, 255).astype(np.uint8)
+    turned: NDArray[np.float64] = (pixels @ matrix.T).round().clip(0, 255)
+    return turned.astype(np.uint8)
 
 
 def render_chunk(drawings: list[Drawing], features: list[list[float]]) -> NDArray[np.uint8]:
@@ -85,15 +100,16 @@ class Variants:
         self.features = [draw_features(drawings, number) for number in range(count)]
         folder.mkdir(parents=True, exist_ok=True)
         self._files = [folder / f"{number}.npy" for number in range(count)]
-        self._pool = ProcessPoolExecutor(max_workers=len(os.sched_getaffinity(0)))
+        # A training that goes on meanwhile needs a core of its own.
+        self._pool = ProcessPoolExecutor(max_workers=max(1, len(os.sched_getaffinity(0)) - 2))
         self._chunks = {
             number: [
-                self._pool.submit(render_chunk, drawings[start : start + CHUNK], self.features[number][start : start + CHUNK].tolist())
+                self._pool.submit(render_chunk, drawings[start : start + CHUNK], features[start : start + CHUNK].tolist())
                 for start in range(0, len(drawings), CHUNK)
             ]
-            for number in range(count)
+            for number, features in enumerate(self.features)
             if not self._files[number].exists()
-        }  # fmt: skip
+        }
 
     def ready(self) -> list[int]:
         """The variants that can be had without waiting."""

@@ -5,11 +5,13 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, sessionmaker
 
 from api.app import create_app
+from api.uploads import MAX_LOOSE, MAX_OVERHEAD
 from jobstore.objects import ObjectStore
 from jobstore.settings import Settings
 from jobstore.tables import Dataset
@@ -32,6 +34,8 @@ WRONG_FORMS: list[tuple[list[Part], str, str | None]] = [
     ([("label", "a/b"), ("file", ("a.png", b"x"))], "invalid_value", "label"),
     ([("label", ".."), ("file", ("a.png", b"x"))], "invalid_value", "label"),
     ([("label", " "), ("file", ("a.png", b"x"))], "invalid_value", "label"),
+    ([("label", "a\u202eb"), ("file", ("a.png", b"x"))], "invalid_value", "label"),
+    ([("label", "a\x9b31mb"), ("file", ("a.png", b"x"))], "invalid_value", "label"),
     ([("label", "x" * 201), ("file", ("a.png", b"x"))], "invalid_value", "label"),
     ([("name", "x" * 2000), ("file", ("a.zip", b"x"))], "invalid_value", "name"),
     ([("name", "a\0b"), ("file", ("a.zip", b"x"))], "invalid_value", "name"),
@@ -71,6 +75,26 @@ def test_an_archive_is_stored_as_it_was_sent(client: TestClient, store: ObjectSt
     assert dataset["examples"] is dataset["classes"] is dataset["report"] is dataset["error"] is None
     assert store.get_bytes(f"datasets/{dataset['id']}/upload") == data
     assert client.get(f"/datasets/{dataset['id']}").json() == dataset
+
+
+@pytest.mark.parametrize("suffix", ["tar.bz2", "tbz2", "tar.xz", "txz", "tar.zst", "tzst", "jsonl.gz"])
+def test_compressed_uploads_are_taken_as_they_are_and_their_names_kept(
+    client: TestClient, sessions: sessionmaker[Session], suffix: str
+) -> None:
+    answer = upload(client, [("name", "a set"), ("file", (f"pets.{suffix}", b"x"))])
+    assert answer.status_code == 202, answer.text
+    with sessions() as session:
+        dataset = session.get_one(Dataset, answer.json()["id"])
+    assert (dataset.name, dataset.upload_name) == ("a set", f"pets.{suffix}")
+
+
+@pytest.mark.parametrize("name", ["pets.7z", "Pets.RAR", "pets.zipx", "pets.lz4"])
+def test_archives_that_are_not_read_are_refused_by_name_before_they_are_sent(client: TestClient, name: str) -> None:
+    answer = upload(client, [("file", (name, b"x" * 1000))])
+    assert_error(answer, 422, "unsupported_archive")
+    message = answer.json()["error"]["message"]
+    assert f".{name.rpartition('.')[2]} are not read" in message
+    assert ".tar.xz" in message
 
 
 def test_an_archive_may_name_its_format(client: TestClient) -> None:
@@ -141,6 +165,22 @@ def assert_nothing_is_left(sessions: sessionmaker[Session], tmp_path: Path) -> N
     with sessions() as session:
         assert session.scalar(select(func.count()).select_from(Dataset)) == 0
     assert stored_files(tmp_path) == []
+
+
+def test_files_of_one_name_and_labels_are_counted(client: TestClient, store: ObjectStore) -> None:
+    """Their names are found, and their number is limited, without a look at all that came before."""
+    some: list[Part] = [("file", ("a.png", b"x"))] * 1_000
+    answer = upload(client, some)
+    assert answer.status_code == 202, answer.text
+    with tarfile.open(fileobj=io.BytesIO(store.get_bytes(f"datasets/{answer.json()['id']}/upload"))) as archive:
+        assert archive.getnames() == ["a.png", *(f"a-{number}.png" for number in range(2, 1_001))]
+    too_many: list[list[Part]] = [[("file", ("a.png", b"x"))] * (MAX_LOOSE + 1), [("label", "a")] * (MAX_LOOSE + 10)]
+    for parts in too_many:
+        assert_error(upload(client, parts), 413, "too_many_files")
+    assert upload(client, [("file", ("a.png", b"x" * MAX_OVERHEAD)), ("name", "x")]).status_code == 202
+    after_the_end = form(some[:1]) + b"\n" * (MAX_OVERHEAD + 1)
+    headers = {"content-type": "multipart/form-data; boundary=b"}
+    assert_error(client.post("/datasets", content=after_the_end, headers=headers), 413, "upload_too_large")
 
 
 def test_an_upload_above_the_limit_leaves_nothing(

@@ -4,20 +4,23 @@ import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from fastapi.testclient import TestClient
+from httpx_sse import EventSource, connect_sse
 from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session, sessionmaker
 
 import api.idempotency
-from jobstore import idempotency
+from jobstore import events, idempotency
 from jobstore.errors import InProgressError
 from jobstore.idempotency import Claim
 from jobstore.settings import Settings
 from jobstore.tables import ApiKey, Dataset, Generation, IdempotencyKey, Job, JobEvent, Tenant
+from jobstore.text_stream import TextWriter
 from tests.api.conftest import Rows, running_server
 from tests.api.test_datasets import form
 from tests.api.test_errors import assert_error
@@ -126,6 +129,8 @@ def test_an_api_killed_between_commit_and_answer_creates_nothing_twice(
         session.execute(text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'UPDATE idempotency%'"))
         session.execute(text("DROP TRIGGER hold ON idempotency_keys"))
     with running_server(api_key) as server, server.client() as client:
+        with sessions.begin() as session:  # the other has started at once
+            session.execute(update(IdempotencyKey).values(locked_until=func.now() + timedelta(minutes=5)))
         assert_error(client.post("/jobs", json=spec, headers=KEY), 409, "idempotency_key_in_use")
         with sessions.begin() as session:  # half a minute later
             session.execute(update(IdempotencyKey).values(locked_until=func.now() - timedelta(seconds=1)))
@@ -213,3 +218,32 @@ def test_images_and_secrets(client: TestClient, sessions: sessionmaker[Session])
     assert count(sessions, ApiKey) == 2
     with sessions() as session:
         assert key.json()["key"] not in str(session.execute(text("SELECT * FROM idempotency_keys")).all())
+
+
+def test_a_stream_is_sent_as_it_comes(
+    settings: Settings, rows: Rows, tiny_catalog: Path, api_key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes on only when its first event was seen. The same request again is a stream of the same words."""
+    monkeypatch.setenv("DIFFFIT_MODELS", str(tiny_catalog))
+    request = {"base_model": "tiny-instruction", "prompts": ["1 + 1?"], "seed": 5}
+    seen: list[str] = []
+
+    def follow(source: EventSource) -> None:
+        generation_id = source.response.headers["location"].rpartition("/")[2]
+        if not seen:
+            TextWriter(settings.redis_url.get_secret_value(), generation_id).write(0, "two")
+        for event in source.iter_sse():
+            seen.append(event.event)
+            if event.event == "text":
+                with rows.sessions.begin() as session:
+                    generation = session.get_one(Generation, generation_id)
+                    generation.status, generation.finished_at = "succeeded", session.scalar(select(func.now()))
+                    events.notify(session, "generation", generation_id)
+
+    with running_server(api_key) as server, server.client() as http:
+        for _ in range(2):
+            headers = KEY | {"accept": "text/event-stream"}
+            with connect_sse(http, "POST", "/generate", json=request, headers=headers) as source:
+                follow(source)
+    assert seen == ["begin", "text", "succeeded"] * 2
+    assert count(rows.sessions, Generation) == 1

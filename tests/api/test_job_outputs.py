@@ -37,6 +37,7 @@ def test_events_come_in_pages_oldest_first(client: TestClient, rows: Rows, sessi
         assert [e["sequence"] for e in rest["data"]] == [4, 5]
         assert rest["has_more"] is False
     assert_error(client.get(f"/jobs/{job_id}/events?after=evt_0"), 404, "event_not_found")
+    assert_error(client.get(f"/jobs/{job_id}/events?after=6"), 404, "event_not_found")
     assert_error(client.get(f"/jobs/{job_id}/events?after=no"), 422, "invalid_value")
 
 
@@ -53,6 +54,9 @@ def test_the_stream_of_an_ended_job_replays_and_closes(client: TestClient, rows:
     ]
     rest = client.get(f"/jobs/{job_id}/events", headers=sse | {"last-event-id": "2"})
     assert [sequence for sequence, _, _ in parse_sse(rest.text)] == [3]
+    done = client.get(f"/jobs/{job_id}/events", headers=sse | {"last-event-id": "3"})
+    assert (done.status_code, done.content) == (204, b"")
+    assert_error(client.get(f"/jobs/{job_id}/events", headers=sse | {"last-event-id": "4"}), 404, "event_not_found")
     error = assert_error(client.get(f"/jobs/{job_id}/events", headers=sse | {"last-event-id": "x"}), 422, "invalid_value")
     assert error["param"] == "last-event-id"
 

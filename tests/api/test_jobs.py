@@ -11,10 +11,12 @@ from sqlalchemy import Engine, event, func, select, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from api.app import create_app
+from jobstore.ids import new_id
 from jobstore.objects import ObjectStore
 from jobstore.settings import Settings
 from jobstore.tables import Generation, Job, JobEvent
 from tests.api.conftest import Rows, bearer
+from tests.api.test_errors import assert_error
 
 WRONG_SPECS: list[tuple[dict[str, Any], int, str, str | None]] = [
     ({"base_model": "dit-xxl"}, 422, "unknown_base_model", "base_model"),
@@ -189,6 +191,18 @@ def test_a_wrong_page_is_refused(client: TestClient) -> None:
         assert answer.status_code == 422
         error = answer.json()["error"]
         assert (error["code"], error["param"]) == (code, query.partition("=")[0])
+
+
+def test_a_page_goes_on_only_after_what_is_in_the_list(client: TestClient, rows: Rows, stranger: dict[str, str]) -> None:
+    job_id, dataset = rows.job(client), rows.dataset()
+    for path, after in (("jobs", new_id("job")), ("jobs", "job_0"), ("jobs", dataset.id), ("datasets", job_id)):
+        error = assert_error(client.get(f"/{path}?after={after}"), 404, "unknown_cursor")
+        assert error["param"] == "after"
+    assert_error(client.get(f"/jobs?after={job_id}", headers=stranger), 404, "unknown_cursor")
+    assert_error(client.get("/webhooks?after=wh_0"), 404, "unknown_cursor")
+    client.post(f"/jobs/{job_id}/cancel")
+    assert client.delete(f"/jobs/{job_id}").status_code == 204
+    assert client.get(f"/jobs?after={job_id}").json()["data"] == []  # it was there while the pages were turned
 
 
 def test_a_waiting_job_is_cancelled_at_once_and_a_running_one_is_asked(client: TestClient, rows: Rows) -> None:

@@ -289,7 +289,7 @@ def test_out_of_memory_on_a_gpu_is_said_and_half_as_many_examples_at_a_time_fit(
 ) -> None:
     """As the worker goes on after it: from the checkpoint, with the same batch in smaller portions."""
     monkeypatch.setenv("DIFFFIT_DEVICE", "cuda")
-    settings: dict[str, object] = {"batch_size": 4096, "validation_fraction": 0.0, "sample_every": 100}
+    settings: dict[str, Any] = {"batch_size": 4096, "validation_fraction": 0.0, "sample_every": 100}
     spec = write_spec_dir(tmp_path, tiny_base, steps=3, **settings)
     run_here(tmp_path, spec, stop_at=1, device=torch.device("cuda"))
     most = torch.cuda.max_memory_reserved()

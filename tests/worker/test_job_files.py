@@ -1,13 +1,17 @@
 """The trainer's folder: what it begins with, and that filling it can be repeated."""
 
+import io
 import json
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from sqlalchemy import func, update
 
 from difffit_core.checkpoints import TENSORS, check_whole, newest_first, seal, step_name
+from difffit_core.dataset import read_index
 from difffit_core.errors import AdapterError, DatasetError
 from difffit_core.evaluation.references import FOLDER
 from difffit_core.evaluation.training import DONE
@@ -18,6 +22,7 @@ from jobstore.objects import ObjectStore
 from jobstore.settings import Settings
 from jobstore.tables import Adapter, Checkpoint, Dataset, Job
 from tests.worker.conftest import Rows
+from tests.worker.pictures import picture
 from worker.dataset_check import check_dataset
 from worker.job_files import EVALUATED, INITIAL_VALUES, REFERENCES, put_checkpoint, put_references, stage
 
@@ -172,3 +177,32 @@ def test_a_damaged_dataset_is_said_to_be_so(
     with pytest.raises(DatasetError) as caught:
         stage(rows.sessions, rows.get(Job, rows.job(dataset)), tmp_path, store, fast_settings)
     assert caught.value.code == "object_damaged"
+
+
+def test_pictures_that_an_earlier_version_kept_as_they_were_sent_are_made_plain(
+    rows: Rows, store: ObjectStore, fast_settings: Settings, dataset: str, tmp_path: Path
+) -> None:
+    """The trainer opens nothing that a user sent, whenever that was."""
+    job_id, earlier = rows.job(dataset), "datasets/earlier/content.tar"
+    sent = {"000000.jpg": picture("red", (40, 20), "JPEG"), "000001.png": picture("blue", (40, 20))}
+    listed = [{"file": name, "label": name, "sha256": "0", "source": f"a/{name}"} for name in sent]
+    index = "".join(json.dumps(row) + "\n" for row in listed).encode()
+    with tarfile.open(tmp_path / "content.tar", "w") as tar:
+        for name, data in (("index.jsonl", index), *sent.items()):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    store.put_file(earlier, tmp_path / "content.tar")
+    with rows.sessions.begin() as session:
+        session.execute(update(Dataset).values(content_key=earlier))
+    folder = tmp_path / "fresh"
+    folder.mkdir()
+    stage(rows.sessions, rows.get(Job, job_id), folder, store, fast_settings)
+    items = read_index(folder / "dataset")
+    assert [(item.label, item.source, item.width, item.height) for item in items] == [
+        (name, f"a/{name}", 40, 20) for name in sent
+    ]
+    assert {path.name for path in (folder / "dataset").iterdir()} == {"index.jsonl", *(item.file for item in items)}
+    for item, data in zip(items, sent.values(), strict=True):
+        with Image.open(folder / "dataset" / item.file) as plain, Image.open(io.BytesIO(data)) as image:
+            assert (plain.format, plain.tobytes()) == ("PNG", image.tobytes())
