@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -87,11 +87,11 @@ def _is_numbered(files: Files, source: str) -> bool:
     return all(WHOLE.fullmatch(label) for label in labels if label)
 
 
-def _name(row: dict[str, Any], columns: tuple[str, ...]) -> str | None:
+def _name(row: Mapping[Any, Any], columns: tuple[str, ...]) -> str | None:
     return next((column for column in columns if row.get(column) is not None), None)
 
 
-def _first(row: dict[str, Any], columns: tuple[str, ...]) -> Any:
+def _first(row: Mapping[Any, Any], columns: tuple[str, ...]) -> Any:
     name = _name(row, columns)
     return None if name is None else row[name]
 
