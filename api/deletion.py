@@ -6,6 +6,7 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from api.dependencies import discard
+from jobstore import events
 from jobstore.errors import ConflictError
 from jobstore.lifecycle import TERMINAL
 from jobstore.objects import ObjectStore, job_prefix
@@ -30,6 +31,14 @@ def delete_ended_job(session: Session, job: Job, store: ObjectStore) -> None:
     for model in (Checkpoint, Image):
         session.execute(delete(model).where(model.job_id == job.id))
     discard(session, store, (file.key for file in store.list(job_prefix(job.id))))
+
+
+def delete_generation(session: Session, generation: Generation, store: ObjectStore) -> None:
+    """Delete a generation with its pictures and its condition, whatever its status: a worker that has it loses its lease."""
+    pictures = session.scalars(delete(Image).where(Image.generation_id == generation.id).returning(Image.object_key)).all()
+    session.delete(generation)
+    events.notify(session, "generation", generation.id)
+    discard(session, store, filter(None, [*pictures, generation.condition_key]))
 
 
 def delete_unused_adapter(session: Session, adapter: Adapter, store: ObjectStore) -> None:

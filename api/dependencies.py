@@ -132,14 +132,22 @@ def owned_rows(model: type[Owned], tenant: str | ColumnElement[str]) -> Select[O
 
 
 def owned(
-    session: Session, model: type[Owned], row_id: str, tenant: str, param: str | None = None, keep: bool = False
+    session: Session,
+    model: type[Owned],
+    row_id: str,
+    tenant: str,
+    param: str | None = None,
+    keep: bool = False,
+    alone: bool = False,
 ) -> Owned:
     """The row; raises NotFoundError where there is none or it belongs to another tenant.
 
-    With `keep` nobody deletes it until the commit: for rows that come to name it.
+    With `keep` nobody deletes it until the commit: for rows that come to name it. With `alone` nobody changes it either.
     """
     rows = owned_rows(model, tenant).where(model.id == row_id)
-    found = session.scalar(rows.with_for_update(read=True) if keep else rows) if "\0" not in row_id else None
+    if keep or alone:
+        rows = rows.with_for_update(read=not alone)
+    found = session.scalar(rows) if "\0" not in row_id else None
     if found is None:
         raise not_found(model, row_id, param)
     return found

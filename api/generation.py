@@ -11,7 +11,7 @@ from difffit_core.buckets import Size, size_name
 from difffit_core.errors import SpecError
 from difffit_core.generation_spec import GenerationSpec, TextGenerationSpec
 from difffit_core.picture_size import check_size
-from difffit_core.tasks.config import TaskName
+from difffit_core.tasks.config import Frame, TaskName
 from jobstore.tables import Adapter
 
 MAX_RESULTS = 64  # images or texts, in one request
@@ -28,7 +28,7 @@ FIELDS: dict[TaskName, set[str]] = {
     "text-to-image": OF_PICTURES | {"prompts", "negative_prompt"},
     "dreambooth": OF_PICTURES | {"prompts", "negative_prompt"},
     "controlnet": OF_PICTURES | {"prompts", "negative_prompt", "condition_image"},
-    "instruction": {"prompts", "max_tokens", "temperature", "top_p"},
+    "instruction": {"prompts", "messages", "frame", "max_tokens", "temperature", "top_p"},
 }  # of a request, that models of a task take; all others are every model's
 
 
@@ -40,6 +40,7 @@ class Drawer:
     adapter: Adapter | None
     task: TaskName
     resolution: int | None  # side of the square pictures that it was trained on; none of a language model
+    frame: Frame | None = None  # what the prompts of a language model stand in
 
     @property
     def class_names(self) -> list[str]:
@@ -54,10 +55,10 @@ def generation_spec(request: GenerateRequest, model: Drawer) -> GenerationSpec |
     `context_exceeded`).
     """
     _check_fields(request, model)
-    given: list[str] | list[str | int] = request.labels or request.prompts or []
-    if len(given) * request.n > MAX_RESULTS:
+    given = len(request.labels or request.prompts or [""])  # messages are one conversation
+    if given * request.n > MAX_RESULTS:
         raise SpecError(
-            f"{len(given)} with {request.n} each are more than {MAX_RESULTS}. Send several requests.",
+            f"{given} with {request.n} each are more than {MAX_RESULTS}. Send several requests.",
             code="too_many_results",
             param="n",
         )
@@ -67,13 +68,16 @@ def generation_spec(request: GenerateRequest, model: Drawer) -> GenerationSpec |
     if model.task == "instruction":
         return TextGenerationSpec(
             prompts=prompts,
+            messages=[message.as_asked() for message in request.messages or []],
+            n=request.n if request.messages else 1,
+            frame=_frame(request, model),
             max_tokens=_max_tokens(request, model.base),
             temperature=TEMPERATURE if request.temperature is None else request.temperature,
             top_p=request.top_p or TOP_P,
             seed=seed,
             adapter_strength=strength,
         )
-    defaults, size = model.base.defaults, _size(request, model, len(given) * request.n)
+    defaults, size = model.base.defaults, _size(request, model, given * request.n)
     return GenerationSpec(
         labels=[index for label in request.labels or [] for index in [class_index(label, model.class_names)] * request.n],
         prompts=prompts,
@@ -98,7 +102,10 @@ def _check_fields(request: GenerateRequest, model: Drawer) -> None:
                 code="not_for_this_model",
                 param=field,
             )
-    for field in sorted(takes & {"labels", "prompts", "condition_image"}):
+    needs = takes & {"labels", "prompts", "condition_image"} - ({"prompts"} if request.messages else set())
+    if request.messages and request.prompts:
+        raise SpecError("Send either `prompts` or `messages`.", code="invalid_value", param="messages")
+    for field in sorted(needs):
         if getattr(request, field) is None:
             raise SpecError(f"A {model.task} model needs {field}.", code="missing_field", param=field)
     if model.task == "instruction" and not all(prompt.strip() for prompt in request.prompts or []):
@@ -107,6 +114,24 @@ def _check_fields(request: GenerateRequest, model: Drawer) -> None:
         raise SpecError(
             "adapter_strength is of an `adapter`; a base model has none.", code="no_adapter", param="adapter_strength"
         )
+
+
+def _frame(request: GenerateRequest, model: Drawer) -> Frame:
+    """As asked for, or as the adapter was trained; a base is asked in its own chat template, where it has one."""
+    own = request.frame or model.frame or ("chat" if request.messages or model.base.has_chat_template() else "none")
+    if request.messages and own == "none":
+        raise SpecError(
+            "Messages stand in a frame, and this model has none: send `prompts`, or name the `frame` alpaca or chat.",
+            code="not_for_this_model",
+            param="messages",
+        )
+    if request.messages and request.messages[-1].role == "assistant":
+        raise SpecError(
+            "The last of the messages is the assistant's own: end with what it is to answer.",
+            code="invalid_value",
+            param="messages",
+        )
+    return own
 
 
 def _max_tokens(request: GenerateRequest, base: BaseModelEntry) -> int | None:

@@ -9,6 +9,7 @@ from redis import RedisError
 from api.keyring import KeyWatch
 from api.notifications import wait
 from api.schemas.generations import GenerationView
+from jobstore.errors import NotFoundError
 from jobstore.text_stream import TextReader
 
 logger = logging.getLogger(__name__)
@@ -16,6 +17,7 @@ logger = logging.getLogger(__name__)
 WAIT_SECONDS = 1.0  # for a word
 PING_SECONDS = 15.0  # proxies close a connection that is silent for a minute; the row is looked at as well
 PING = b": ping\n\n"
+DELETED = b"event: deleted\ndata: {}\n\n"
 
 
 async def stream_texts(
@@ -36,7 +38,11 @@ async def stream_texts(
             changed.clear()
             if not await key.opens():
                 return
-            view, quiet = await look(), 0.0
+            try:
+                view, quiet = await look(), 0.0
+            except NotFoundError:
+                yield DELETED
+                return
         ended = view.finished_at is not None  # known before the words are read: so the last ones are never missed
         try:
             entries = await reader.read(view.id, after, 1 if ended else int(WAIT_SECONDS * 1000))

@@ -15,7 +15,7 @@ from difffit_core.errors import DatasetError
 from jobstore.formats import FORMATS
 from jobstore.plain_text import is_plain
 from jobstore.quotas import storage_full
-from jobstore.uploads import WHOLE_DATASETS
+from jobstore.uploads import OTHER_ARCHIVES, WHOLE_DATASETS, unsupported_archive
 
 LISTS = {"metadata.jsonl"}  # what ends as texts do, but lies beside loose images
 KNOWN_FIELDS = ("file", "format", "label", "name")
@@ -60,6 +60,11 @@ class DatasetUpload:
             return self._name or "images"
         suffix = next(suffix for suffix in WHOLE_DATASETS if self._archive.lower().endswith(suffix))
         return self._archive[: -len(suffix)][:MAX_TEXT] or "dataset"
+
+    @property
+    def file_name(self) -> str | None:
+        """What the user calls the one file that is the dataset; nothing where there are loose ones."""
+        return self._archive and self._archive[-MAX_TEXT:]
 
     async def content(self) -> AsyncIterator[bytes]:
         with SpooledTemporaryFile(SPOOL_BYTES) as spool:
@@ -116,6 +121,8 @@ class DatasetUpload:
         filename = "".join(filter(is_plain, part.filename.replace("\\", "/").rpartition("/")[2]))
         if not filename or filename in {".", ".."}:
             raise DatasetError("The part `file` has no file name. Choose a file.", code="missing_file", param="file")
+        if filename.lower().endswith(OTHER_ARCHIVES):
+            raise unsupported_archive(filename)
         whole = filename.lower().endswith(WHOLE_DATASETS) and filename not in LISTS
         if self._archive or (self._loose and whole):
             raise _invalid("Send one archive, or one file of texts, or loose images, and nothing beside it.", "file")

@@ -1,7 +1,6 @@
 """What does a training step cost, in time and in memory, with each method? `python -m benchmarks.train_step --json`."""
 
 import argparse
-import ctypes
 import json
 import platform
 import statistics
@@ -16,6 +15,8 @@ import torch
 from diffusers import DiTTransformer2DModel
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.peaks import resident, trim
+from benchmarks.trainings import matmul_flops_per_second, precision, synchronize
 from difffit_core.base_models import get_base_model, load_catalog
 from difffit_core.devices import pick_device, training_autocast
 from difffit_core.dit import load_transformer, tie_conditioning
@@ -25,6 +26,7 @@ from difffit_core.methods.injection import prepare, trained_parameters
 METHODS = ("difffit", "bitfit", "lora-r8", "lora-r16", "adapter-parallel", "adapter-sequential", "full")
 # The published DiT-XL/2 needs a GPU. Four of its 28 blocks have its shapes, and so its balance of arithmetic and memory.
 DEPTHS = {"dit-xl-2": 28, "dit-xl-2-blocks-4": 4}
+MATMUL_SIZE = {"cuda": 4096, "cpu": 2048}
 MEMORY_STEPS = 3  # the second step is the first whose optimiser has its state
 FLOOR = 2 / 3  # a weight's matrix product, and the gradients of its input and itself, cost alike; the last is left out
 
@@ -92,28 +94,6 @@ def freeze_all_but_the_first_bias(model: DiTTransformer2DModel) -> None:
     model.pos_embed.proj.bias.requires_grad_(True)
 
 
-def synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def matmul_flops_per_second(device: torch.device, rounds: int = 20, size: int = 4096) -> float:
-    """The best rate of one large matrix product in the precision that training multiplies in."""
-    size = size if device.type == "cuda" else size // 2
-    a, b = torch.randn(size, size, device=device), torch.randn(size, size, device=device)
-    with training_autocast(device):
-        dtype = (a[:1, :1] @ b[:1, :1]).dtype
-    a, b = a.to(dtype), b.to(dtype)
-    seconds = []
-    for _ in range(rounds):
-        synchronize(device)
-        began = time.perf_counter()
-        a @ b
-        synchronize(device)
-        seconds.append(time.perf_counter() - began)
-    return 2 * size**3 / min(seconds)
-
-
 def peak_mb(model_name: str, method: str, batch: int, device: torch.device) -> float:
     """Peak memory in MB of a few steps, the model included; measured here, so call it in a process of its own."""
     if device.type == "cuda":
@@ -121,11 +101,11 @@ def peak_mb(model_name: str, method: str, batch: int, device: torch.device) -> f
         run_steps(lambda: Step(model_name, method, batch, device))
         return torch.cuda.max_memory_allocated(device) / 1e6
     run_steps(lambda: Step("emoji-dit", "bitfit", 1, device))  # what PyTorch allocates once, whatever is trained
-    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    trim()
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts from what is resident now
-    before = resident_mb("VmRSS")
+    before = resident("VmRSS")
     run_steps(lambda: Step(model_name, method, batch, device))
-    return resident_mb("VmHWM") - before
+    return (resident("VmHWM") - before) / 1e6
 
 
 def run_steps(make: Callable[[], Step]) -> None:
@@ -134,13 +114,18 @@ def run_steps(make: Callable[[], Step]) -> None:
         step()
 
 
-def resident_mb(field: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field)) / 1e6
-
-
 def peak_mb_in_child(model_name: str, method: str, batch: int, device: torch.device) -> float:
-    command = [sys.executable, __file__, "--model", model_name, "--batch", str(batch), "--device", str(device)]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.train_step",
+        "--model",
+        model_name,
+        "--batch",
+        str(batch),
+        "--device",
+        str(device),
+    ]
     child = subprocess.run([*command, "--peak-mb-of", method], stdout=subprocess.PIPE, check=True, text=True)
     return float(child.stdout)
 
@@ -152,8 +137,6 @@ def measure(model_name: str, batch: int, rounds: int, device: torch.device) -> d
         torch.cuda.empty_cache()
     for method, row in rows.items():
         row["peak_mb"] = round(peak_mb_in_child(model_name, method, batch, device), 1)
-    with training_autocast(device):
-        precision = "bf16" if torch.is_autocast_enabled(device.type) else "fp32"
     full = rows["full"]["seconds"]
     return {
         "model": model_name,
@@ -161,7 +144,7 @@ def measure(model_name: str, batch: int, rounds: int, device: torch.device) -> d
         "rounds": rounds,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU",
         "threads": torch.get_num_threads(),
-        "precision": precision,
+        "precision": precision(device),
         "matmul_tflops": round(matmul / 1e12, 3),
         "methods": rows,
         "floor": {
@@ -187,7 +170,7 @@ def take_turns(
         for method, step in steps.items():
             times[method].append(step.seconds())
     seconds = {method: statistics.median(taken) for method, taken in times.items()}
-    matmul = matmul_flops_per_second(device)
+    matmul = matmul_flops_per_second(device, MATMUL_SIZE[device.type])
     rows = {
         method: {
             "seconds": round(seconds[method], 4),

@@ -26,6 +26,7 @@ from client.progress import transfer_bar
 from client.shapes import Dataset, DatasetReport
 from client.upload import prepare_upload
 
+SMALL_BASES = {"label": "emoji-dit", "messages": "smollm2-135m"}  # which run anywhere, by what examples have
 SHOWN_FILES = 20  # lines of refused files and of duplicates; --json gives all
 
 app = typer.Typer(no_args_is_help=True, help="Upload images or texts, and see what the server made of them.")
@@ -56,7 +57,7 @@ def send(
     if dataset["status"] == "failed":
         raise typer.Exit(1)
     if dataset["status"] == "ready":
-        base = "emoji-dit" if "label" in (dataset["holds"] or ()) else "…"
+        base = next((base for held, base in SMALL_BASES.items() if held in (dataset["holds"] or ())), "…")
         note(f"Train on it:  difffit jobs create --base {base} --dataset {dataset['id']}")
 
 

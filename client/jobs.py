@@ -25,6 +25,7 @@ from client.options import After, AsJson, Limit, named_values
 from client.plans import present_plan
 from client.progress import TrainingView
 from client.shapes import Job
+from difffit_core.tasks.words import words_of
 
 app = typer.Typer(no_args_is_help=True, help="Train adapters.")
 
@@ -104,16 +105,16 @@ def follow(client: Client, job: Job, as_json: bool) -> None:
     if job["status"] not in ENDED:
         note(f"job [bold]{job['id']}[/]" + (f", place {ahead} in the queue" if ahead else ""))
     again = f"The job goes on. Watch it again:  difffit jobs watch {job['id']}\nCancel it:  difffit jobs cancel {job['id']}"
-    with interruptible(again), TrainingView(err) as view:
+    with interruptible(again), TrainingView(err, job["task"]["type"]) as view:
         for event in client.watch_job(job["id"]):
             view.show(event)
     job = client.job(job["id"])
     present(job, as_json)
     if job["status"] != "succeeded":
         raise typer.Exit(1)
-    note(
-        f"Use it:  difffit generate --adapter {job['adapter']} --label …\nKeep it:  difffit adapters download {job['adapter']}"
-    )
+    asked_by = words_of(job["task"]["type"]).asked_by
+    note(f"Use it:  difffit generate --adapter {job['adapter']} {asked_by}")
+    note(f"Keep it:  difffit adapters download {job['adapter']}")
 
 
 COLUMNS: Columns[Job] = {

@@ -17,6 +17,7 @@ from client.console import (
     problem_text,
 )
 from client.options import AsJson
+from difffit_core.tasks.words import PICTURES_OF_PROMPTS, TEXTS
 
 
 def generate(
@@ -36,6 +37,9 @@ def generate(
     condition: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="The picture that a ControlNet's pictures follow.")
     ] = None,
+    frame: Annotated[
+        str | None, typer.Option(help="Of a text's prompt: alpaca, chat or none; absent: as the adapter was trained.")
+    ] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Of each text; absent: 256, or what has room.")] = None,
     temperature: Annotated[float | None, typer.Option(min=0, help="Of a text; 0 takes the likeliest word each time.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Of a text: draw among the likeliest words only.")] = None,
@@ -51,7 +55,7 @@ def generate(
         raise typer.BadParameter("Give --label or --prompt.")
     width, height = _sides(size)
     with connect(context) as client:
-        with err.status("drawing"):
+        with err.status("the server makes it"):
             generation = client.generate(
                 [int(text) if text.isdecimal() else text for text in label or []] or None,
                 prompts=prompt or None,
@@ -64,6 +68,7 @@ def generate(
                 width=width,
                 height=height,
                 negative_prompt=negative,
+                frame=frame,
                 max_tokens=max_tokens,
                 temperature=temperature,
                 top_p=top_p,
@@ -80,13 +85,14 @@ def generate(
         print_json({**generation, "files": files})
     else:
         for text in generation["texts"]:
-            out.print(f"[dim]{plain(text['prompt'])}[/]{plain(text['text'])}", soft_wrap=True)
+            out.print(f"[dim]{plain(text['prompt'])}[/]\n{plain(text['text'])}", soft_wrap=True)
         for file in files:
             out.print(plain(file), soft_wrap=True)
     if generation["error"] is not None:
         note(f"[red]failed[/] {problem_text(generation['error'])}")
         raise typer.Exit(1)
-    note(f"[dim]seed {generation['parameters']['seed']} gives the same images again[/]")
+    results = TEXTS.results if generation["texts"] else PICTURES_OF_PROMPTS.results
+    note(f"[dim]seed {generation['parameters']['seed']} gives the same {results} again[/]")
 
 
 def _sides(size: str | None) -> tuple[int, int] | tuple[None, None]:

@@ -1,10 +1,11 @@
 """What `difffit jobs create --dry-run` shows: a job's plan, and what it needs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 
 from client.console import facts, or_json, out, plain, size_text, table
 from client.shapes import Plan
+from difffit_core.tasks.words import words_of
 
 
 @or_json
@@ -12,19 +13,24 @@ def present_plan(answer: Plan) -> None:
     """The resolved values, then what the job needs."""
     plan = answer["plan"]
     dataset = plan["dataset"]
-    images = f"{sum(dataset['classes'].values())} images of {len(dataset['classes'])} classes"
     out.print(
         facts(
             [
                 ("base model", plan["base_model"]),
                 ("method", plan["method"]["type"]),
-                ("dataset", images),
+                ("dataset", _examples(plan["task"]["type"], dataset["classes"])),
                 ("seed", plan["seed"]),
             ]
         )
     )
     out.print(table(["hyperparameter", "#value"], plan["hyperparameters"].items()))
     out.print(facts(needs_of(answer)))
+
+
+def _examples(task: str, classes: Mapping[str, int]) -> str:
+    """How many there are, and of how many classes where they have any."""
+    named = len(classes.keys() - {""})
+    return f"{sum(classes.values())} {words_of(task).examples}" + (f" of {named} classes" if named else "")
 
 
 def needs_of(answer: Plan) -> Iterator[tuple[str, str]]:
@@ -41,6 +47,9 @@ def needs_of(answer: Plan) -> Iterator[tuple[str, str]]:
         for name, value in memory.items():
             if name not in ("total", "error"):
                 yield f"  {name.replace('_', ' ')}", size_text(value)
+        if rows := estimate.get("rows"):
+            used = f"{rows['kept']} of {rows['total']} are used"
+            yield "rows", f"{used}; {rows['overlong']} are too long, the longest has {rows['longest']} tokens"
         yield "micro-batch", f"{estimate['micro_batch_size']} planned, {fitting or 'not even 1'} fits"
     if answer["duration"] is None:
         yield "time", plain(answer["no_duration"])

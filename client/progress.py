@@ -1,5 +1,6 @@
-"""Bars for uploads, downloads and training, on stderr; where that is no terminal, training tells a line at each tenth."""
+"""Bars for uploads, downloads and training, on stderr; where that is no terminal, training tells a line now and then."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -11,6 +12,9 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from client.console import number_text, plain
 from client.shapes import Event
 from client.upload import ProgressCallback
+from difffit_core.tasks.words import words_of
+
+TELLING_SECONDS = 10.0  # between two lines in a log: enough to see that it goes on, and a few hundred in an hour
 
 
 @contextmanager
@@ -32,11 +36,14 @@ def count_bar(console: Console, what: str) -> Iterator[ProgressCallback]:
 
 
 class TrainingView:
-    """Shows a job's events: step, loss, rate and remaining time in a bar, and the rest as lines above it."""
+    """Shows a job's events: step, loss, rate and remaining time in a bar, and the rest as lines above it.
 
-    def __init__(self, console: Console) -> None:
+    Where there is no terminal, what the bar says becomes a line every `TELLING_SECONDS`, and one at the last step.
+    """
+
+    def __init__(self, console: Console, task: str) -> None:
         self._console = console
-        self._tenth = -1
+        self._examples = words_of(task).examples
         columns = (
             TextColumn("[bold]{task.description}"),
             BarColumn(),
@@ -45,12 +52,19 @@ class TrainingView:
         )
         self._bar = Progress(*columns, console=console, disable=not console.is_terminal)
         self._task = self._bar.add_task("waiting for a worker", total=0, details="")
+        self._left = threading.Event()
+        self._teller = threading.Thread(target=self._tell_until_left, name="progress", daemon=True)
 
     def __enter__(self) -> Self:
         self._bar.start()
+        if not self._console.is_terminal:
+            self._teller.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._left.set()
+        if self._teller.is_alive():
+            self._teller.join()
         self._bar.stop()
 
     def show(self, event: Event) -> None:
@@ -80,7 +94,7 @@ class TrainingView:
                 self._line(f"step {data['step']}: {plain(numbers)}, of {data['samples']} pictures")
             case "pausing" | "paused" | "cancelling" | "resumed" | "retried":
                 self._line(event["type"])
-            case "warning" | "requeued" | "out_of_memory":
+            case "warning" | "requeued" | "out_of_memory" | "checkpoint_damaged":
                 self._line(f"[yellow]{event['type']}[/] {plain(data.get('message', ''))}")
             case _:
                 pass
@@ -89,12 +103,22 @@ class TrainingView:
         step, total = data["step"], data["total_steps"]
         rate, remaining = data.get("samples_per_second"), data.get("seconds_remaining")
         details = f"loss {number_text(data.get('train_loss'))}"
-        details += f" · {rate:.0f} images/s" if rate is not None else ""
+        details += f" · {rate:.3g} {self._examples}/s" if rate is not None else ""
         details += f" · {_clock(remaining)} left" if remaining is not None else ""
         self._bar.update(self._task, description="training", completed=step, total=total, details=details)
-        if not self._console.is_terminal and step * 10 // total > self._tenth:
-            self._tenth = step * 10 // total
-            self._line(f"step {step}/{total} · {details}")
+        if step == total and not self._console.is_terminal:
+            self._tell()
+
+    def _tell_until_left(self) -> None:
+        while not self._left.wait(TELLING_SECONDS):
+            self._tell()
+
+    def _tell(self) -> None:
+        """What the bar says, as a line."""
+        (now,) = self._bar.tasks
+        counted = f" {now.completed:.0f}/{now.total:.0f}" if now.total else ""
+        details = f" · {now.fields['details']}" if now.fields["details"] else ""
+        self._line(f"{now.description}{counted}{details}")
 
     def _line(self, text: str) -> None:
         self._console.print(text, soft_wrap=True)

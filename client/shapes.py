@@ -55,6 +55,7 @@ class Dataset(TypedDict):
     bytes: int
     examples: int | None
     holds: list[str] | None
+    frame: str | None
     classes: dict[str, int] | None
     sha256: str | None
     report: DatasetReport | None

@@ -11,7 +11,20 @@ from pathlib import Path
 from client.errors import ConfigError
 
 CHUNK = 1 << 18  # bytes read and sent at once; memory use does not depend on the size of the upload
-WHOLE_DATASETS = (".zip", ".tar", ".tar.gz", ".tgz", ".json", ".jsonl")  # of which one is sent, and nothing beside it
+# Of which one is sent, and nothing beside it; the last ones the server refuses by name.
+WHOLE_DATASETS: tuple[str, ...] = (
+    ".zip",
+    ".tar",
+    ".tar.gz",
+    ".tgz",
+    ".tar.bz2",
+    ".tbz2",
+    ".tar.xz",
+    ".txz",
+    ".tar.zst",
+    ".tzst",
+)
+WHOLE_DATASETS += (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".7z", ".rar")
 LISTS = {"metadata.jsonl"}  # but for those beside loose images
 
 ProgressCallback = Callable[[int, int], None]  # (bytes so far, bytes in all)

@@ -15,7 +15,7 @@ from difffit_core.errors import AdapterError
 from difffit_core.families import Family
 from difffit_core.methods.config import MethodConfig
 from difffit_core.spec import TrainingSpec
-from difffit_core.tasks.config import TaskConfig
+from difffit_core.tasks.config import TASK, TaskConfig
 
 FORMAT = "difffit-adapter"
 FORMAT_VERSION = "1"
@@ -43,6 +43,10 @@ class Adapter(NamedTuple):
 
     header: AdapterHeader
     tensors: dict[str, Tensor]
+
+    def nbytes(self) -> int:
+        """The memory that its tensors take."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
 
 
 def save_adapter(
@@ -118,7 +122,7 @@ def read_adapter(path: Path) -> Adapter:
             family=TypeAdapter[Family](Family).validate_python(metadata["family"]),
             method=TypeAdapter[MethodConfig](MethodConfig).validate_json(metadata["method"]),
             class_names=TypeAdapter(list[str]).validate_json(metadata["class_names"]),
-            task=TypeAdapter[TaskConfig](TaskConfig).validate_json(metadata["task"]),
+            task=TASK.validate_json(metadata["task"]),
             resolution=int(resolution.partition("x")[0]) if resolution else None,
         )
     except (KeyError, ValueError) as error:  # ValidationError is a ValueError

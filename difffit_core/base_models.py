@@ -77,6 +77,18 @@ class Source(BaseModel):
     folder: Path = Path()
 
 
+class Package(BaseModel):
+    """A file in a wheel of the Python package index."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    package: str
+    version: str
+    file: str  # within the wheel
+    sha256: str  # of the file
+    folder: Path = Path()
+
+
 class BaseModelEntry(BaseModel):
     """One `[[model]]` table of a catalog. `path` is a folder.
 
@@ -90,7 +102,7 @@ class BaseModelEntry(BaseModel):
     description: str
     license: str
     path: Path
-    sources: list[Source] = Field(default_factory=list)
+    sources: list[Source | Package] = Field(default_factory=list)
     defaults: TrainingDefaults
 
     @classmethod
@@ -140,6 +152,12 @@ class BaseModelEntry(BaseModel):
         """How many tokens a language model reads, its answer included; None for one of pictures, or that does not say."""
         context = self._network().get("max_position_embeddings") if self.family == "llama" else None
         return None if context is None else int(context)
+
+    def has_chat_template(self) -> bool:
+        """Whether a language model's tokenizer says how conversations are laid out."""
+        settings = self.path / "tokenizer_config.json"
+        own = settings.is_file() and bool(_read_json(settings).get("chat_template"))
+        return own or (self.path / "chat_template.jinja").is_file()
 
     def vocabulary(self) -> set[str]:
         """The tokens of its tokenizer, as far as JSON files have them."""

@@ -2,19 +2,20 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import get_args
 
+from difffit_core.conversations import Message
 from difffit_core.tasks.config import Holding
 
 FIELDS: tuple[Holding, ...] = tuple(sorted(get_args(Holding)))
 
 
-def example_sha256(file: str = "", condition: str = "", caption: str = "", prompt: str = "", answer: str = "") -> str:
+def example_sha256(file: str = "", condition: str = "", caption: str = "", messages: Sequence[Message] = ()) -> str:
     """Hash of an example, its pictures given by their SHA-256. A picture alone has its own hash."""
-    if not (condition or caption or prompt or answer):
+    if not (condition or caption or messages):
         return file
-    return hashlib.sha256(json.dumps([file, condition, caption, prompt, answer]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([file, condition, caption, messages], sort_keys=True).encode()).hexdigest()
 
 
 def fields_of_all(examples: Iterable[Mapping[str, object]]) -> list[Holding]:

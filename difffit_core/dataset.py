@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from difffit_core.buckets import Size, nearest_size
 from difffit_core.contents import example_sha256, fields_of_all
+from difffit_core.conversations import Message, messages_of
 from difffit_core.errors import DatasetError
 from difffit_core.pictures import to_rgb, upright_size
 from difffit_core.spec import DatasetSummary, content_sha256
@@ -24,15 +25,14 @@ INDEX = "index.jsonl"
 
 @dataclass(frozen=True)
 class Item:
-    """One example of a dataset: a picture with its class or caption, or a prompt with its answer. Other fields are empty."""
+    """One example of a dataset: a picture with its class or caption, or a conversation. Other fields are empty."""
 
     sha256: str  # of all that the example holds
     file: str = ""  # the picture, in the dataset's folder
     label: str = ""
     caption: str = ""
     condition: str = ""  # a second picture, that the first is drawn after: edges, a segmentation
-    prompt: str = ""
-    answer: str = ""
+    messages: list[Message] = field(default_factory=list, hash=False)  # of a language model
     split: str = ""  # train, validation or test, where the dataset's authors say so
     source: str = ""  # what the user called the picture's file, or the file and row of the text
     width: int = 0  # of the picture in pixels, upright; 0 where nobody has looked
@@ -41,7 +41,7 @@ class Item:
     @property
     def name(self) -> str:
         """What to call it before people."""
-        return self.source or self.file or f"{self.prompt[:40]}…"
+        return self.source or self.file or f"{self.messages[0]['content'][:40]}…"
 
 
 def read_index(folder: Path, required: Sequence[str] = ()) -> list[Item]:
@@ -57,7 +57,8 @@ def read_index(folder: Path, required: Sequence[str] = ()) -> list[Item]:
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
-            item = Item(**{field.name: row[field.name] for field in fields(Item) if field.name in row})
+            known = {column.name: row[column.name] for column in fields(Item) if column.name in row}
+            item = Item(**known | {"messages": messages_of(row)})
         except (ValueError, TypeError) as error:
             raise DatasetError(f"Line {number} of {INDEX} is not an example: {error}") from error
         missing = [name for name in required if not getattr(item, name)]
@@ -89,12 +90,16 @@ def index_class_folders(folder: Path) -> DatasetSummary:
 
 
 def write_index(folder: Path, rows: Iterable[dict[str, Any]]) -> DatasetSummary:
-    """Write the index of examples given by the fields of `Item`; the files that they name lie in `folder`."""
+    """Write the index of examples given by the fields of `Item`; the files that they name lie in `folder`.
+
+    A row may have a `prompt` and an `answer` in place of messages.
+    """
     items = []
     for row in rows:
         pictures = {name: _file_sha256(folder / row[name]) for name in ("file", "condition") if row.get(name)}
-        texts = {name: row[name] for name in ("caption", "prompt", "answer") if name in row}
-        items.append(Item(sha256=example_sha256(**pictures, **texts), **row))
+        messages, others = messages_of(row), {name: value for name, value in row.items() if name not in {"prompt", "answer"}}
+        digest = example_sha256(**pictures, caption=row.get("caption", ""), messages=messages)
+        items.append(Item(**others | {"sha256": digest, "messages": messages}))
     lines = (json.dumps({name: value for name, value in vars(item).items() if value}) for item in items)
     (folder / INDEX).write_text("".join(f"{line}\n" for line in lines))
     return summarize(items)

@@ -11,6 +11,9 @@ from difffit_core.errors import SpecError
 
 CPU_INFO = Path("/proc/cpuinfo")
 CONTAINER_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))  # cgroups 2 and 1
+# What PyTorch says of it beside OutOfMemoryError: the allocator of the CPU; the driver, where a kernel or a context found no
+# room; and the handles of cuBLAS and cuDNN, which take memory of their own.
+OUT_OF_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
 
 
 def pick_device(name: str) -> torch.device:
@@ -41,16 +44,23 @@ def total_memory(device: torch.device) -> int:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether PyTorch could not get the memory for a tensor, on a GPU or from the allocator of the CPU."""
-    return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    """Whether the memory for something could not be had, on a GPU or from the allocators of the CPU."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
     )
 
 
 def training_autocast(device: torch.device) -> AbstractContextManager[object]:
     """bf16 where the hardware multiplies it natively; else fp32."""
-    native = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
-    return torch.autocast(device.type, dtype=torch.bfloat16) if native else nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16) if multiplies_bf16(device) else nullcontext()
+
+
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether the hardware itself does: an older GPU, where PyTorch emulates bf16, is many times as fast in fp32."""
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu._is_avx512_bf16_supported())
 
 
 def inference_autocast(device: torch.device) -> AbstractContextManager[object]:

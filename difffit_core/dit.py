@@ -55,7 +55,7 @@ def tie_conditioning(model: DiTTransformer2DModel) -> None:
     """Let every block use the first block's timestep MLP and class table, computed once a forward pass.
 
     diffusers keeps a copy of both in each block, although DiT has one of each; a DiffFit adapter must train one. The blocks
-    get this project's attention and GELU, too.
+    get this project's attention and GELU, too, and their tokens laid out alike.
     Raises ModelError where the copies differ, since tying would then change the model. Tying twice is tying once.
     """
     first = model.transformer_blocks[0].norm1.emb
@@ -73,6 +73,7 @@ def tie_conditioning(model: DiTTransformer2DModel) -> None:
             block.ff.net[0].gelu = gelu_tanh
     class_embedder(model).dropout_prob = 0.0  # labels are dropped by the trainer, from its own random numbers
     model.register_forward_pre_hook(embed_once, with_kwargs=True)
+    model.pos_embed.register_forward_hook(as_every_block)
 
 
 class TiedConditioning(nn.Module):
@@ -101,6 +102,11 @@ def embed_once(model: DiTTransformer2DModel, args: tuple[Any, ...], kwargs: dict
     embedding = model.transformer_blocks[0].norm1.emb
     given["timestep"] = embedding(given["timestep"], given["class_labels"], hidden_dtype=model.dtype)
     return (), given
+
+
+def as_every_block(_: nn.Module, __: tuple[Any, ...], tokens: Tensor) -> Tensor:
+    """Tokens `[B, N, D]` in the order in memory in which every later block gets them: one compiled block serves them all."""
+    return tokens.contiguous()
 
 
 class SelfAttention:

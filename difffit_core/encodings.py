@@ -13,7 +13,7 @@ from difffit_core.spec import TrainingSpec
 from difffit_core.tasks.config import DreamBoothConfig
 
 FILE = "encodings.safetensors"  # in a SPEC_DIR; see difffit_core.encoded_file
-FORMAT = 1  # another number whenever the same examples would be encoded, split or laid out in another way
+FORMAT = 2  # another number whenever the same examples would be encoded, split or laid out in another way
 TOKENIZER_FILES = (
     "tokenizer*",
     "special_tokens_map.json",
@@ -21,6 +21,7 @@ TOKENIZER_FILES = (
     "vocab.*",
     "merges.txt",
     "*.model",
+    "chat_template*",
     "config.json",
 )
 
@@ -39,7 +40,8 @@ def encodings_key(spec: TrainingSpec) -> str:
     }
     match spec.task.type:
         case "instruction":
-            inputs |= {"max_tokens": h.max_tokens, "tokenizer": _files(path, TOKENIZER_FILES)}
+            inputs |= {"frame": spec.task.frame, "max_tokens": h.max_tokens, "overlong": h.overlong}
+            inputs |= {"tokenizer": _files(path, TOKENIZER_FILES)}
         case "class-conditional":
             inputs |= _pictures(spec)
         case "text-to-image" | "controlnet":

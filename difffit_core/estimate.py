@@ -4,8 +4,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from difffit_core.errors import DatasetError
 from difffit_core.evaluation.metrics import FeatureWeights
-from difffit_core.spec import TrainingSpec
+from difffit_core.spec import Overlong, TrainingSpec
 from difffit_core.tasks.config import DreamBoothConfig
 
 # Settings that change neither what is trained nor what a step takes.
@@ -62,6 +63,28 @@ class Memory(BaseModel):
     )
 
 
+class Rows(BaseModel):
+    """What becomes of a dataset's rows of texts."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    total: int
+    kept: int = Field(description="Trained on, or held out")
+    longest: int = Field(description="In tokens")
+    overlong: int = Field(description="Have more than `max_tokens`: see the hyperparameter `overlong`")
+    unframed: int = Field(description="Are left out because the frame has no place for a message of theirs")
+
+    def check(self, max_tokens: int, overlong: Overlong) -> None:
+        """Raise DatasetError (`row_too_long`) where rows are too long and none may be."""
+        if overlong == "fail" and self.overlong:
+            raise DatasetError(
+                f"{self.overlong} of {self.total} rows have more than {max_tokens} tokens, the longest {self.longest}. Raise "
+                'max_tokens, shorten them, or set overlong to "drop" or "cut".',
+                code="row_too_long",
+                param="hyperparameters.overlong",
+            )
+
+
 class Estimate(BaseModel):
     """What a training needs, computed for the device of a worker."""
 
@@ -78,12 +101,14 @@ class Estimate(BaseModel):
         description="The first of the batch size, its half, its quarter and so on that takes no more than 90 % of the device's "
         "memory; null: not even one example fits"
     )
+    rows: Rows | None = Field(None, description="Of texts: how many are trained on, and how many are too long")
 
 
 def essence(spec: TrainingSpec) -> TrainingSpec:
     """What an estimate depends on: nothing that users have named or written is in it, and alike jobs have the same."""
     counts = {str(index): 0 for index in range(len(spec.dataset.classes))} | {"0": spec.dataset.examples}
     task = spec.task
+    measured = spec.dataset.sha256 if task.type == "instruction" else ""  # its rows are counted
     if isinstance(task, DreamBoothConfig):
         task = task.model_copy(update={"identifier": DreamBoothConfig.model_fields["identifier"].default, "subject": "thing"})
     return spec.model_copy(
@@ -91,7 +116,7 @@ def essence(spec: TrainingSpec) -> TrainingSpec:
             "task": task,
             "base_model_path": "",
             "hyperparameters": spec.hyperparameters.model_copy(update=INDIFFERENT),
-            "dataset": spec.dataset.model_copy(update={"sha256": "", "classes": counts}),
+            "dataset": spec.dataset.model_copy(update={"sha256": measured, "classes": counts}),
             "seed": 0,
             "feature_weights": FeatureWeights(),
             "captioner_path": None,

@@ -41,14 +41,13 @@ def load_examples(spec: TrainingSpec, folder: Path, task: Task, events: EventLog
     items = read_items(spec, folder)
     if not items:
         raise DatasetError("The dataset holds no examples.")
-    for message in task.warnings(items):
+    items, told = task.usable(items)
+    for message in [*told, *task.warnings(items)]:
         events.emit("warning", message=message)
     train, held_out = split(items, spec.hyperparameters.validation_fraction)
     parts = {"train": train, "validation": held_out[:VALIDATION_DRAWS]}  # a validation draws no more
     buckets = _kept(folder, parts, task, events) or _encode(spec, folder, parts, task, events)
     _warn_of_small(spec, buckets["train"], events)
-    for message in (message for bucket in buckets["train"] for message in task.warnings_of_encoded(bucket)):
-        events.emit("warning", message=message)
     return buckets["train"], buckets["validation"]
 
 

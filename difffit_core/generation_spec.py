@@ -4,7 +4,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from difffit_core.conversations import Message, question
 from difffit_core.strict import Seed, Strict
+from difffit_core.tasks.config import Frame
 
 Scheduler = Literal["ddpm", "ddim", "dpmsolver++"]
 
@@ -46,11 +48,28 @@ class GenerationSpec(Strict):
 
 
 class TextGenerationSpec(Strict):
-    """What a language model writes: an answer to each of `prompts`, answer `i` with the seed `seed + i`."""
+    """What a language model writes: an answer to each of `prompts`, or `n` to `messages`.
 
-    prompts: Annotated[list[str], Field(min_length=1)]
+    Answer `i` has the seed `seed + i`.
+    """
+
+    prompts: list[str] = Field(default_factory=list)
+    messages: list[Message] = Field(default_factory=list)  # one conversation up to its answer
+    n: Annotated[int, Field(strict=True, ge=1)] = 1  # answers to `messages`
+    frame: Frame = "none"
     max_tokens: Annotated[int, Field(strict=True, ge=1, le=32768)] | None  # of each answer; null: MAX_TOKENS, or what has room
     temperature: Annotated[float, Field(ge=0, le=5)]  # 0: always the likeliest token
     top_p: Annotated[float, Field(gt=0, le=1)]  # draw among the likeliest tokens that have so much of the probability
     seed: Seed
     adapter_strength: AdapterStrength = 1.0
+
+    @model_validator(mode="after")
+    def _prompts_or_messages(self) -> Self:
+        if bool(self.prompts) == bool(self.messages):
+            raise ValueError("give either prompts or messages")
+        return self
+
+    @property
+    def conversations(self) -> list[list[Message]]:
+        """What each answer is to."""
+        return [self.messages] * self.n if self.messages else [question(prompt) for prompt in self.prompts]

@@ -26,11 +26,13 @@ class Merge:
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._undo: list[Callable[[], None]] = []
+        self.replaced: list[Tensor] = []  # the base's own parameters, which wait for their return
 
     def unmerge(self) -> None:
         """Restore the base bit for bit: its own parameter objects and class table return, added biases go."""
         while self._undo:
             self._undo.pop()()
+        self.replaced.clear()
 
     def set_parameter(self, holders: Holders, value: Tensor) -> None:
         """Let the modules use one new parameter, in the dtype and on the device of what it replaces."""
@@ -43,6 +45,7 @@ class Merge:
                 module.__dict__.pop(MARK, None)
 
         self._undo.append(restore)
+        self.replaced += [old for old in olds if old is not None]
         parameter = nn.Parameter(value.to(like), requires_grad=False)
         for module, name in holders:
             module.register_parameter(name, parameter)
@@ -131,8 +134,9 @@ def check_untouched(model: nn.Module) -> None:
 
 def _changes(model: nn.Module, skeleton: nn.Module, adapter: Adapter, strength: float) -> Iterator[tuple[Holders, Tensor]]:
     """Each parameter to set: where it is used, and its new value in fp32."""
-    holders = _holders(model)
-    for path, trained in by_module(adapter.tensors).items():
+    holders, device = _holders(model), next(model.parameters()).device
+    tensors = {name: tensor.to(device) for name, tensor in adapter.tensors.items()}
+    for path, trained in by_module(tensors).items():
         module = model.get_submodule(path)
         scale, values = at_strength(module._parameters, trained, strength)
         if scale is None:
@@ -143,7 +147,7 @@ def _changes(model: nn.Module, skeleton: nn.Module, adapter: Adapter, strength: 
             bias = values.get("bias", module._parameters["bias"])
             if bias is not None:
                 yield [(module, "bias")], bias.float() * scale
-    for path, layer in lora_layers(skeleton, adapter.tensors).items():
+    for path, layer in lora_layers(skeleton, tensors).items():
         weight = _weight(model.get_submodule(path))
         delta = layer.get_delta_weight(layer.active_adapter[0])  # [out, in]
         yield [(model.get_submodule(path), "weight")], weight + strength * delta.to(weight)
@@ -179,7 +183,8 @@ def at_strength(
 ) -> tuple[Tensor | None, dict[str, Tensor]]:
     """The product of a module's scale factors `[C]`, or None, and the values of its own parameters, all in fp32.
 
-    `own` are the base's parameters. `torch.lerp` is exact at both ends: at 0 the values are the base's, at 1 the trained ones.
+    `own` are the base's parameters, on the device of `trained`. `torch.lerp` is exact at both ends: at 0 the values are the
+    base's, at 1 the trained ones.
     """
     scale: Tensor | None = None
     values = {}
@@ -187,7 +192,7 @@ def at_strength(
         start = own.get(name)
         if start is None:
             start = torch.ones_like(tensor) if name in FACTORS else torch.zeros_like(tensor)  # γ, or a new bias
-        value = torch.lerp(start.float(), tensor.to(start.device), strength)
+        value = torch.lerp(start.float(), tensor, strength)
         if name in FACTORS:
             scale = value if scale is None else scale * value
         else:

@@ -30,9 +30,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height of an opened picture as `to_rgb` turns it, read from its header."""
+    """Width and height of an opened picture as `to_rgb` turns it, read from its header; Pillow turns TIFFs, and their size."""
     width, height = image.size
-    turned = image.getexif().get(ExifTags.Base.Orientation, 1) in SIDEWAYS
+    turned = image.format != "TIFF" and image.getexif().get(ExifTags.Base.Orientation, 1) in SIDEWAYS
     return (height, width) if turned else (width, height)
 
 

@@ -2,20 +2,16 @@
 
 from typing import get_args
 
-from pydantic import TypeAdapter
-
 from difffit_core.base_models import BaseModelEntry
 from difffit_core.errors import SpecError
 from difffit_core.evaluation.metrics import DEFAULT_SAMPLES, MetricName, check_metrics
 from difffit_core.spec import DatasetSummary, JobSpec, ResolvedHyperparameters, TrainingSpec
-from difffit_core.tasks.config import FIELDS_OF_TASK, TaskConfig, fields_of
+from difffit_core.tasks.config import FIELDS_OF_TASK, TASK, TaskConfig, fields_of
 
 MAX_TOKENS = 256  # of a prompt with its answer, as in the paper's supplement
 INSTRUCTION_WARMUP = 100  # the supplement's steps of warm-up, or a tenth of a shorter job
 INSTRUCTION_MICRO_BATCH = 4  # its batch of 128 is accumulated: a Llama's activations are large
 WITH_DROPOUT = frozenset({"class-conditional", "text-to-image", "controlnet"})  # tasks whose conditions guidance is to drop
-
-TASK = TypeAdapter[TaskConfig](TaskConfig)
 
 
 def resolve(spec: JobSpec, base: BaseModelEntry, dataset: DatasetSummary) -> TrainingSpec:
@@ -24,7 +20,7 @@ def resolve(spec: JobSpec, base: BaseModelEntry, dataset: DatasetSummary) -> Tra
     The learning rate is the method's: ten times the base's pre-training rate for what trains a small part (paper,
     section 4.1), the pre-training rate for full fine-tuning. Raises SpecError where a combination cannot be trained.
     """
-    task = _task(spec, base)
+    task = _task(spec, base, dataset)
     spec.method.check_fits("controlnet" if task.type == "controlnet" else base.family)
     _check_dataset(task, dataset)
     if task.type == "dreambooth":
@@ -41,6 +37,7 @@ def resolve(spec: JobSpec, base: BaseModelEntry, dataset: DatasetSummary) -> Tra
         "resolution": base.image_size(),
         "aspect": None if base.family == "llama" else "crop",
         "max_tokens": min(MAX_TOKENS, base.context_tokens() or MAX_TOKENS) if task.type == "instruction" else None,
+        "overlong": "drop" if task.type == "instruction" else None,
         "learning_rate": spec.method.learning_rate(base.defaults.pretraining_learning_rate, base.family),
         "lr_schedule": "constant",
         "warmup_steps": min(INSTRUCTION_WARMUP, steps // 10) if task.type == "instruction" else 0,
@@ -88,17 +85,18 @@ def resolve(spec: JobSpec, base: BaseModelEntry, dataset: DatasetSummary) -> Tra
     )
 
 
-def _task(spec: JobSpec, base: BaseModelEntry) -> TaskConfig:
+def _task(spec: JobSpec, base: BaseModelEntry, dataset: DatasetSummary) -> TaskConfig:
     """The task as it was asked for, or the base's first; raises SpecError where the base is not for it."""
-    if spec.task is None:
-        return TASK.validate_python({"type": base.tasks[0]})
-    if spec.task.type not in base.tasks:
+    task = TASK.validate_python({"type": base.tasks[0]}) if spec.task is None else spec.task
+    if task.type not in base.tasks:
         raise SpecError(
-            f"{base.id}, a {base.family} model, is not for {spec.task.type}; it is for {', '.join(base.tasks)}.",
+            f"{base.id}, a {base.family} model, is not for {task.type}; it is for {', '.join(base.tasks)}.",
             code="wrong_family",
             param="task.type",
         )
-    return spec.task
+    if task.type == "instruction" and task.frame == "auto":
+        return task.model_copy(update={"frame": dataset.frame or "none"})
+    return task
 
 
 def _check_dataset(task: TaskConfig, dataset: DatasetSummary) -> None:
@@ -126,6 +124,7 @@ def _check_sizes(resolved: ResolvedHyperparameters, base: BaseModelEntry) -> Non
         ("resolution", resolved.resolution, base.family == "llama"),
         ("aspect", resolved.aspect, base.family == "llama"),
         ("max_tokens", resolved.max_tokens, base.family != "llama"),
+        ("overlong", resolved.overlong, base.family != "llama"),
     ):
         if meaningless and value is not None:
             raise SpecError(

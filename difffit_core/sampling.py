@@ -1,6 +1,6 @@
 """Turn noise into pictures: the denoising loop with classifier-free guidance, one seed for each image."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,28 +12,34 @@ from torch import Tensor
 
 from difffit_core.dit import null_label
 from difffit_core.generation_spec import GenerationSpec, Scheduler
+from difffit_core.latents import at_once
 
 # Below this log signal-to-noise ratio DPM-Solver++ overflows on cosine schedules, whose last step is almost pure noise.
 LAMBDA_MIN = -5.1
-DECODE_BATCH = 32
+OURS = ("variance_type", "clip_sample", "thresholding", "algorithm_type", "timestep_spacing")  # what `scheduler_settings` sets
 
 Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def make_scheduler(base: Path, name: Scheduler, learned_variance: bool) -> Any:
     """A fresh diffusers scheduler of the base's noise schedule."""
-    config = dict(DDPMScheduler.load_config(base, subfolder="scheduler"))
-    for ours in ("variance_type", "clip_sample", "thresholding", "algorithm_type", "timestep_spacing"):
-        config.pop(ours, None)
+    config = DDPMScheduler.load_config(base, subfolder="scheduler")
+    kind, settings = scheduler_settings(config, name, learned_variance)
+    # What one kind of scheduler is told means nothing to another.
+    return kind.from_config({key: value for key, value in config.items() if key not in OURS}, **settings)
+
+
+def scheduler_settings(config: Mapping[str, Any], name: Scheduler, learned_variance: bool) -> tuple[Any, dict[str, Any]]:
+    """The class and what `from_config` must be told besides a base's own config, whatever that says of it."""
+    common = {"thresholding": False}
     if name == "ddpm":
         variance = "learned_range" if learned_variance else "fixed_small"
-        return DDPMScheduler.from_config(config, clip_sample=False, variance_type=variance)
+        return DDPMScheduler, common | {"clip_sample": False, "timestep_spacing": "leading", "variance_type": variance}
     if name == "ddim":
-        return DDIMScheduler.from_config(config, clip_sample=False, timestep_spacing="trailing")
-    cosine = config["beta_schedule"] == "squaredcos_cap_v2"
-    return DPMSolverMultistepScheduler.from_config(
-        config, algorithm_type="dpmsolver++", lambda_min_clipped=LAMBDA_MIN if cosine else -float("inf")
-    )
+        return DDIMScheduler, common | {"clip_sample": False, "timestep_spacing": "trailing"}
+    solver = {"algorithm_type": "dpmsolver++", "timestep_spacing": "linspace", "variance_type": None}
+    clipped = {"lambda_min_clipped": LAMBDA_MIN} if config["beta_schedule"] == "squaredcos_cap_v2" else {}
+    return DPMSolverMultistepScheduler, common | solver | clipped
 
 
 def learns_variance(model: Any) -> bool:
@@ -99,8 +105,9 @@ def denoise(
 @torch.no_grad()
 def decode(vae: AutoencoderKL, latents: Tensor) -> list[Image.Image]:
     """RGB pictures of scaled latents `[N, C, H, W]`, in fp32 whatever autocast says."""
-    pictures = []
-    for chunk in (latents / vae.config.scaling_factor).split(DECODE_BATCH):
+    pictures, enlarged = [], 2 ** (len(vae.config.block_out_channels) - 1)
+    height, width = (side * enlarged for side in latents.shape[-2:])
+    for chunk in (latents / vae.config.scaling_factor).split(at_once(width, height)):
         with torch.autocast(vae.device.type, enabled=False):
             pixels = vae.decode(chunk.to(vae.device)).sample  # [B, 3, H, W] in [-1, 1]
         array = ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()

@@ -13,11 +13,13 @@ from difffit_core.evaluation.metrics import DEFAULT_SAMPLES, FeatureWeights, Met
 from difffit_core.methods.config import MethodConfig
 from difffit_core.methods.difffit.config import DiffFitConfig
 from difffit_core.strict import Auto, PositiveInt, Seed, Strict
-from difffit_core.tasks.config import Holding, TaskConfig
+from difffit_core.tasks.config import Frame, Holding, TaskConfig
 
 Sampler = Literal["uniform", "balanced"]
 
 Aspect = Literal["crop", "buckets"]
+
+Overlong = Literal["drop", "cut", "fail"]
 
 BasePrecision = Literal["fp32", "bf16", "int8", "nf4"]
 
@@ -62,7 +64,19 @@ class Hyperparameters(Strict):
     max_tokens: (
         Annotated[
             int,
-            Field(strict=True, ge=2, le=32768, description="Where a prompt with its answer is cut off; for language models."),
+            Field(
+                strict=True, ge=2, le=32768, description="The most tokens of a row, its prompt included; for language models."
+            ),
+        ]
+        | Auto
+    ) = "auto"
+    overlong: (
+        Annotated[
+            Overlong,
+            Field(
+                description="What becomes of a row with more tokens than `max_tokens`: drop, it is left out; cut, its end is "
+                "cut off; fail, there is no such job. Auto is drop; for language models."
+            ),
         ]
         | Auto
     ) = "auto"
@@ -117,12 +131,14 @@ class JobSpec(Strict):
 class DatasetSummary(Strict):
     """What the resolver and the trainer need to know of a checked dataset: one count per class, and its content hash.
 
-    Examples without a class, such as captioned pictures, count as of the class "". `holds` names what every example has.
+    Examples without a class, such as captioned pictures, count as of the class "". `holds` names what every example has,
+    `frame` what texts are written for.
     """
 
     sha256: str
     classes: dict[str, int]
     holds: list[Holding]
+    frame: Frame | None = None
 
     @property
     def examples(self) -> int:
@@ -149,6 +165,7 @@ class ResolvedHyperparameters(Strict):
     resolution: int | None
     aspect: Aspect | None = "crop"
     max_tokens: int | None
+    overlong: Overlong | None = None
     learning_rate: float
     lr_schedule: Literal["constant", "cosine", "warmup-stable-decay"]
     warmup_steps: int

@@ -92,8 +92,8 @@ def text_encoder_with(adapter: Adapter, base: Path, device: torch.device, streng
         else:
             inject(text.encoder, trained)
     add_subject(text.tokenizer, text.encoder, adapter)
-    text.encoder.eval().to(device)
-    text.device = device
+    text.encoder.eval()
+    text.to(device)
     return text
 
 

@@ -26,9 +26,15 @@ class TextEncoder(ABC):
 
     def __init__(self, base: Path, device: torch.device) -> None:
         """Raises ModelError where either cannot be read."""
-        self.base, self.device = base, device
+        self.base = base
         self.tokenizer = self.load_tokenizer(base)
-        self.encoder = load_part(self.encoder_class, base, "text_encoder").to(device)
+        self.encoder = load_part(self.encoder_class, base, "text_encoder")
+        self.to(device)
+
+    def to(self, device: torch.device) -> None:
+        """Compute there from now on."""
+        self.device = device
+        self.encoder.to(device)
 
     @classmethod
     def load_tokenizer(cls, base: Path) -> Any:

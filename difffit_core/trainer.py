@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +13,10 @@ from torch import Tensor
 
 from difffit_core import initial_values
 from difffit_core.adapter_file import save_adapter
+from difffit_core.checkpoints import step_name, step_of
 from difffit_core.devices import device_name, inference_autocast
 from difffit_core.encoded_file import Buckets
-from difffit_core.errors import SpecError, TrainingDiverged
+from difffit_core.errors import ModelError, SpecError
 from difffit_core.evaluation.training import JobEvaluations
 from difffit_core.events import EventLog
 from difffit_core.examples import VALIDATION_DRAWS, caption_pictures, load_examples
@@ -25,7 +27,7 @@ from difffit_core.spec import TrainingSpec
 from difffit_core.stopping import Stopped, StopRequest
 from difffit_core.tasks.registry import ready_task
 from difffit_core.tasks.task import Examples, Tensors
-from difffit_core.training_state import TrainingState, newest_checkpoint, random_generator
+from difffit_core.training_state import TrainingState, diverged, random_generator
 
 PROGRESS_SECONDS = 0.5  # at least so long between progress events
 RATE_STEPS = 20  # the rate is averaged over about so many steps
@@ -64,14 +66,12 @@ class Trainer:
     def run(self) -> None:
         """Train to the end, or to a checkpoint where a stop is requested. Raises DiffFitError for what the user can mend."""
         began = time.monotonic()
-        checkpoint = newest_checkpoint(self.folder / "checkpoints")
+        resumed = self.state.load_newest(self.folder / "checkpoints", self._drop_damaged)
         initial = self.folder / initial_values.FILE
-        if checkpoint is not None:
-            self.state.load(checkpoint)
-        elif initial.exists():
+        if not resumed and initial.exists():
             names = self.task.class_names
             initial_values.begin_with(self.state, initial, self.spec, self.base.sha256(), names)
-        resumed_from = self.state.step if checkpoint is not None else None
+        resumed_from = self.state.step if resumed else None
         trained = self.state.parameters.values()
         self.events.emit(
             "started",
@@ -95,6 +95,12 @@ class Trainer:
                 self._checkpoint()
                 self.events.emit("stopped", step=self.state.step)
 
+    def _drop_damaged(self, checkpoint: Path, error: ModelError) -> None:
+        """Training goes on from one before it, and comes to write this one again."""
+        if self.processes.is_first:
+            self.events.emit("checkpoint_damaged", step=step_of(checkpoint), message=error.message)
+            shutil.rmtree(checkpoint, ignore_errors=True)
+
     def _run(self, began: float, fresh: bool) -> None:
         train, held_out = self._load_data()
         with self._stop.deferred():
@@ -116,7 +122,7 @@ class Trainer:
         self._add_up(self._no_loss())
         train, _ = self._load_data()
         while self.state.step < self.h.steps:
-            self._check(self._step(train))
+            self._step(train)
 
     def _load_data(self) -> tuple[Buckets, Buckets]:
         """What is trained on and what is held out, if anything is."""
@@ -132,7 +138,6 @@ class Trainer:
             started = time.monotonic()
             with self._stop.deferred():
                 loss = self._step(train)
-            self._check(loss)
             step, now = self.state.step, time.monotonic()
             share = 1 / min(step, RATE_STEPS) if seconds_a_step else 1.0
             seconds_a_step += share * (now - started - seconds_a_step)
@@ -172,6 +177,8 @@ class Trainer:
             part.backward()
             loss += part.detach()
         self._add_up(loss)
+        if not math.isfinite(loss):
+            raise diverged(f"The loss became {float(loss)}", step + 1, self.h)
         self.state.update()
         return float(loss)
 
@@ -194,14 +201,6 @@ class Trainer:
 
     def _no_loss(self) -> Tensor:
         return torch.zeros((), device=self.device)
-
-    def _check(self, loss: float) -> None:
-        if not math.isfinite(loss):
-            raise TrainingDiverged(
-                f"The loss became {loss} at step {self.state.step}; the last checkpoint is kept. "
-                f"Try a lower learning rate than {self.h.learning_rate:g}.",
-                param="hyperparameters.learning_rate",
-            )
 
     def _validate(self, held_out: Buckets, base: bool = False) -> None:
         """Report the loss of the EMA weights, or of the untouched base, on the held-out examples where there are any."""
@@ -230,7 +229,7 @@ class Trainer:
 
     def _sample(self, buckets: Buckets) -> None:
         """Write what the EMA weights make."""
-        stem = self.folder / "samples" / f"step-{self.state.step:06d}"
+        stem = self.folder / "samples" / step_name(self.state.step)
         stem.parent.mkdir(exist_ok=True)
         with self._drawing():
             path, labels = self.task.preview(buckets, stem)
@@ -261,7 +260,7 @@ class Trainer:
             yield
 
     def _checkpoint(self) -> None:
-        path = self.folder / "checkpoints" / f"step-{self.state.step:06d}"
+        path = self.folder / "checkpoints" / step_name(self.state.step)
         if not path.exists():
             size = self.state.save(path)
             self.events.emit("checkpoint", step=self.state.step, path=str(path.relative_to(self.folder)), bytes=size)

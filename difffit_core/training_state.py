@@ -1,9 +1,8 @@
 """Everything that belongs to one adapter while it trains: parameters, optimiser, EMA, step and random numbers."""
 
 import hashlib
-import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,10 +11,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from difffit_core.errors import ModelError
+from difffit_core.checkpoints import TENSORS, check_whole, damaged, newest_first, seal
+from difffit_core.errors import ModelError, TrainingDiverged
 from difffit_core.spec import ResolvedHyperparameters
 
 DECAY_SHARE = 0.2  # of the steps: the last part of "warmup-stable-decay"
+MOMENTS = ("exp_avg", "exp_avg_sq")  # what AdamW keeps of each parameter's gradients
 
 
 def random_generator(seed: int, stream: str, step: int) -> torch.Generator:
@@ -73,6 +74,7 @@ class TrainingState:
             fused=True,
         )
         self.ema = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+        self._orders: dict[str, tuple[int, Tensor]] = {}
 
     def batch_indices(self, buckets: Sequence[Sequence[Tensor]]) -> tuple[int, Tensor]:
         """The bucket of the next step and its examples `[B]`, where `buckets` are the examples of each class in each bucket.
@@ -100,18 +102,27 @@ class TrainingState:
     def _in_shuffled_epochs(self, members: Tensor, stream: str, turns: Sequence[int]) -> list[Tensor]:
         """Whose turn it is at each of `turns`, where all `members` have one in every epoch, in another order each time."""
         count = len(members)
-        orders = {
-            epoch: torch.randperm(count, generator=random_generator(self.seed, stream, epoch))
-            for epoch in {turn // count for turn in turns}
-        }
-        return [members[orders[turn // count][turn % count]] for turn in turns]
+        return [members[self._order(count, stream, turn // count)[turn % count]] for turn in turns]
+
+    def _order(self, count: int, stream: str, epoch: int) -> Tensor:
+        """A shuffled order `[count]`. That of a stream's last epoch is kept: a class is asked for one example at a time."""
+        kept_epoch, order = self._orders.get(stream, (-1, torch.empty(0)))
+        if (kept_epoch, len(order)) != (epoch, count):
+            order = torch.randperm(count, generator=random_generator(self.seed, stream, epoch))
+            self._orders[stream] = epoch, order
+        return order
 
     def update(self) -> None:
-        """One optimiser step from the gradients that lie in the parameters, then the EMA's."""
+        """One optimiser step from the gradients that lie in the parameters, then the EMA's.
+
+        Raises TrainingDiverged, and changes nothing, where a gradient is not finite, as it may be of a finite loss.
+        """
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.hyperparameters.max_grad_norm)
+        if not norm.isfinite():
+            raise diverged(f"The gradient became {float(norm)}", self.step + 1, self.hyperparameters)
         self.step += 1
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.hyperparameters, self.step)
-        torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.hyperparameters.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         # A decay of 0.9999 would keep a short run at its start; early steps average over what there is.
@@ -136,39 +147,72 @@ class TrainingState:
                 self.ema[name].copy_(value)
 
     def save(self, folder: Path) -> int:
-        """Write a checkpoint folder in one move; returns its bytes."""
+        """Write a checkpoint folder in one move; returns its bytes. Raises TrainingDiverged where a number is not finite."""
         tensors = {f"parameter/{name}": parameter.detach() for name, parameter in self.parameters.items()}
         tensors |= {f"ema/{name}": value for name, value in self.ema.items()}
         for name, parameter in self.parameters.items():
             moments = self.optimizer.state.get(parameter, {})
-            tensors |= {f"{key}/{name}": moments[key] for key in ("exp_avg", "exp_avg_sq") if key in moments}
+            tensors |= {f"{key}/{name}": moments[key] for key in MOMENTS if key in moments}
+        broken = next((name for name, value in tensors.items() if not value.isfinite().all()), None)
+        if broken is not None:
+            raise diverged(f"{broken} came to hold a number that is not finite", self.step, self.hyperparameters)
         part = folder.with_suffix(".part")
         part.mkdir(parents=True, exist_ok=True)
-        save_file({name: value.contiguous().cpu() for name, value in tensors.items()}, part / "state.safetensors")
-        (part / "state.json").write_text(json.dumps({"step": self.step, "seed": self.seed}))
+        save_file({name: value.contiguous().cpu() for name, value in tensors.items()}, part / TENSORS)
+        seal(part, self.step, seed=self.seed)
         part.rename(folder)
         return sum(file.stat().st_size for file in folder.iterdir())
 
-    def load(self, folder: Path) -> None:
-        """Go on from a checkpoint folder, exactly; raises ModelError where it is damaged or of another job."""
-        try:
-            tensors = load_file(folder / "state.safetensors")
-            self.step = json.loads((folder / "state.json").read_text())["step"]
-            with torch.no_grad():
-                for name, parameter in self.parameters.items():
-                    parameter.copy_(tensors[f"parameter/{name}"])
-                    self.ema[name].copy_(tensors[f"ema/{name}"])
-                    if f"exp_avg/{name}" in tensors:
-                        self.optimizer.state[parameter] = {
-                            "step": torch.tensor(float(self.step)),
-                            "exp_avg": tensors[f"exp_avg/{name}"].to(parameter.device),
-                            "exp_avg_sq": tensors[f"exp_avg_sq/{name}"].to(parameter.device),
-                        }
-        except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
-            raise ModelError(f"The checkpoint {folder.name} cannot be read: {error}", code="invalid_checkpoint") from error
+    def load_newest(self, checkpoints: Path, on_damaged: Callable[[Path, ModelError], None]) -> bool:
+        """Go on, exactly, from the newest checkpoint of a folder that is whole, if there is one.
+
+        `on_damaged` hears of newer ones that are not. Raises ModelError where it is another training's.
+        """
+        for folder in newest_first(checkpoints):
+            try:
+                step = check_whole(folder)
+                tensors = load_file(folder / TENSORS)
+            except (ModelError, OSError, SafetensorError) as error:
+                on_damaged(folder, error if isinstance(error, ModelError) else damaged(folder, str(error)))
+                continue
+            self._check_own(tensors, folder)
+            self.restore(tensors, step)
+            return True
+        return False
+
+    def _check_own(self, tensors: dict[str, Tensor], folder: Path) -> None:
+        """Before anything is changed."""
+        found = {name: tensor.shape for name, tensor in tensors.items() if not name.startswith(MOMENTS)}
+        own = {f"{kind}/{name}": p.shape for kind in ("parameter", "ema") for name, p in self.parameters.items()}
+        if found != own:
+            raise ModelError(
+                f"The checkpoint {folder.name} is of another training: it holds other tensors than this one trains. "
+                "Remove it, or give it the training that it was written by.",
+                code="invalid_checkpoint",
+            )
+
+    def restore(self, tensors: dict[str, Tensor], step: int) -> None:
+        """Be as after `step` steps, which left `tensors`; each goes to the device where this training has it."""
+        self.step = step
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(tensors[f"parameter/{name}"])
+                self.ema[name].copy_(tensors[f"ema/{name}"])
+        self.restore_moments(tensors, step)
+
+    def restore_moments(self, tensors: dict[str, Tensor], step: int) -> None:
+        """The optimizer's part of `restore`: it knows itself where it wants each tensor, a fused one its `step` on the GPU."""
+        kept = {
+            number: {key: tensors[f"{key}/{name}"] for key in MOMENTS} | {"step": torch.tensor(float(step))}
+            for number, name in enumerate(self.parameters)
+            if f"{MOMENTS[0]}/{name}" in tensors
+        }
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": kept})
 
 
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint folder of the highest step, or none."""
-    found = sorted(p for p in folder.glob("step-*") if p.suffix != ".part")
-    return found[-1] if found else None
+def diverged(what: str, step: int, hyperparameters: ResolvedHyperparameters) -> TrainingDiverged:
+    return TrainingDiverged(
+        f"{what} at step {step}; the last checkpoint is kept. "
+        f"Try a lower learning rate than {hyperparameters.learning_rate:g}.",
+        param="hyperparameters.learning_rate",
+    )

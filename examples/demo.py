@@ -142,7 +142,7 @@ def train(client: Client, dataset_id: str, arguments: argparse.Namespace) -> Job
     hyperparameters = {"steps": arguments.steps, "batch_size": arguments.batch_size}
     spec = {"base_model": BASE, "dataset": dataset_id, "method": {"type": "difffit"}, "hyperparameters": hyperparameters}
     created = client.create_job(spec | {"seed": arguments.seed, "name": "demo"})
-    with TrainingView(err) as view:
+    with TrainingView(err, created["task"]["type"]) as view:
         for event in client.watch_job(created["id"]):
             view.show(event)
     job = client.job(created["id"])

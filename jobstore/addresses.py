@@ -3,26 +3,59 @@
 import asyncio
 import re
 import socket
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 from urllib.parse import SplitResult, urlsplit
 
 from difffit_core.errors import SpecError
 
 MAX_URL = 2000  # characters
 PLAIN = re.compile(r"[\x21-\x7e]+")
-NAT64 = IPv6Network("64:ff9b::/96")  # its last 32 bits are an IPv4 address
-COMPATIBLE = IPv6Network("::/96")  # as are those of this one, which nobody should use any more
+# The blocks of IANA's registries of special-purpose addresses and of multicast (iana-ipv4-special-registry and
+# iana-ipv6-special-registry, as of 2025-10-09) that lead to no host of the public internet. They stand here because the tables
+# of the interpreter are as old as it is. Services in them that are reachable (anycast of AS112, AMT, PCP) take no webhooks.
+SPECIAL_IPV4 = (
+    "0.0.0.0/8",  # this network
+    "10.0.0.0/8",  # private
+    "100.64.0.0/10",  # shared by a provider's customers
+    "127.0.0.0/8",  # loopback
+    "169.254.0.0/16",  # link-local, where clouds keep their metadata
+    "172.16.0.0/12",  # private
+    "192.0.0.0/24",  # protocol assignments
+    "192.0.2.0/24",  # documentation
+    "192.31.196.0/24",  # AS112
+    "192.52.193.0/24",  # AMT
+    "192.88.99.0/24",  # relays of 6to4, deprecated
+    "192.168.0.0/16",  # private
+    "192.175.48.0/24",  # AS112
+    "198.18.0.0/15",  # benchmarking
+    "198.51.100.0/24",  # documentation
+    "203.0.113.0/24",  # documentation
+    "224.0.0.0/4",  # multicast
+    "240.0.0.0/4",  # reserved, and broadcast
+)
+GLOBAL_UNICAST = IPv6Network("2000::/3")  # all that IANA gives out to hosts; 64:ff9b:1::/48, 5f00::/16, fc00::/7 … lie outside
+SPECIAL_IPV6 = (
+    "2001::/23",  # protocol assignments: Teredo, benchmarking, AMT, AS112, ORCHID, drones
+    "2001:db8::/32",  # documentation
+    "2002::/16",  # 6to4: an IPv4 address behind a relay
+    "2620:4f:8000::/48",  # AS112
+    "3fff::/20",  # documentation
+)
+SPECIAL = [ip_network(block) for block in (*SPECIAL_IPV4, *SPECIAL_IPV6)]
+WRAPPED = (
+    IPv6Network("::ffff:0:0/96"),
+    IPv6Network("64:ff9b::/96"),
+)  # an IPv4 address, mapped or behind NAT64, in the last 32 bits
 
 
 def is_public(address: IPv4Address | IPv6Address) -> bool:
     """True for the public internet; False for private, loopback, link-local and reserved addresses, however wrapped."""
     if isinstance(address, IPv6Address):
-        inner = address.ipv4_mapped or address.sixtofour or (address.teredo and address.teredo[1])
-        if address in NAT64 or address in COMPATIBLE:
-            inner = IPv4Address(int(address) & 0xFFFF_FFFF)
-        if inner is not None and not is_public(inner):
+        if any(address in block for block in WRAPPED):
+            return is_public(IPv4Address(int(address) & 0xFFFF_FFFF))
+        if address not in GLOBAL_UNICAST:
             return False
-    return address.is_global and not address.is_multicast
+    return not any(address in block for block in SPECIAL)
 
 
 def check_url(url: str, allow_private: bool) -> None:

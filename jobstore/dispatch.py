@@ -19,7 +19,7 @@ QUEUES: dict[Kind, str] = {
     "train": "train",
     "generate": "generate",
     "export": "generate",  # its workers have torch and the base models, and no work that takes hours
-    "evaluate": "generate",  # in turns with requests for pictures, see worker.evaluations
+    "evaluate": "generate",  # it makes way for the others, see turns
     "estimate": "generate",  # it takes seconds where torch is loaded
     "check_dataset": "default",
 }
@@ -73,11 +73,13 @@ celery_app.add_defaults(_configuration)  # a function, so that importing this mo
 def wake(kind: Kind, *row_ids: str) -> None:
     """Tell workers that rows wait; call it after the commit. A broker that is away is logged: the sweeper sends again.
 
-    A worker that is woken trains every job that waits, and one that is idle takes a message at once: while `ENOUGH` messages
-    for training are unread, one more would wake nobody.
+    A worker that is woken works off all that waits in its queue, and one that is idle takes a message at once: while `ENOUGH`
+    messages of the queue are unread, one more would wake nobody.
     """
+    if not row_ids:
+        return
     try:
-        for row_id in row_ids[: ENOUGH - _unread(kind)] if kind == "train" else row_ids:
+        for row_id in row_ids[: ENOUGH - _unread(kind)]:
             celery_app.send_task(f"difffit.{kind}", args=[row_id], retry=False)
     except (OperationalError, RedisError) as error:
         logger.warning("The messages for %s were not sent, the sweeper will send them again: %s", ", ".join(row_ids), error)

@@ -1,7 +1,7 @@
 """Encoded datasets that jobs share: which there are, which are kept, and which nobody needs any more.
 
-They are shared within a tenant only: how fast a job begins would tell others what a tenant's datasets hold. They are a cache
-that the operator bounds in time, so they count for no tenant's quota.
+They are shared within a tenant only: how fast a job begins would tell others what a tenant's datasets hold. They count as
+stored, and go with their dataset, or when no job has used them for long.
 """
 
 from datetime import timedelta
@@ -33,13 +33,21 @@ def keep(session: Session, row: Encoding, instead_of: str | None) -> list[str]:
     return superfluous if kept == row.object_key else [*superfluous, row.object_key]
 
 
+DATASET = exists().where(
+    Dataset.tenant_id == Encoding.tenant_id, Dataset.sha256 == Encoding.dataset_sha256, Dataset.status != "deleted"
+)
+
+
+def forget_without_dataset(session: Session, tenant_id: str) -> list[str]:
+    """Delete a tenant's rows that belong to no dataset any more; returns the keys of their objects."""
+    forgotten = delete(Encoding).where(Encoding.tenant_id == tenant_id, ~DATASET)
+    return list(session.scalars(forgotten.returning(Encoding.object_key)))
+
+
 def forget_unused(session: Session, days: float) -> int:
     """Delete the rows that no job has used for so long, and those whose dataset is deleted; returns how many.
 
     Their objects are then named by no row, and the next collection of garbage deletes them.
     """
-    dataset = exists().where(
-        Dataset.tenant_id == Encoding.tenant_id, Dataset.sha256 == Encoding.dataset_sha256, Dataset.status != "deleted"
-    )
-    unused = or_(Encoding.last_used_at < func.now() - timedelta(days=days), ~dataset)
+    unused = or_(Encoding.last_used_at < func.now() - timedelta(days=days), ~DATASET)
     return len(session.scalars(delete(Encoding).where(unused).returning(Encoding.key)).all())

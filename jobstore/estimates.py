@@ -11,7 +11,7 @@ from jobstore.tables import Estimate, Json
 
 KEPT = timedelta(days=7)  # so long a worker's device may have changed without anybody noticing
 MOST_WAITING = 10  # of a tenant: each takes seconds of a worker that makes pictures, and computes those of others, too
-ACCIDENTS = {"worker_lost", "estimate_failed"}  # other failures lie in what was asked
+ACCIDENTS = {"worker_lost", "estimate_failed", "dataset_missing"}  # other failures lie in what was asked
 FAILURE_KEPT = timedelta(seconds=60)  # so long an accident is the answer; then a plan tries again
 
 

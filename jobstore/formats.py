@@ -4,7 +4,7 @@ from typing import Literal, get_args
 
 Format = Literal[
     "folders",  # class folders
-    "metadata",  # metadata.jsonl or metadata.csv: labels, texts, condition pictures
+    "metadata",  # metadata.jsonl, metadata.csv or metadata.tsv: labels, texts, condition pictures
     "food-101",
     "sun397",
     "df20m",
@@ -14,9 +14,10 @@ Format = Literal[
     "flowers-102",
     "stanford-cars",
     "coco-stuff",  # photographs with label maps and captions
-    "captions",  # a .txt beside each picture
+    "captions",  # a .txt or .caption beside each picture
     "pictures",  # and nothing else
     "alpaca",  # instructions with answers
     "chat",  # conversations
+    "completions",  # prompts with completions, or texts, without a frame
 ]
 FORMATS: tuple[str, ...] = get_args(Format)

@@ -13,7 +13,7 @@ from jobstore.database import Prepared, given
 from jobstore.errors import QuotaError
 from jobstore.lifecycle import WITH_WORKER, JobStatus
 from jobstore.settings import Settings
-from jobstore.tables import Adapter, Checkpoint, Dataset, Export, Image, Job, Json, Tenant, Upload
+from jobstore.tables import Adapter, Checkpoint, Dataset, Encoding, Export, Generation, Image, Job, Json, Tenant, Upload
 
 MARGIN = 200  # jobs below the limit from which requests of one tenant take turns; more than are in flight at once
 SEEN_SECONDS = 10.0
@@ -27,7 +27,8 @@ class Limits(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     storage_bytes: int = Field(
-        description="Of uploads and what was checked of them, checkpoints, samples, adapters and their exports"
+        description="Of uploads, what was checked of them and their encodings, checkpoints, samples, adapters, their exports, "
+        "and pictures with the conditions sent for them"
     )
     queued_jobs: int = Field(description="Jobs that wait for a worker")
     running_jobs: int = Field(description="Jobs that run at once; more of them wait in the queue")
@@ -118,8 +119,8 @@ def check_storage(session: Session, tenant_id: str, settings: Settings, wanted: 
 
 def storage_full(free: int) -> QuotaError:
     return QuotaError(
-        f"This does not fit: your tenant may store {max(0, free)} bytes more (see GET /usage). Delete datasets, jobs or "
-        "adapters, or ask the operator for more.",
+        f"This does not fit: your tenant may store {max(0, free)} bytes more (see GET /usage). Delete datasets, jobs, "
+        "adapters or generations, or ask the operator for more.",
         code="storage_full",
         param="storage_bytes",
         retry_after=STORAGE_RETRY_SECONDS,
@@ -127,16 +128,19 @@ def storage_full(free: int) -> QuotaError:
 
 
 def stored_bytes(session: Session, tenant_id: str) -> int:
-    """What the tenant can free again by deleting datasets, jobs and adapters. Pictures of generations are not: they stay."""
+    """What the tenant can free again by deleting datasets, jobs, adapters and generations."""
     datasets = select(func.sum(Dataset.upload_bytes + Dataset.content_bytes)).where(
         Dataset.tenant_id == tenant_id, Dataset.status != "deleted"
     )
     uploads = select(func.sum(Upload.length)).where(Upload.tenant_id == tenant_id)
     checkpoints = select(func.sum(Checkpoint.bytes)).join(Job).where(Job.tenant_id == tenant_id)
-    samples = select(func.sum(Image.bytes)).join(Job, Image.job_id == Job.id).where(Job.tenant_id == tenant_id)
+    pictures = select(func.sum(Image.bytes)).where(Image.tenant_id == tenant_id)  # samples of jobs as well
+    with_condition = Generation.tenant_id == tenant_id, Generation.condition_key.is_not(None)
+    conditions = select(func.sum(Generation.condition_bytes)).where(*with_condition)
+    encodings = select(func.sum(Encoding.bytes)).where(Encoding.tenant_id == tenant_id)
     adapters = select(func.sum(Adapter.bytes)).where(Adapter.tenant_id == tenant_id, Adapter.deleted_at.is_(None))
     exports = select(func.sum(Export.bytes)).join(Adapter).where(Adapter.tenant_id == tenant_id)
-    counted = (datasets, uploads, checkpoints, samples, adapters, exports)
+    counted = (datasets, uploads, encodings, checkpoints, pictures, conditions, adapters, exports)
     total = reduce(operator.add, (func.coalesce(query.scalar_subquery(), 0) for query in counted))
     return int(session.scalars(select(total)).one())
 

@@ -49,6 +49,9 @@ class Settings(BaseSettings):
     keep_encodings_days: Annotated[float, Field(gt=0)] = Field(
         30.0, description="Encoded datasets that no job has used for so long are deleted"
     )
+    keep_pictures_days: Annotated[float, Field(gt=0)] = Field(
+        90.0, description="Generations are deleted so long after their end, with their pictures and texts"
+    )
     garbage_grace_seconds: Annotated[float, Field(gt=0)] = Field(
         3600.0, description="Files that no row names are deleted after it; longer than any upload takes to be recorded"
     )

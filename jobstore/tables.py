@@ -28,6 +28,13 @@ class Base(DeclarativeBase):
     }
 
 
+def in_line(table: str, status: str = "queued") -> tuple[Index, Index]:
+    """What `turns` looks into: the rows of each tenant that wait, in their order, and those that a worker has."""
+    waiting = Index(f"ix_{table}_waiting", "tenant_id", "id", postgresql_where=text(f"status = '{status}'"))
+    at_work = Index(f"ix_{table}_at_work", "tenant_id", postgresql_where=text("lease_token IS NOT NULL"))
+    return waiting, at_work
+
+
 class Leased:
     """Columns of work that a worker claims, renews and finishes under a lease token."""
 
@@ -44,6 +51,15 @@ class Tenant(Base):
     limits: Mapped[Json] = mapped_column(default=dict)  # those that differ from the settings; see `quotas`
     served_at: Mapped[datetime | None]  # when a worker last took a job of this tenant: the others' turn comes first
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Turn(Base):
+    """When a worker last served a tenant with one kind of work that is no training; see `turns`."""
+
+    __tablename__ = "turns"
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
+    kind: Mapped[str] = mapped_column(primary_key=True)
+    served_at: Mapped[datetime]
 
 
 class ApiKey(Base):
@@ -67,7 +83,7 @@ class Dataset(Leased, Base):
     """An upload and what the check found in it. Status: checking, ready, failed, deleted."""
 
     __tablename__ = "datasets"
-    __table_args__ = (Index("ix_datasets_tenant_id_id", "tenant_id", "id"),)
+    __table_args__ = (Index("ix_datasets_tenant_id_id", "tenant_id", "id"), *in_line("datasets", "checking"))
     id: Mapped[str] = mapped_column(primary_key=True)
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     name: Mapped[str]
@@ -76,12 +92,14 @@ class Dataset(Leased, Base):
     upload_key: Mapped[str]  # the object exactly as the user sent it, or the prefix of the parts
     upload_parts: Mapped[list[str] | None] = mapped_column(JSONB(none_as_null=True))  # names of parts, in order
     upload_bytes: Mapped[int]
+    upload_name: Mapped[str | None]  # what the user calls the file; null: loose files, or nobody said
     content_key: Mapped[str | None]  # the checked images as one tar, what a worker stages
     preview_key: Mapped[str | None]
     content_bytes: Mapped[int] = mapped_column(default=0)  # of both
     sha256: Mapped[str | None]  # of the checked content; equal content, equal hash
     classes: Mapped[Json | None]  # {class name: number of examples}
     holds: Mapped[list[str] | None] = mapped_column(JSONB(none_as_null=True))  # what every example has, see `dataset.Item`
+    frame: Mapped[str | None]  # what texts are written for: alpaca, chat, none
     report: Mapped[Json | None]
     error: Mapped[Json | None]  # {code, message, param}
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
@@ -96,6 +114,7 @@ class Upload(Base):
     id: Mapped[str] = mapped_column(primary_key=True)
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     name: Mapped[str]
+    file_name: Mapped[str | None]  # what the user calls the file
     length: Mapped[int]
     offset: Mapped[int]  # bytes that have arrived
     parts: Mapped[list[str]] = mapped_column(JSONB)  # names of the objects with those bytes, in order
@@ -204,8 +223,10 @@ class Generation(Leased, Base):
     __tablename__ = "generations"
     __table_args__ = (
         Index("ix_generations_tenant_id_id", "tenant_id", "id"),
-        Index("ix_generations_status", "status"),
+        *in_line("generations"),
         Index("ix_generations_condition_key", "condition_key"),
+        Index("ix_generations_finished_at", "finished_at"),
+        Index("ix_generations_conditions", "tenant_id", postgresql_where=text("condition_key IS NOT NULL")),
     )
     id: Mapped[str] = mapped_column(primary_key=True)
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
@@ -214,6 +235,7 @@ class Generation(Leased, Base):
     status: Mapped[str]
     parameters: Mapped[Json]  # the GenerationSpec or TextGenerationSpec, every default resolved and the real seed in it
     condition_key: Mapped[str | None]  # the condition picture, as it was sent
+    condition_bytes: Mapped[int] = mapped_column(default=0, server_default="0")
     texts: Mapped[list[Json] | None] = mapped_column(JSONB(none_as_null=True))  # [{text, tokens, finish_reason}]
     error: Mapped[Json | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
@@ -224,7 +246,11 @@ class Export(Leased, Base):
     """An adapter in another format, as one archive, made on demand. Status: queued, running, succeeded, failed."""
 
     __tablename__ = "exports"
-    __table_args__ = (UniqueConstraint("adapter_id", "format"), Index("ix_exports_object_key", "object_key"))
+    __table_args__ = (
+        UniqueConstraint("adapter_id", "format"),
+        Index("ix_exports_object_key", "object_key"),
+        *in_line("exports"),
+    )
     id: Mapped[str] = mapped_column(primary_key=True)
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     adapter_id: Mapped[str] = mapped_column(ForeignKey("adapters.id"))
@@ -243,7 +269,7 @@ class Evaluation(Leased, Base):
     __tablename__ = "evaluations"
     __table_args__ = (
         Index("ix_evaluations_tenant_id_id", "tenant_id", "id"),
-        Index("ix_evaluations_status", "status"),
+        *in_line("evaluations"),
         Index("ix_evaluations_dataset_id", "dataset_id"),
         Index("ix_evaluations_adapter_id", "adapter_id"),
     )
@@ -269,10 +295,10 @@ class Estimate(Leased, Base):
     """
 
     __tablename__ = "estimates"
-    __table_args__ = (Index("ix_estimates_status", "status"), Index("ix_estimates_created_at", "created_at"))
+    __table_args__ = (*in_line("estimates"), Index("ix_estimates_created_at", "created_at"))
     id: Mapped[str] = mapped_column(primary_key=True)
     key: Mapped[str] = mapped_column(unique=True)  # SHA-256 of all that the answer depends on
-    tenant_id: Mapped[str | None] = mapped_column(ForeignKey("tenants.id"))  # who asked first
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))  # who asked first
     status: Mapped[str]
     spec: Mapped[Json]  # a TrainingSpec
     result: Mapped[Json | None]  # a `difffit_core.estimate.Estimate`
@@ -291,6 +317,8 @@ class Webhook(Base):
     url: Mapped[str]
     events: Mapped[list[str]] = mapped_column(JSONB)
     secret: Mapped[str]  # signing needs it as it is
+    failures: Mapped[int] = mapped_column(default=0, server_default="0")  # one after the other, until now
+    rests_until: Mapped[datetime | None]  # nothing is sent before
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
@@ -300,7 +328,7 @@ class Delivery(Base):
     __tablename__ = "webhook_deliveries"
     __table_args__ = (
         Index("ix_webhook_deliveries_webhook_id_id", "webhook_id", "id"),
-        Index("ix_webhook_deliveries_next_try_at", "next_try_at", postgresql_where=text("next_try_at IS NOT NULL")),
+        Index("ix_webhook_deliveries_due", "webhook_id", "next_try_at", postgresql_where=text("next_try_at IS NOT NULL")),
     )
     id: Mapped[str] = mapped_column(primary_key=True)
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
@@ -339,6 +367,7 @@ class Image(Base):
 
     __tablename__ = "images"
     __table_args__ = (
+        Index("ix_images_tenant_id", "tenant_id"),
         Index("ix_images_generation_id", "generation_id"),
         Index("ix_images_job_id", "job_id"),
         Index("ix_images_object_key", "object_key"),

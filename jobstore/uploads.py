@@ -12,6 +12,7 @@ from datetime import timedelta
 from sqlalchemy import Select, delete, func, select, update
 from sqlalchemy.orm import Session
 
+from difffit_core.errors import DatasetError
 from jobstore.errors import ConflictError
 from jobstore.ids import new_id
 from jobstore.tables import Dataset, Upload
@@ -19,7 +20,31 @@ from jobstore.tables import Dataset, Upload
 EXPIRES_AFTER = timedelta(hours=24)  # without anything that arrives
 WHOLE = "whole"
 SIGNED_BYTES = 5 * 1024**3  # the most that S3 takes in one request
-WHOLE_DATASETS = (".zip", ".tar", ".tar.gz", ".tgz", ".json", ".jsonl")  # of which one is a dataset
+# Files of which one is a dataset; the longer ends of names first.
+WHOLE_DATASETS: tuple[str, ...] = (
+    ".tar.gz",
+    ".tar.bz2",
+    ".tar.xz",
+    ".tar.zst",
+    ".tgz",
+    ".tbz2",
+    ".txz",
+    ".tzst",
+    ".zip",
+    ".tar",
+)
+WHOLE_DATASETS += (".json.gz", ".jsonl.gz", ".json", ".jsonl")
+OTHER_ARCHIVES = (".7z", ".rar", ".cab", ".lz", ".lz4", ".zipx", ".z", ".tar.lzma")  # which are not read
+
+
+def unsupported_archive(file_name: str) -> DatasetError:
+    """A file's name says that it cannot be read, before its bytes are sent."""
+    packer = file_name.rpartition(".")[2]
+    return DatasetError(
+        f"Archives of the kind .{packer} are not read. Send .zip, .tar, .tar.gz, .tar.bz2, .tar.xz or .tar.zst.",
+        code="unsupported_archive",
+        param="file",
+    )
 
 
 def upload_prefix(upload_id: str) -> str:
@@ -37,8 +62,8 @@ def part_name(offset: int) -> str:
     return f"{offset:020d}-{secrets.token_hex(4)}"
 
 
-def begin(session: Session, tenant_id: str, length: int, name: str) -> Upload:
-    row = Upload(id=new_id("upl"), tenant_id=tenant_id, name=name, length=length, offset=0, parts=[])
+def begin(session: Session, tenant_id: str, length: int, name: str, file_name: str | None = None) -> Upload:
+    row = Upload(id=new_id("upl"), tenant_id=tenant_id, name=name, file_name=file_name, length=length, offset=0, parts=[])
     row.expires_at = session.scalars(select(func.now() + EXPIRES_AFTER)).one()
     session.add(row)
     session.flush()
@@ -74,6 +99,7 @@ def make_dataset(session: Session, upload: Upload, format: str | None = None) ->
             f"{upload.offset} of {upload.length} bytes have arrived. Send the rest first.", code="upload_unfinished"
         )
     dataset = Dataset(id=new_id("ds"), tenant_id=upload.tenant_id, name=upload.name, status="checking", format=format)
+    dataset.upload_name = upload.file_name
     dataset.upload_key, dataset.upload_parts, dataset.upload_bytes = upload_prefix(upload.id), upload.parts, upload.length
     session.add(dataset)
     session.delete(upload)

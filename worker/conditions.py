@@ -1,4 +1,4 @@
-"""The condition picture of a request, as its sender left it: decoded in a confined process before it is in this one."""
+"""The condition picture of a request, as its sender left it: decoded in a confined process, of which only pixels come here."""
 
 import tempfile
 from pathlib import Path
@@ -7,7 +7,7 @@ from PIL import Image
 
 from difffit_core.errors import SpecError
 from jobstore.settings import get_settings
-from worker.image_pool import ImagePool, RefusedImage, Request
+from worker.image_pool import ImagePool, RefusedImage
 from worker.runtime import objects
 
 
@@ -15,12 +15,11 @@ def load_condition(key: str) -> Image.Image:
     """The picture; raises SpecError with the reason for which it cannot be used, and StorageError."""
     settings = get_settings()
     settings.work_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=settings.work_dir) as folder, ImagePool(settings.max_image_pixels) as pool:
-        path = Path(folder) / "condition"
+    with tempfile.TemporaryDirectory(dir=settings.work_dir) as name:
+        path = Path(name) / "condition"
         objects().get_to_file(key, path)
-        (answer,) = pool.check([Request(path)])
-        if isinstance(answer, RefusedImage):
-            raise SpecError(answer.message, code=answer.code, param="condition_image")
-        with Image.open(path) as picture:
-            picture.load()
-            return picture
+        with ImagePool(path.parent, settings.max_image_pixels) as pool:
+            picture = pool.decode(path)
+    if isinstance(picture, RefusedImage):
+        raise SpecError(picture.message, code=picture.code, param="condition_image")
+    return picture

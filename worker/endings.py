@@ -3,6 +3,7 @@
 import signal
 from typing import Any, Literal
 
+from difffit_core.tasks.words import words_of
 from jobstore import events, leases
 from jobstore.dispatch import wake
 from jobstore.ids import new_id
@@ -52,14 +53,15 @@ def _failed(job: Job, lease: Lease, ending: Event) -> None:
 
 
 def _out_of_memory(job: Job, lease: Lease, ending: Event) -> None:
-    """Queue the job again with half as many images on the device at a time, out of the same batch; fail it at one image."""
+    """Queue the job again with half as many examples on the device at a time, out of the same batch; fail it at one."""
     settings = job.training_spec["hyperparameters"]
     held = min(settings["micro_batch_size"], settings["batch_size"])
+    examples = words_of(job.training_spec["task"]["type"]).examples
     if held == 1:
-        advice = "One image at a time is too much for this device: set gradient_checkpointing, a smaller resolution or base."
+        advice = "One example at a time is too much for this device: set gradient_checkpointing, a smaller resolution or base."
         fail(lease, {"code": "out_of_memory", "message": f"{advice} {ending['message']}", "param": ending["param"]})
         return
-    message = f"Out of memory with {held} images at a time; the job goes on with {held // 2}, so the batch stays as it is."
+    message = f"Out of memory with {held} {examples} at a time; the job goes on with {held // 2}, so the batch stays as it is."
     spec = job.training_spec | {"hyperparameters": settings | {"micro_batch_size": held // 2}}
     event_id = new_id("evt")
 

@@ -1,14 +1,22 @@
 """Computes what trainings need, for plans, on the device that this worker has."""
 
 import logging
+import tempfile
+from pathlib import Path
+
+from sqlalchemy import select
 
 from difffit_core.base_models import get_base_model, load_catalog
-from difffit_core.errors import DiffFitError
+from difffit_core.errors import DatasetError, DiffFitError
+from difffit_core.estimate import Rows
 from difffit_core.spec import TrainingSpec
+from difffit_core.tasks.config import fields_of
 from jobstore.settings import get_settings
-from jobstore.tables import Estimate, Json
+from jobstore.tables import Dataset, Estimate, Json
+from worker.job_files import fetch_tar
 from worker.lease import Lease
 from worker.leased_work import finish, work_on
+from worker.runtime import objects, sessions
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +28,7 @@ def run_estimate(estimate_id: str) -> None:
 
 def _bring_to_end(estimate: Estimate, lease: Lease) -> None:
     try:
-        result = _compute(estimate.spec)
+        result = _compute(TrainingSpec.model_validate(estimate.spec), estimate.tenant_id)
     except DiffFitError as error:
         finish(lease, "failed", error=error.reason())
     except Exception as error:  # an architecture may do anything
@@ -31,13 +39,32 @@ def _bring_to_end(estimate: Estimate, lease: Lease) -> None:
         finish(lease, "succeeded", result=result)
 
 
-def _compute(document: Json) -> Json:
+def _compute(spec: TrainingSpec, tenant_id: str | None) -> Json:
     # Here, because workers that never compute should not load torch.
     from difffit_core.devices import pick_device
     from difffit_core.planning import estimate
 
     settings = get_settings()
-    spec = TrainingSpec.model_validate(document)
     base = get_base_model(load_catalog(settings.models, settings.models_dir), spec.base_model)
     spec = spec.model_copy(update={"base_model_path": str(base.path)})
-    return estimate(spec, pick_device(settings.device)).model_dump(mode="json")
+    needs = estimate(spec, pick_device(settings.device))
+    if spec.task.type == "instruction":
+        needs.rows = _rows(spec, tenant_id)
+    return needs.model_dump(mode="json")
+
+
+def _rows(spec: TrainingSpec, tenant_id: str | None) -> Rows:
+    """How long the rows of the tenant's dataset are. Raises DatasetError where it has gone."""
+    from difffit_core.dataset import read_index
+    from difffit_core.rows import measure
+
+    content = select(Dataset.content_key).where(Dataset.tenant_id == tenant_id, Dataset.sha256 == spec.dataset.sha256)
+    with sessions()() as session:
+        key = session.scalar(content.where(Dataset.status == "ready", Dataset.content_key.is_not(None)).limit(1))
+    if key is None:
+        raise DatasetError("The dataset is no longer there.", code="dataset_missing", param="dataset")
+    work_dir = get_settings().work_dir
+    work_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=work_dir) as folder:
+        fetch_tar(objects(), key, Path(folder) / "dataset")
+        return measure(spec, read_index(Path(folder) / "dataset", fields_of(spec.task)))

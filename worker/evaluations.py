@@ -1,6 +1,6 @@
 """Evaluates a model in a child process. What was measured of each portion of pictures is kept, so that any worker can go on.
 
-An evaluation may take hours, and requests for pictures come to the same workers: it makes way for one that waits.
+An evaluation may take hours, and what takes seconds comes to the same workers: it makes way for whoever waits, see `turns`.
 """
 
 import json
@@ -8,22 +8,19 @@ import logging
 import sys
 import time
 from collections.abc import Callable
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
-from sqlalchemy import func, select
-
 from difffit_core.base_models import get_base_model, load_catalog
 from difffit_core.errors import AdapterError, DatasetError, DiffFitError
-from jobstore import leases
+from jobstore import leases, turns
 from jobstore.dispatch import wake
 from jobstore.errors import StorageError
 from jobstore.objects import evaluation_prefix
 from jobstore.settings import get_settings
-from jobstore.tables import Adapter, Dataset, Evaluation, Generation
+from jobstore.tables import Adapter, Dataset, Evaluation
 from worker.child import Event, read_events, running, torch_environment
-from worker.job_files import fetch_references, fetch_tar, put_references
+from worker.job_files import fetch_content, fetch_references, put_references
 from worker.lease import Lease, Stopping
 from worker.leased_work import finish, work_on
 from worker.outages import persist
@@ -33,12 +30,12 @@ logger = logging.getLogger(__name__)
 
 EVALUATOR = [sys.executable, "-m", "difffit_core.evaluation", "--die-with-parent"]
 CHECK_SECONDS = 0.2  # between two looks at the child and at the lease
-PATIENCE = timedelta(seconds=1)  # a request that waits for longer has found no free worker
+LOOK_SECONDS = 1.0  # between two looks at who waits
 DRAWN = "drawn"  # see difffit_core.evaluation.standalone
 
 
 class MakingWay(Exception):
-    """Somebody waits for pictures, and this evaluation has got on."""
+    """Somebody waits, and this evaluation has got on."""
 
 
 def run_evaluation(evaluation_id: str, make_room: Callable[[], bool]) -> None:
@@ -56,6 +53,7 @@ def _bring_on(evaluation: Evaluation, lease: Lease, make_room: Callable[[], bool
         except (Stopping, MakingWay):
             with sessions().begin() as session:
                 leases.give_back(session, Evaluation, evaluation.id, lease.token)
+                turns.count(session, Evaluation, evaluation.tenant_id)
             wake("evaluate", evaluation.id)
 
 
@@ -98,7 +96,7 @@ def _stage(evaluation: Evaluation, folder: Path) -> str:
         "feature_weights": settings.feature_weights.model_dump(),
     }
     (folder / "evaluation.json").write_text(json.dumps(asked))
-    fetch_tar(objects(), dataset.content_key, folder / "dataset")
+    fetch_content(objects(), dataset.content_key, folder / "dataset", settings)
     fetch_references(objects(), dataset.sha256, folder)
     (folder / DRAWN).mkdir(exist_ok=True)
     for file in objects().list(evaluation_prefix(evaluation.id)):
@@ -109,12 +107,13 @@ def _stage(evaluation: Evaluation, folder: Path) -> str:
 def _measure(evaluation: Evaluation, lease: Lease, folder: Path) -> Event:
     """The evaluator's last word. Keeps portions and progress meanwhile; raises LeaseLost, Stopping or MakingWay."""
     kept = {path.name for path in (folder / DRAWN).iterdir()}
-    gone_on, looked_at = False, time.monotonic()
+    gone_on, began = False, time.monotonic()
+    looked_at = began
     (folder / "events.jsonl").unlink(missing_ok=True)  # of an evaluator that had too little memory
     reported = read_events(folder / "events.jsonl")
     with running([*EVALUATOR, str(folder)], folder / "log", torch_environment()) as child:
         while True:
-            exited = child.poll() is not None  # asked first: what it wrote before its end is read below
+            exited = child.exit_status() is not None  # asked first: what it wrote before its end is read below
             event = next(reported)
             lease.check()
             if event is None and exited:
@@ -125,10 +124,13 @@ def _measure(evaluation: Evaluation, lease: Lease, folder: Path) -> Event:
                 gone_on = _keep(evaluation.id, lease, folder, kept, event["done"]) or gone_on
             else:
                 return event
-            if gone_on and time.monotonic() > looked_at + 1 and _somebody_waits():
-                raise MakingWay
+            if gone_on and (now := time.monotonic()) > looked_at + LOOK_SECONDS:
+                looked_at = now
+                with sessions()() as session:
+                    if turns.makes_way(session, evaluation, now > began + turns.EVALUATION_REST.total_seconds()):
+                        raise MakingWay
     logger.error("The evaluator of %s failed:\n%s", evaluation.id, (folder / "log").read_text(errors="replace"))
-    message = f"The evaluator ended with status {child.returncode}; the worker's log says more."
+    message = f"The evaluator ended with status {child.exit_status()}; the worker's log says more."
     return {"type": "failed", "code": "evaluation_failed", "message": message, "param": None}
 
 
@@ -146,14 +148,6 @@ def _keep(evaluation_id: str, lease: Lease, folder: Path, kept: set[str], done: 
 
     persist(lease, write)
     return bool(fresh)
-
-
-def _somebody_waits() -> bool:
-    """Whether a request for pictures has waited for so long that no other worker is free for it."""
-    old = Generation.created_at < func.now() - PATIENCE
-    waiting = select(Generation.id).where(Generation.status == "queued", old).limit(1)
-    with sessions()() as session:
-        return session.scalar(waiting) is not None
 
 
 def _forget(evaluation_id: str) -> None:

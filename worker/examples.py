@@ -1,12 +1,14 @@
-"""The examples of an upload: its pictures, decoded, with what the layout says of them, or its prompts with their answers."""
+"""The examples of an upload: its pictures, decoded, with what the layout says of them, or its conversations."""
 
 import hashlib
-import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from difffit_core.contents import example_sha256
+from difffit_core.conversations import Message, is_learned
+from difffit_core.errors import DatasetError
 from worker.archives import Refusal, UnpackedFile, refusal
 from worker.image_pool import CheckedImage, ImagePool, RefusedImage, Request
 from worker.layouts.layout import Annotation, Layout, some
@@ -17,17 +19,12 @@ Answers = dict[str, CheckedImage | RefusedImage]  # by file name
 
 @dataclass(frozen=True)
 class Picture:
-    """A usable image: the file that jobs get, and what it was called."""
+    """A usable image: the PNG that jobs get, the hash of the file that it was, and what that was called."""
 
     name: str
     path: Path
     sha256: str
     image: CheckedImage
-
-    @property
-    def suffix(self) -> str:
-        suffix = PurePosixPath(self.name).suffix.lower()
-        return suffix if re.fullmatch(r"\.[a-z0-9]{1,5}", suffix) else f".{self.image.format.lower()}"
 
 
 @dataclass(frozen=True)
@@ -38,44 +35,51 @@ class Example:
     annotation: Annotation
     picture: Picture | None = None
     condition: Picture | None = None
-    prompt: str = ""
-    answer: str = ""
+    messages: list[Message] = field(default_factory=list)
 
     @property
     def texts(self) -> dict[str, str]:
-        """Those of its fields that are text, empty ones too."""
-        return {"caption": self.annotation.caption, "prompt": self.prompt, "answer": self.answer}
+        """What it says: its caption, or its answers and what they are to; empty ones too."""
+        learned = [message["content"] for message in self.messages if is_learned(message)]
+        told = [f"{m['content']}{m.get('input', '')}" for m in self.messages if not is_learned(m)]
+        return {"caption": self.annotation.caption, "prompt": "".join(told), "answer": "".join(learned)}
 
     @property
-    def fields(self) -> dict[str, str]:
+    def fields(self) -> dict[str, Any]:
         """Its fields in the index but for the names of the files there, for which those in the upload stand here."""
         pictures = {"file": self.picture, "condition": self.condition}
         names = {field: "" if picture is None else picture.name for field, picture in pictures.items()}
-        return names | {"label": self.annotation.label} | self.texts
+        return names | {"label": self.annotation.label, "caption": self.annotation.caption, "messages": self.messages}
 
     @property
     def sha256(self) -> str:
         pictures = {"file": self.picture, "condition": self.condition}
-        return example_sha256(**{f: p.sha256 for f, p in pictures.items() if p is not None}, **self.texts)
+        digests = {name: picture.sha256 for name, picture in pictures.items() if picture is not None}
+        return example_sha256(**digests, caption=self.annotation.caption, messages=self.messages)
 
 
 def make_examples(
-    files: list[UnpackedFile], layout: Layout, folder: Path, pool: ImagePool, keep_alive: Callable[[], None]
+    files: list[UnpackedFile], layout: Layout, folder: Path, pool: ImagePool, most_bytes: int, keep_alive: Callable[[], None]
 ) -> tuple[list[Example], list[Refusal]]:
-    """Decode the pictures among `files` and pair them; warnings go to the layout. `folder` takes the colours of label maps."""
-    coloured = {name: folder / f"coloured-{i}.png" for i, name in enumerate(sorted(layout.label_maps))}
+    """Decode the pictures among `files` and pair them; warnings go to the layout.
+
+    Their PNGs are written into `folder`; they may have `most_bytes` together, or DatasetError (`dataset_too_large`) is raised.
+    """
     answers: Answers = {}
-    requests = (Request(file.path, coloured=coloured.get(file.name)) for file in files)
-    for file, answer in zip(files, pool.check(requests), strict=True):
+    pictures: dict[str, Picture] = {}
+    plain = [folder / f"plain-{number:06d}.png" for number in range(len(files))]
+    requests = (Request(f.path, p, f.name in layout.label_maps) for f, p in zip(files, plain, strict=True))
+    for file, path, answer in zip(files, plain, pool.check(requests), strict=True):
         keep_alive()
         answers[file.name] = answer
-    pictures = {
-        file.name: _picture(file, answer, coloured.get(file.name))
-        for file in files
-        if isinstance(answer := answers[file.name], CheckedImage)
-    }
+        file.path.unlink()  # nobody opens what was sent again
+        if isinstance(answer, CheckedImage):
+            most_bytes -= path.stat().st_size
+            if most_bytes < 0:
+                raise _too_large()
+            pictures[file.name] = _picture(file, path, answer, file.name in layout.label_maps)
     examples, refused = (
-        [Example(text.source, Annotation(), prompt=text.prompt, answer=text.answer) for text in layout.texts],
+        [Example(text.source, Annotation(), messages=text.messages) for text in layout.texts],
         [],
     )
     for file in files:
@@ -88,11 +92,19 @@ def make_examples(
     return examples, refused
 
 
-def _picture(file: UnpackedFile, image: CheckedImage, coloured: Path | None) -> Picture:
-    if coloured is None:
-        return Picture(file.name, file.path, file.sha256, image)
-    with coloured.open("rb") as content:
-        return Picture(file.name, coloured, hashlib.file_digest(content, "sha256").hexdigest(), image)
+def _too_large() -> DatasetError:
+    return DatasetError(
+        "The pictures are larger, as they are kept, than twice what a dataset may unpack to. Send fewer or smaller ones.",
+        code="dataset_too_large",
+        param="file",
+    )
+
+
+def _picture(file: UnpackedFile, plain: Path, image: CheckedImage, label_map: bool) -> Picture:
+    if not label_map:
+        return Picture(file.name, plain, file.sha256, image)
+    with plain.open("rb") as content:  # the same label map is another picture in other colours
+        return Picture(file.name, plain, hashlib.file_digest(content, "sha256").hexdigest(), image)
 
 
 def _example(name: str, answers: Answers, pictures: dict[str, Picture], layout: Layout) -> Example | Refusal | None:
@@ -129,6 +141,13 @@ def _warn_of_pictures(examples: list[Example], layout: Layout) -> None:
     animated = [e.source for e in examples if e.picture is not None and e.picture.image.animated]
     if animated:
         layout.warn("animated", f"{len(animated)} pictures have several frames, of which the first is used: {some(animated)}")
+    repaired = [e.source for e in examples if e.picture is not None and e.picture.image.repaired]
+    if repaired:
+        layout.warn(
+            "repaired",
+            f"{len(repaired)} pictures lack their last bytes and are kept as viewers show them: {some(repaired)}. "
+            "Export them again to be sure.",
+        )
     resized = [e.source for e in examples if e.picture and e.condition and _size(e.picture) != _size(e.condition)]
     if resized:
         layout.warn(

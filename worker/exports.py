@@ -48,15 +48,15 @@ def _bring_to_end(export: Export, lease: Lease) -> None:
 def _convert(folder: Path, lease: Lease) -> None:
     """Write `export.zip`; raises AdapterError with the child's reason where it failed, LeaseLost or Stopping meanwhile."""
     with running([*EXPORTER, str(folder)], folder / "log", child_environment()) as child:
-        while child.poll() is None:
+        while child.exit_status() is None:
             lease.check()
             lease.lost.wait(CHECK_SECONDS)
-    if child.returncode == 0:
+    if child.exit_status() == 0:
         return
     if (folder / "error.json").exists():
         error = json.loads((folder / "error.json").read_text())
         raise AdapterError(error["message"], code=error["code"], param=error["param"])
     logger.error("The exporter of %s failed:\n%s", lease.row_id, (folder / "log").read_text(errors="replace"))
     raise AdapterError(
-        f"The conversion ended with status {child.returncode}; the worker's log says more.", code="export_failed"
+        f"The conversion ended with status {child.exit_status()}; the worker's log says more.", code="export_failed"
     )

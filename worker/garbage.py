@@ -16,7 +16,7 @@ from sqlalchemy import String, any_, bindparam, or_, select
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session, sessionmaker
 
-from jobstore import encodings
+from jobstore import encodings, generations
 from jobstore.objects import ObjectStore
 from jobstore.settings import Settings
 from jobstore.tables import Adapter, Checkpoint, Dataset, Encoding, Evaluation, Export, Generation, Image, Job, Upload
@@ -45,11 +45,20 @@ def collect_forever(sessions: sessionmaker[Session], objects: ObjectStore, setti
     """Collect once in every grace period, until `stop` is set; a server that is away is logged and tried again."""
     while not stop.wait(settings.garbage_grace_seconds):
         try:
-            with sessions.begin() as session:
-                encodings.forget_unused(session, settings.keep_encodings_days)
+            forget(sessions, settings)
             collect(sessions, objects, settings.garbage_grace_seconds)
         except Exception:
             logger.exception("Garbage could not be collected; the next try follows in %s s", settings.garbage_grace_seconds)
+
+
+def forget(sessions: sessionmaker[Session], settings: Settings) -> None:
+    """Delete the rows of what has not been used, or has been kept, for as long as the settings say."""
+    with sessions.begin() as session:
+        encodings.forget_unused(session, settings.keep_encodings_days)
+    forgotten = generations.BATCH
+    while forgotten == generations.BATCH:
+        with sessions.begin() as session:
+            forgotten = generations.forget_old(session, settings.keep_pictures_days)
 
 
 def collect(sessions: sessionmaker[Session], objects: ObjectStore, grace_seconds: float) -> int:

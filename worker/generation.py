@@ -1,19 +1,16 @@
-"""Makes images and texts: keeps the last used models in memory and works off every request that waits."""
+"""Makes images and texts, and keeps the last used models in memory."""
 
 import gc
 import io
 import json
 import logging
 import tempfile
-from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image as PillowImage
 from PIL.PngImagePlugin import PngInfo
-from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
 from difffit_core.base_models import get_base_model, load_catalog
@@ -25,10 +22,11 @@ from jobstore.settings import get_settings
 from jobstore.tables import Adapter, Generation, Image
 from jobstore.text_stream import TextWriter
 from worker.conditions import load_condition
+from worker.kept_models import Kept
 from worker.lease import Lease, LeaseLost, Stopping
 from worker.leased_work import finish, work_on
 from worker.outages import persist
-from worker.runtime import objects, sessions, stop_requested
+from worker.runtime import objects, sessions
 
 if TYPE_CHECKING:
     from difffit_core.adapter_file import Adapter as LoadedAdapter
@@ -36,10 +34,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
 Picture = tuple[PillowImage.Image, dict[str, Any]]  # with its parameters
 
-KEPT_BASES, KEPT_ADAPTERS = 4, 32  # an adapter is a few megabytes beside its base's gigabytes
+KEPT_SHARE = 0.5  # of the device that bases may take, and of the machine that adapters may: work takes the rest, training too
 PNG_KEY = "difffit"  # of the text chunk that says how an image was made
 
 
@@ -55,17 +52,12 @@ class Engine:
     """The last used bases and adapters, kept in memory: a base takes one adapter after the other."""
 
     def __init__(self) -> None:
-        self._bases: OrderedDict[str, Generator] = OrderedDict()
-        self._adapters: OrderedDict[str, LoadedAdapter] = OrderedDict()
+        self._bases: Kept[Generator] = Kept(_load_base, _room_for_bases, lambda base: base.nbytes())
+        self._adapters: Kept[LoadedAdapter] = Kept(_load_adapter, _room_for_adapters, lambda adapter: adapter.nbytes())
 
     def run(self, generation_id: str) -> None:
-        """Make the images of this request, then of all others that wait: the message is only a wake-up."""
-        waiting: str | None = generation_id
-        while waiting is not None and not stop_requested():
-            work_on(Generation, waiting, self._bring_to_end)
-            with sessions()() as session:
-                queued = select(Generation.id).where(Generation.status == "queued", Generation.lease_token.is_(None))
-                waiting = session.scalar(queued.order_by(Generation.id).limit(1))
+        """Claim the request and bring it to `succeeded` or `failed`; does nothing where another worker has it."""
+        work_on(Generation, generation_id, self._bring_to_end)
 
     def make_room(self) -> bool:
         """Give the memory of all models back, for somebody else on the device; whether there were any."""
@@ -73,10 +65,7 @@ class Engine:
         self._bases.clear()
         self._adapters.clear()
         if held:
-            import torch
-
-            gc.collect()  # their modules refer to each other in circles
-            torch.cuda.empty_cache()
+            _give_back()
         return held
 
     def _bring_to_end(self, generation: Generation, lease: Lease) -> None:
@@ -89,22 +78,33 @@ class Engine:
             raise  # they may come back: the lease expires and the request is tried again
         except DiffFitError as error:
             finish(lease, "failed", error=error.reason())
-        except Exception as error:  # torch raises many kinds, also when memory is short
-            logger.exception("The images of %s failed", generation.id)
-            message = f"The images could not be made ({type(error).__name__}); the worker's log says more."
-            finish(lease, "failed", error={"code": "generation_failed", "message": message, "param": None})
+        except Exception as error:  # torch raises many kinds
+            logger.exception("The request %s failed", generation.id)
+            finish(lease, "failed", error=_reason(error))
         else:
             finish(lease, "succeeded", images, texts=results.texts)
 
     def _make(self, generation: Generation) -> Results:
+        """What was asked for. Where memory runs out it is tried once more, with no other model in it."""
+        try:
+            return self._try(generation)
+        except Exception as error:
+            if not _is_out_of_memory(error):
+                raise
+            logger.warning("Memory ran out at %s: other models go, and it is tried once more", generation.id)
+        self.make_room()  # here, where the error no longer holds on to what it interrupted
+        return self._try(generation)
+
+    def _try(self, generation: Generation) -> Results:
         """Each image with its parameters, which are all it takes to make it again; or the texts."""
         parameters = generation.parameters
         kind = TextGenerationSpec if "max_tokens" in parameters else GenerationSpec
         spec = kind.model_validate(parameters)
-        model = _kept(self._bases, KEPT_BASES, generation.base_model, _load_base)
-        adapter_id = generation.adapter_id
-        adapter = None if adapter_id is None else _kept(self._adapters, KEPT_ADAPTERS, adapter_id, _load_adapter)
-        model.use(adapter, spec.adapter_strength)
+        model, adapter_id = self._bases.get(generation.base_model), generation.adapter_id
+        model.use(None if adapter_id is None else self._adapters.get(adapter_id), spec.adapter_strength)
+        self._adapters.shrink()
+        if self._bases.shrink():
+            _give_back()
         if isinstance(spec, TextGenerationSpec):
             return Results(texts=_texts(model, generation.id, spec))
         condition = None if generation.condition_key is None else load_condition(generation.condition_key)
@@ -123,25 +123,52 @@ def _texts(model: "Generator", generation_id: str, spec: TextGenerationSpec) -> 
     """The answers, which those who watch the generation see grow."""
     writer = TextWriter(get_settings().redis_url.get_secret_value(), generation_id)
     texts = []
-    for number, (prompt, answer) in enumerate(zip(spec.prompts, model.texts(spec, writer.write), strict=True)):
+    for number, (messages, answer) in enumerate(zip(spec.conversations, model.texts(spec, writer.write), strict=True)):
         reason = "stop" if answer.finished else "length"
-        text = {"prompt": prompt, "text": answer.text, "seed": spec.seed + number}
+        text = {"prompt": messages[-1]["content"], "text": answer.text, "seed": spec.seed + number}
         texts.append(text | {"tokens": answer.tokens, "finish_reason": reason})
     return texts
 
 
-def _kept(kept: OrderedDict[str, T], limit: int, key: str, load: Callable[[str], T]) -> T:
-    """The value of `key`, loaded where it is not kept; the one unused for longest makes room for it."""
-    if key not in kept:
-        while len(kept) >= limit:
-            kept.popitem(last=False)
-        kept[key] = load(key)
-    kept.move_to_end(key)
-    return kept[key]
+def _is_out_of_memory(error: Exception) -> bool:
+    from difffit_core.devices import is_out_of_memory  # here, because workers that never generate should not load torch
+
+    return is_out_of_memory(error)
+
+
+def _reason(error: Exception) -> dict[str, Any]:
+    """Of a failure that is not the request's fault, as its row tells it."""
+    if _is_out_of_memory(error):
+        message = (
+            "This takes more memory than the worker's device has to spare now. Ask for fewer or smaller pictures, for a "
+            "shorter answer, or again later."
+        )
+        return {"code": "out_of_memory", "message": message, "param": None}
+    message = f"The request could not be fulfilled ({type(error).__name__}); the worker's log says more."
+    return {"code": "generation_failed", "message": message, "param": None}
+
+
+def _give_back() -> None:
+    """Give the memory of models that are let go back to the device."""
+    import torch
+
+    gc.collect()  # their modules refer to each other in circles
+    torch.cuda.empty_cache()
+
+
+def _room_for_bases() -> int:
+    from difffit_core.devices import pick_device, total_memory
+
+    return int(KEPT_SHARE * total_memory(pick_device(get_settings().device)))
+
+
+def _room_for_adapters() -> int:
+    from difffit_core.devices import pick_device, total_memory
+
+    return int(KEPT_SHARE * total_memory(pick_device("cpu")))
 
 
 def _load_base(base_model: str) -> "Generator":
-    # Here, because workers that never generate should not load torch.
     from difffit_core.generators.registry import load_generator
 
     settings = get_settings()

@@ -1,33 +1,42 @@
 """Moving a job's files between the object store and the trainer's folder: dataset and checkpoints in, checkpoints out."""
 
 import json
+import logging
 import shutil
 import tarfile
-from pathlib import Path
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
 from difffit_core.base_models import get_base_model, load_catalog
-from difffit_core.errors import AdapterError, DatasetError
+from difffit_core.checkpoints import check_whole, step_name
+from difffit_core.errors import AdapterError, DatasetError, DiffFitError
+from jobstore.errors import StorageError
 from jobstore.objects import ObjectStore, references_prefix
 from jobstore.settings import Settings
 from jobstore.tables import Adapter, Checkpoint, Dataset, Job, JobEvent
+from worker.child import Event
+from worker.dataset_content import CONTENT, make_plain
+
+logger = logging.getLogger(__name__)
 
 # Where the trainer looks for them; see difffit_core.initial_values, .evaluation.training and .evaluation.references
 INITIAL_VALUES, EVALUATED, REFERENCES = "init.safetensors", "evaluated.json", "references"
 
 
-def stage(sessions: sessionmaker[Session], job: Job, spec_dir: Path, objects: ObjectStore, settings: Settings) -> None:
-    """Fill the trainer's folder: spec.json, dataset/, and the newest checkpoint of an earlier attempt or the initial values.
+def stage(sessions: sessionmaker[Session], job: Job, spec_dir: Path, objects: ObjectStore, settings: Settings) -> list[Event]:
+    """Fill the trainer's folder: spec.json, dataset/, and the newest whole checkpoint of an earlier attempt or initial values.
 
-    It can be done again where it broke off. Raises ModelError, DatasetError or AdapterError where this worker lacks the base
-    model, or the dataset or the initial adapter has gone.
+    Returns what is to be told of newer checkpoints that are not whole. It can be done again where it broke off. Raises
+    ModelError, DatasetError or AdapterError where this worker lacks the base model, or the dataset or the initial adapter has
+    gone, or is damaged.
     """
     with sessions() as session:
         dataset = session.get(Dataset, job.dataset_id)
-        newest = select(Checkpoint).where(Checkpoint.job_id == job.id).order_by(Checkpoint.step.desc()).limit(1)
-        checkpoint = session.scalar(newest)
+        newest_first = select(Checkpoint).where(Checkpoint.job_id == job.id).order_by(Checkpoint.step.desc())
+        checkpoints = session.scalars(newest_first).all()
         initial = session.get(Adapter, job.init_adapter_id) if job.init_adapter_id is not None else None
     if dataset is None or dataset.content_key is None:
         raise DatasetError("The job's dataset is no longer there.", code="dataset_missing", param="dataset")
@@ -37,18 +46,40 @@ def stage(sessions: sessionmaker[Session], job: Job, spec_dir: Path, objects: Ob
     spec |= {"feature_weights": settings.feature_weights.model_dump()}
     spec |= {"captioner_path": settings.captioner and str(settings.captioner)}
     (spec_dir / "spec.json").write_text(json.dumps(spec))
-    fetch_tar(objects, dataset.content_key, spec_dir / "dataset")
-    (spec_dir / "checkpoints").mkdir(exist_ok=True)
-    if checkpoint is not None:
-        fetch_tar(objects, checkpoint.object_key, spec_dir / "checkpoints" / f"step-{checkpoint.step:06d}")
-    elif initial is not None:
+    fetch_content(objects, dataset.content_key, spec_dir / "dataset", settings)
+    resumed_from, told = fetch_checkpoint(objects, checkpoints, spec_dir / "checkpoints")
+    if resumed_from == 0 and initial is not None:
         if initial.deleted_at is not None:
             raise AdapterError("The adapter to begin with is deleted.", code="adapter_missing", param="init_adapter")
         objects.get_to_file(initial.object_key, spec_dir / INITIAL_VALUES)
     if spec["hyperparameters"].get("evaluate_every") is not None:
-        resumed_from = 0 if checkpoint is None else checkpoint.step
         (spec_dir / EVALUATED).write_text(json.dumps(_evaluated(sessions, job.id, resumed_from)))
         fetch_references(objects, spec["dataset"]["sha256"], spec_dir)
+    return told
+
+
+def fetch_checkpoint(objects: ObjectStore, newest_first: Iterable[Checkpoint], parent: Path) -> tuple[int, list[Event]]:
+    """Put the newest that is whole into a folder of `parent`; its step, 0 for none, and an event for each that is not.
+
+    Raises StorageError where the store is away.
+    """
+    parent.mkdir(exist_ok=True)
+    told: list[Event] = []
+    for checkpoint in newest_first:
+        folder = parent / step_name(checkpoint.step)
+        try:
+            fetch_tar(objects, checkpoint.object_key, folder)
+            return check_whole(folder), told
+        except DiffFitError as error:
+            if isinstance(error, StorageError) and error.code != "object_missing":
+                raise
+            shutil.rmtree(folder, ignore_errors=True)
+            message = (
+                f"The checkpoint of step {checkpoint.step} is lost, and training goes on from one before it: {error.message}"
+            )
+            logger.warning("Job %s: %s", checkpoint.job_id, message)
+            told.append({"type": "checkpoint_damaged", "step": checkpoint.step, "message": message})
+    return 0, told
 
 
 def _evaluated(sessions: sessionmaker[Session], job_id: str, resumed_from: int) -> list[int]:
@@ -73,21 +104,35 @@ def put_references(objects: ObjectStore, dataset_sha256: str, folder: Path) -> N
             objects.put_file(key, path)
 
 
+def fetch_content(objects: ObjectStore, key: str, folder: Path, settings: Settings) -> None:
+    """The dataset of that key, with pictures that are PNGs of ours; earlier versions kept the files that users sent."""
+    fetch_tar(objects, key, folder)
+    if PurePosixPath(key).name != CONTENT:
+        make_plain(folder, settings.max_image_pixels)
+
+
 def fetch_tar(objects: ObjectStore, key: str, folder: Path) -> None:
+    """Unpack an object; raises DatasetError (`object_damaged`) where it is not what was packed."""
     packed = folder.with_name(f"{folder.name}.tar")
     objects.get_to_file(key, packed)
     folder.mkdir(exist_ok=True)
-    with tarfile.open(packed) as tar:
-        for member in tar:
-            _extract(tar, member, folder, key)
-    packed.unlink()
+    try:
+        with tarfile.open(packed) as tar:
+            for member in tar:
+                _extract(tar, member, folder, key)
+    except (tarfile.TarError, EOFError, UnicodeError, ValueError) as error:
+        raise DatasetError(f"{key} is damaged: {error}.", code="object_damaged") from error
+    finally:
+        packed.unlink()
 
 
 def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path, key: str) -> None:
     """Write one plain file within `folder`. Ours hold nothing else; `extractall` is as strict from Python 3.11.4 on only."""
     target, content = folder / member.name, tar.extractfile(member) if member.isreg() else None
     if content is None or not target.resolve().is_relative_to(folder.resolve()):
-        raise DatasetError(f"{member.name[:200]!r} in {key} is no plain file of a folder. The object is damaged.")
+        raise DatasetError(
+            f"{member.name[:200]!r} in {key} is no plain file of a folder. The object is damaged.", code="object_damaged"
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     with content, target.open("wb") as file:
         shutil.copyfileobj(content, file)

@@ -1,19 +1,34 @@
-"""How a worker brings a row that is no job to its end: it claims the row, holds it while it works, and writes the outcome."""
+"""How a worker brings rows that are no jobs to their end: it claims a row, holds it while it works, and writes the outcome."""
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
-from jobstore import leases
+from jobstore import leases, turns
+from jobstore.dispatch import Kind
 from jobstore.settings import get_settings
 from jobstore.tables import Base, Dataset, Estimate, Evaluation, Export, Generation
 from worker.lease import Lease, LeaseLost, Stopping
 from worker.outages import persist
-from worker.runtime import sessions
+from worker.runtime import sessions, stop_requested
 
 logger = logging.getLogger(__name__)
 
 Row = TypeVar("Row", Dataset, Generation, Export, Evaluation, Estimate)
+
+
+def work_off(queue: str, works: Mapping[Kind, Callable[[str], object]], may_begin: Callable[[], bool] = lambda: True) -> None:
+    """Work on one row of the queue after the other, in their turns, until none waits or none may begin.
+
+    `works` claim a row by its id, bring it on, and do nothing where another worker has been quicker.
+    """
+    while not stop_requested() and may_begin():
+        with sessions()() as session:
+            found = turns.next_waiting(session, queue)
+        if found is None:
+            return
+        kind, row_id = found
+        works[kind](row_id)
 
 
 def work_on(model: type[Row], row_id: str, work: Callable[[Row, Lease], None]) -> None:
@@ -25,8 +40,9 @@ def work_on(model: type[Row], row_id: str, work: Callable[[Row, Lease], None]) -
     with sessions().begin() as session:
         token = leases.claim(session, model, row_id, settings.lease_seconds)
         row = session.get(model, row_id)
-    if token is None or row is None:
-        return
+        if token is None or row is None:
+            return
+        turns.count(session, model, row.tenant_id)
     with Lease(sessions(), model, row_id, token, settings) as lease:
         try:
             work(row, lease)

@@ -11,6 +11,7 @@ from PIL import Image as PillowImage
 from sqlalchemy import Select, delete, select
 from sqlalchemy.orm import Session, sessionmaker
 
+from difffit_core.checkpoints import newest_first, step_name, step_of
 from jobstore import encodings, events
 from jobstore.errors import StorageError
 from jobstore.ids import new_id
@@ -58,6 +59,7 @@ class Recorder:
             "progress": self._progress,
             "validation": self._validation,
             "checkpoint": self._checkpoint,
+            "checkpoint_damaged": self._checkpoint_damaged,
             "sample": self._sample,
             "adapter": self._adapter,
             "evaluation": self._evaluation,
@@ -114,12 +116,17 @@ class Recorder:
         step, folder = event["step"], self._spec_dir / event["path"]
         found = self._find(select(Checkpoint).where(Checkpoint.job_id == self._job.id, Checkpoint.step == step))
         row = found or Checkpoint(id=new_id("ck"), job_id=self._job.id, step=step)
-        row.object_key = f"{self._prefix}checkpoints/step-{step:06d}.tar"
+        row.object_key = f"{self._prefix}checkpoints/{step_name(step)}.tar"
         row.bytes = persist(self._lease, lambda: put_checkpoint(self._objects, row.object_key, folder))
         self._commit(event | {"id": row.id, "bytes": row.bytes}, row)
-        for older in folder.parent.glob("step-*"):
-            if older.name < folder.name and older.suffix != ".part":
-                shutil.rmtree(older)
+        for other in newest_first(folder.parent):
+            if (step_of(other) or 0) < step:
+                shutil.rmtree(other)
+
+    def _checkpoint_damaged(self, event: Event) -> None:
+        """Forget a training state that cannot be gone on from, so that it is not taken for the newest again."""
+        query = select(Checkpoint).where(Checkpoint.job_id == self._job.id, Checkpoint.step == event["step"])
+        self._commit(event, without=self._find(query))
 
     def _sample(self, event: Event) -> None:
         step, path = event["step"], self._spec_dir / event["path"]
@@ -157,8 +164,14 @@ class Recorder:
 
         return persist(self._lease, find)
 
-    def _commit(self, event: Event, row: Checkpoint | Image | Adapter | Encoding | None = None, **columns: Any) -> None:
-        """The event, a row that came with it and columns of the job in one transaction, or LeaseLost and nothing."""
+    def _commit(
+        self,
+        event: Event,
+        row: Checkpoint | Image | Adapter | Encoding | None = None,
+        without: Checkpoint | None = None,
+        **columns: Any,
+    ) -> None:
+        """The event, a row that came with it, or went, and columns of the job in one transaction, or LeaseLost and nothing."""
         data = {name: value for name, value in event.items() if name not in {"type", "time", "path"}}
         event_id = new_id("evt")
 
@@ -166,6 +179,9 @@ class Recorder:
             with self._sessions.begin() as session:
                 self._lease.write(session, **columns)
                 superfluous = self._keep(session, row) if row is not None else []
+                if without is not None:
+                    session.execute(delete(Checkpoint).where(Checkpoint.id == without.id))
+                    superfluous.append(without.object_key)
                 events.append(session, self._job.id, event["type"], data, event_id)
             return superfluous
 

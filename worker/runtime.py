@@ -18,11 +18,18 @@ from sqlalchemy.orm import Session, sessionmaker
 from jobstore.database import make_engine, session_factory
 from jobstore.objects import ObjectStore
 from jobstore.settings import Settings, get_settings
+from worker.confined import ENVIRONMENT
 
 logger = logging.getLogger(__name__)
 
 PR_SET_PDEATHSIG = 1  # from <sys/prctl.h>
 MAIN_PROCESS = os.getpid()  # pool processes are forked from the process that imports this module
+
+# Where programs, modules and scratch files lie; then what interpreter, threads, torch and the device's libraries are set by.
+CHILDRENS_NAMES = {*ENVIRONMENT, "HOME", "TMPDIR", "USER", "VIRTUAL_ENV", "XDG_CACHE_HOME", "HF_HOME", "HF_HUB_OFFLINE"}
+CHILDRENS_PREFIXES: tuple[str, ...] = ("PYTHON", "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "TORCH", "PYTORCH_", "TRITON_")
+CHILDRENS_PREFIXES += ("CUDA_", "CUBLAS_", "CUDNN_", "NVIDIA_", "NCCL_", "GLOO_", "HIP_", "ROCR_", "LC_")
+SECRETS = ("TOKEN", "SECRET", "PASSWORD", "KEY", "URL")
 
 # One byte that the main process shares with its forked pool processes. No lock is involved: it is written by a signal handler.
 _stopping = mmap.mmap(-1, 1)
@@ -93,9 +100,12 @@ def objects() -> ObjectStore:
 
 
 def child_environment() -> dict[str, str]:
-    """The environment for processes that handle untrusted data or users' settings: no addresses of servers, no secrets."""
-    secret = ("DIFFFIT_", "AWS_")
-    return {name: value for name, value in os.environ.items() if not name.endswith("_URL") and not name.startswith(secret)}
+    """The environment for processes that handle users' settings: what they compute by, and no address or secret."""
+    return {name: value for name, value in os.environ.items() if _is_for_children(name)}
+
+
+def _is_for_children(name: str) -> bool:
+    return name in CHILDRENS_NAMES or (name.startswith(CHILDRENS_PREFIXES) and not any(word in name for word in SECRETS))
 
 
 def has_room(settings: Settings) -> bool:

@@ -54,7 +54,7 @@ def run_next(standby: Standby) -> bool:
 def _run(job: Job, lease: Lease, spec_dir: Path, standby: Standby) -> None:
     began = time.monotonic()
     try:
-        persist(lease, lambda: stage(sessions(), job, spec_dir, objects(), get_settings()), fetches=True)
+        told = persist(lease, lambda: stage(sessions(), job, spec_dir, objects(), get_settings()), fetches=True)
         staged = persist(lease, lambda: stage_encodings(sessions(), job, spec_dir, objects()), fetches=True)
     except DiffFitError as error:
         endings.fail(lease, error.reason())
@@ -64,6 +64,8 @@ def _run(job: Job, lease: Lease, spec_dir: Path, standby: Standby) -> None:
         return
     lease.check()
     recorder = Recorder(sessions(), objects(), lease, job, spec_dir, staged)
+    for event in told:
+        recorder.record(event)
     if staged.warning is not None:
         recorder.record({"type": "warning", "message": staged.warning})
     trainer = standby.begin(spec_dir)
@@ -100,7 +102,7 @@ def _follow(
                 cut_off = "silent"
                 trainer.kill()
         if kill_at is None and (lease.asked_to_stop or cut_off == "out_of_time" or stop_requested()):
-            trainer.stop()
+            trainer.terminate()
             kill_at = time.monotonic() + get_settings().stop_grace_seconds
         if kill_at is not None and time.monotonic() > kill_at:
             trainer.kill()

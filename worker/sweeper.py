@@ -4,25 +4,15 @@ import logging
 import threading
 import time
 
-from kombu.exceptions import ChannelError
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session, sessionmaker
 
-from jobstore import estimates, idempotency, leases, uploads, webhooks
-from jobstore.dispatch import QUEUES, Kind, celery_app, wake
+from jobstore import estimates, idempotency, leases, turns, uploads, webhooks
+from jobstore.dispatch import wake
 from jobstore.settings import Settings
-from jobstore.tables import Dataset, Estimate, Evaluation, Export, Generation, Job
 
 logger = logging.getLogger(__name__)
 
-KINDS: dict[Kind, leases.LeasedModel] = {
-    "train": Job,
-    "generate": Generation,
-    "export": Export,
-    "evaluate": Evaluation,
-    "estimate": Estimate,
-    "check_dataset": Dataset,
-}
 ADVISORY_LOCK = 0x0D1F_F517  # any number that nothing else in the database locks
 
 
@@ -62,7 +52,7 @@ def sweep(sessions: sessionmaker[Session], settings: Settings, take_over: bool =
             return
         waiting = [
             (kind, row)
-            for kind, model in KINDS.items()
+            for kind, model in turns.MODELS.items()
             if take_over
             for row in leases.expired(session, model, settings.max_attempts)
         ]
@@ -73,18 +63,7 @@ def sweep(sessions: sessionmaker[Session], settings: Settings, take_over: bool =
     for kind, row_id in waiting:
         logger.warning("Took over %s from a worker that fell silent", row_id)
         wake(kind, row_id)
-    for kind, model in KINDS.items():
-        if _messages(QUEUES[kind]):
-            continue  # workers that are busy will come to the rows that wait: nothing is lost
+    for kind, model in turns.MODELS.items():
         with sessions.begin() as session:
             unclaimed = leases.unclaimed(session, model, settings.sweep_seconds)
-        for row_id in unclaimed:
-            wake(kind, row_id)
-
-
-def _messages(queue: str) -> int:
-    with celery_app.connection_for_write() as connection:
-        try:
-            return int(connection.default_channel.queue_declare(queue, passive=True).message_count)
-        except ChannelError:  # nobody has used the queue yet
-            return 0
+        wake(kind, *unclaimed)

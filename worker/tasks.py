@@ -1,14 +1,17 @@
-"""The Celery tasks: each takes the id of a row and does what the row asks for."""
+"""The Celery tasks, one for each kind of work. A message only wakes: its worker goes on until nothing waits in the queue."""
 
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 
-from jobstore.dispatch import celery_app
+from jobstore.dispatch import QUEUES, Kind, celery_app
+from jobstore.settings import get_settings
 from worker.dataset_check import check_dataset
 from worker.estimates import run_estimate
 from worker.evaluations import run_evaluation
 from worker.exports import run_export
 from worker.generation import Engine
-from worker.runtime import stop_requested, task_running
+from worker.leased_work import work_off
+from worker.runtime import has_room, stop_requested, task_running
 from worker.supervisor import run_next
 from worker.trainer import TRAINER, Standby
 
@@ -26,41 +29,38 @@ def engine() -> Engine:
 
 
 def train(_job_id: str) -> None:
-    """Train every job that waits, in their order: the message is only a wake-up."""
+    """Train every job that waits, in their order."""
     with task_running():
         while not stop_requested() and run_next(standby()):
             if not stop_requested():
                 standby().prepare()
 
 
-def generate(generation_id: str) -> None:
+def generate(_row_id: str) -> None:
+    """Work off everything that waits for this process's device, tenants in turn."""
+    works: dict[Kind, Callable[[str], object]] = {
+        "generate": engine().run,
+        "export": run_export,
+        "evaluate": partial(run_evaluation, make_room=engine().make_room),
+        "estimate": run_estimate,
+    }
     with task_running():
-        engine().run(generation_id)
+        work_off(QUEUES["generate"], works)
 
 
-def export(export_id: str) -> None:
+def check(_dataset_id: str) -> None:
+    """Check every dataset that waits, tenants in turn, while there is room to unpack one."""
     with task_running():
-        run_export(export_id)
+        work_off(QUEUES["check_dataset"], {"check_dataset": check_dataset}, lambda: has_room(get_settings()))
 
 
-def evaluate(evaluation_id: str) -> None:
-    with task_running():
-        run_evaluation(evaluation_id, engine().make_room)
-
-
-def estimate(estimate_id: str) -> None:
-    with task_running():
-        run_estimate(estimate_id)
-
-
-def check(dataset_id: str) -> None:
-    with task_running():
-        check_dataset(dataset_id)
-
-
-celery_app.task(train, name="difffit.train")
-celery_app.task(generate, name="difffit.generate")
-celery_app.task(export, name="difffit.export")
-celery_app.task(evaluate, name="difffit.evaluate")
-celery_app.task(estimate, name="difffit.estimate")
-celery_app.task(check, name="difffit.check_dataset")
+TASKS: dict[Kind, Callable[[str], None]] = {
+    "train": train,
+    "generate": generate,
+    "export": generate,
+    "evaluate": generate,
+    "estimate": generate,
+    "check_dataset": check,
+}
+for kind, task in TASKS.items():
+    celery_app.task(task, name=f"difffit.{kind}")

@@ -1,60 +1,32 @@
 """The trainer as a child process: one stands by with its imports done, waiting for the folder of the next job."""
 
-import contextlib
 import os
-import signal
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 from jobstore.settings import get_settings
-from worker.child import NICENESS, torch_environment
+from worker.child import Child, torch_environment
 
 TRAINER = [sys.executable, "-m", "difffit_core.train", "-", "--die-with-parent"]
 LOG_BYTES = 4 * 1024**2  # of one attempt, the end of it
 
 
-class TrainerProcess:
-    """A trainer that reads the folder of its job from stdin. It leads a process group of its own.
-
-    Start it in the main thread: the kernel ends the child when the thread that started it ends.
-    """
+class TrainerProcess(Child):
+    """A trainer that reads the folder of its job from stdin."""
 
     def __init__(self, command: list[str]) -> None:
         work_dir = get_settings().work_dir
         work_dir.mkdir(parents=True, exist_ok=True)
         self._log = tempfile.TemporaryFile(dir=work_dir)  # noqa: SIM115  # lives as long as the process
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-            env=torch_environment() | {"PYTHONUNBUFFERED": "1"},
-            start_new_session=True,
-        )
-        os.setpriority(os.PRIO_PROCESS, self._process.pid, NICENESS)
+        super().__init__(command, self._log, torch_environment() | {"PYTHONUNBUFFERED": "1"}, stdin=subprocess.PIPE)
 
     def begin(self, spec_dir: Path) -> None:
         """Hand it its job; raises BrokenPipeError where it has died meanwhile."""
-        assert self._process.stdin is not None
-        with self._process.stdin as stdin:
+        assert self.process.stdin is not None
+        with self.process.stdin as stdin:
             stdin.write(f"{spec_dir}\n".encode())
-
-    def exit_status(self) -> int | None:
-        """None while it runs, its exit status afterwards (negative: the signal that ended it)."""
-        return self._process.poll()
-
-    def stop(self) -> None:
-        """Ask it to finish its step, to write a checkpoint and to exit."""
-        if self.exit_status() is None:
-            self._process.send_signal(signal.SIGTERM)
-
-    def kill(self) -> None:
-        """End it and everything it started, at once."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
 
     def log(self) -> bytes:
         """The end of what it wrote to stdout and stderr."""

@@ -6,8 +6,9 @@ An address is checked after its name was looked up, and the connection goes to j
 import asyncio
 import logging
 import signal
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from typing import Any
 
 import httpx
 from sqlalchemy import select
@@ -22,39 +23,41 @@ from worker.runtime import sessions
 
 logger = logging.getLogger(__name__)
 
-AT_ONCE = 32  # deliveries on their way
+AT_ONCE = 64  # deliveries on their way
 POLL_SECONDS = 1.0  # between looks at the outbox
-WHOLE_SECONDS = 15.0  # for one delivery, however slowly an endpoint answers
+# For one delivery, however slowly an endpoint answers: a first attempt that hangs keeps a place from others for less time.
+FIRST_SECONDS, WHOLE_SECONDS = 5.0, 15.0
+THREADS = 256  # names are looked up in threads, and one whose server is silent keeps its thread for longer than its delivery
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 async def deliver_forever(stop: asyncio.Event, settings: Settings) -> None:
     """Deliver what is due until `stop` is set; then finish what is on its way."""
-    on_their_way: set[asyncio.Task[None]] = set()
+    on_their_way: dict[asyncio.Task[Any], Delivery] = {}
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS))
+    stopping: asyncio.Task[Any] = asyncio.create_task(stop.wait())
     async with httpx.AsyncClient(trust_env=False, follow_redirects=False, timeout=WHOLE_SECONDS) as client:
         while not stop.is_set():
             if settings.heartbeat_file is not None:
                 settings.heartbeat_file.touch()
             try:
-                due = await asyncio.to_thread(_claim, AT_ONCE - len(on_their_way))
+                due = await asyncio.to_thread(_claim, AT_ONCE - len(on_their_way), list(on_their_way.values()))
             except SQLAlchemyError as error:
                 logger.warning("The outbox cannot be read: %s", error)
                 due = []
             for delivery, endpoint in due:
                 task = asyncio.create_task(_deliver(client, delivery, endpoint, settings.webhook_private_addresses))
-                on_their_way.add(task)
-                task.add_done_callback(on_their_way.discard)
-            if len(due) == 0 or len(on_their_way) >= AT_ONCE:
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(stop.wait(), POLL_SECONDS)
+                on_their_way[task] = delivery
+                task.add_done_callback(on_their_way.pop)
+            await asyncio.wait({stopping, *on_their_way}, timeout=POLL_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         await asyncio.gather(*on_their_way)
 
 
-def _claim(most: int) -> list[tuple[Delivery, Webhook]]:
+def _claim(most: int, on_their_way: list[Delivery]) -> list[tuple[Delivery, Webhook]]:
     if most <= 0:
         return []
     with sessions().begin() as session:
-        due = webhooks.claim(session, most)
+        due = webhooks.claim(session, most, on_their_way)
         endpoints = session.scalars(select(Webhook).where(Webhook.id.in_([delivery.webhook_id for delivery in due]))).all()
         by_id = {endpoint.id: endpoint for endpoint in endpoints}
         return [(delivery, by_id[delivery.webhook_id]) for delivery in due if delivery.webhook_id in by_id]
@@ -62,8 +65,9 @@ def _claim(most: int) -> list[tuple[Delivery, Webhook]]:
 
 async def _deliver(client: httpx.AsyncClient, delivery: Delivery, endpoint: Webhook, allow_private: bool) -> None:
     status: int | None = None
+    seconds = FIRST_SECONDS if delivery.attempts == 1 else WHOLE_SECONDS
     try:
-        async with asyncio.timeout(WHOLE_SECONDS):
+        async with asyncio.timeout(seconds):
             status = await send(client, delivery, endpoint, allow_private)
         error = None if 200 <= status < 300 else f"The endpoint answered with status {status}."
         if 300 <= status < 400:
@@ -71,7 +75,7 @@ async def _deliver(client: httpx.AsyncClient, delivery: Delivery, endpoint: Webh
     except SpecError as refused:
         error = refused.message
     except TimeoutError:
-        error = f"The endpoint did not answer within {WHOLE_SECONDS:.0f} seconds."
+        error = f"The endpoint did not answer within {seconds:.0f} seconds."
     except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError) as failure:
         error = f"The endpoint could not be reached: {failure or type(failure).__name__}."
     try:

@@ -15,6 +15,7 @@ from api.pagination import PageQuery, page_of
 from api.schemas.answers import Listing, errors, file_answer, long_answer
 from api.schemas.datasets import DatasetView
 from api.uploads import DatasetUpload
+from jobstore import encodings
 from jobstore.dispatch import wake
 from jobstore.errors import ConflictError, NotFoundError
 from jobstore.formats import FORMATS
@@ -49,7 +50,7 @@ UPLOAD_FORM = {
                         "file": {
                             "type": "array",
                             "items": {"type": "string", "format": "binary"},
-                            "description": "One .zip, .tar, .tar.gz, .tgz, .json or .jsonl; or several loose images",
+                            "description": "One .zip, .tar, compressed .tar, .json or .jsonl; or several loose images",
                         },
                     },
                 }
@@ -73,7 +74,7 @@ async def upload_dataset(request: Request, response: Response, tenant: TenantId,
     upload = DatasetUpload(request, settings.max_upload_bytes, free, settings.max_archive_files, resources.lane)
     size = await resources.store.put_stream(key, upload.content())
     dataset = Dataset(id=dataset_id, tenant_id=tenant, name=upload.name, status="checking", format=upload.format, attempt=0)
-    dataset.upload_key, dataset.upload_bytes = key, size
+    dataset.upload_key, dataset.upload_bytes, dataset.upload_name = key, size, upload.file_name
     try:
         view = await resources.turns.run(_record, resources, dataset)
     except Exception:
@@ -145,4 +146,7 @@ def delete_dataset(dataset: FoundDataset, session: Transaction, resources: Resou
     refuse_while_used("dataset", [*users, *session.scalars(evaluations)], "Cancel them, or wait for their end")
     dataset.status = "deleted"
     dataset.lease_token = dataset.lease_expires_at = None
-    discard(session, resources.store, filter(None, (*upload_keys(dataset), dataset.content_key, dataset.preview_key)))
+    session.flush()
+    encoded = encodings.forget_without_dataset(session, dataset.tenant_id)
+    files = (*upload_keys(dataset), dataset.content_key, dataset.preview_key, *encoded)
+    discard(session, resources.store, filter(None, files))

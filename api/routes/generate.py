@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from api.auth import TenantId, WatchedKey
+from api.deletion import delete_generation
 from api.dependencies import Resources, ResourcesDep, Transaction, after_commit, owned, owned_rows
 from api.downloads import FileAnswer
 from api.errors import GenerationFailedError, NotAcceptableError
@@ -26,9 +27,10 @@ from api.schemas.generations import GenerateRequest, GenerationView
 from api.texts import stream_texts
 from difffit_core.base_models import get_base_model
 from difffit_core.errors import SpecError
+from difffit_core.tasks.config import TASK, InstructionConfig
 from jobstore.dispatch import wake
 from jobstore.ids import new_id
-from jobstore.quotas import limits_of
+from jobstore.quotas import limits_of, storage_full
 from jobstore.tables import Adapter, Generation, Image, Job, Tenant
 
 router = APIRouter(prefix="/generate", tags=["images"])
@@ -74,7 +76,9 @@ async def generate(
     seconds = wait_seconds(prefer, LONGEST if as_png else 0)
     generation_id, condition = new_id("gen"), await run_in_threadpool(condition_picture, request)
     async with _stored(resources, f"conditions/{generation_id}", condition) as condition_key:
-        await resources.turns.run(_queue, resources, request, tenant, accept, generation_id, condition_key)
+        await resources.turns.run(
+            _queue, resources, request, tenant, accept, generation_id, condition_key, len(condition or b"")
+        )
     if EVENT_STREAM in accept:
         return _stream(resources, key, generation_id, tenant, NOTHING_YET, 201)
     view = await _wait_for(resources, generation_id, tenant, seconds)
@@ -100,7 +104,13 @@ async def _stored(resources: Resources, key: str, data: bytes | None) -> AsyncIt
 
 
 def _queue(
-    resources: Resources, request: GenerateRequest, tenant: str, accept: str, generation_id: str, condition_key: str | None
+    resources: Resources,
+    request: GenerateRequest,
+    tenant: str,
+    accept: str,
+    generation_id: str,
+    condition_key: str | None,
+    condition_bytes: int,
 ) -> None:
     with resources.transaction() as session:
         model = find_model(session, resources, request, tenant)
@@ -111,6 +121,10 @@ def _queue(
         spec = generation_spec(request, model)
         check_condition(request, condition_key)
         limits = limits_of(session.get_one(Tenant, tenant), resources.settings)
+        if model.task != "instruction":
+            free = resources.fullness.free_bytes(session, tenant, limits.storage_bytes)
+            if free <= condition_bytes:
+                raise storage_full(free)
         resources.rates.check("generate_per_minute", tenant, limits.generate_per_minute)
         generation = Generation(
             id=generation_id,
@@ -119,6 +133,7 @@ def _queue(
             base_model=model.base.id,
             status="queued",
             condition_key=condition_key,
+            condition_bytes=condition_bytes,
             parameters=spec.model_dump(mode="json"),
         )
         session.add(generation)
@@ -136,7 +151,9 @@ def find_model(session: Session, resources: Resources, request: GenerateRequest 
     adapter = owned(session, Adapter, request.adapter, tenant, param="adapter", keep=True)
     trained = session.get_one(Job, adapter.job_id).training_spec
     base = get_base_model(resources.catalog, adapter.base_model)
-    return Drawer(base, adapter, trained["task"]["type"], trained["hyperparameters"]["resolution"])
+    task = TASK.validate_python(trained["task"])
+    frame = task.asked_in if isinstance(task, InstructionConfig) else None
+    return Drawer(base, adapter, task.type, trained["hyperparameters"]["resolution"], frame)
 
 
 async def _wait_for(resources: Resources, generation_id: str, tenant: str, seconds: float) -> GenerationView:
@@ -204,3 +221,9 @@ def get_generation(
     if "max_tokens" not in row.parameters:
         raise NotAcceptableError("Only texts come word by word: accept JSON.", code="no_text")
     return _stream(resources, key, generation_id, tenant, last_event_id)
+
+
+@router.delete("/{generation_id}", status_code=204, responses=errors(404))
+def delete(generation_id: str, tenant: TenantId, session: Transaction, resources: ResourcesDep) -> None:
+    """Delete a generation with its pictures and texts; one that is not made yet is never made."""
+    delete_generation(session, owned(session, Generation, generation_id, tenant, alone=True), resources.store)

@@ -54,7 +54,16 @@ PLANNED: Answers = {200: {"model": Plan, "description": "The plan"}}
 DATASETS = each_asked(
     asked_rows(Dataset)
     .with_only_columns(
-        *(Dataset.id, Dataset.tenant_id, Dataset.status, Dataset.error, Dataset.sha256, Dataset.classes, Dataset.holds)
+        *(
+            Dataset.id,
+            Dataset.tenant_id,
+            Dataset.status,
+            Dataset.error,
+            Dataset.sha256,
+            Dataset.classes,
+            Dataset.holds,
+            Dataset.frame,
+        )
     )
     .with_for_update(read=True)
 )
@@ -86,15 +95,29 @@ async def create_job(
     tenant: TenantId,
     resources: ResourcesDep,
     dry_run: DryRun = False,
-    prefer: Annotated[str, Header(description="Of a dry run: `wait=N` seconds at most for the estimate; absent: 20")] = "",
+    prefer: Annotated[
+        str,
+        Header(description='Of a dry run, and of `overlong: "fail"`: `wait=N` seconds at most for the estimate; absent: 20'),
+    ] = "",
 ) -> Response:
     """Queue a fine-tuning job. Fields that are left out or "auto" are chosen for the base model and the dataset."""
     # What was built here is not validated once more.
-    if dry_run:
+    fails = spec.hyperparameters.overlong == "fail"  # where rows are too long: a worker measures them, as for a plan
+    if dry_run or fails:
         draft = await resources.together(_plan, NewJob(spec, tenant))
-        return _json(await plans.finish(resources, draft, wait_seconds(prefer, plans.WAIT)))
+        plan = await plans.finish(resources, draft, wait_seconds(prefer, plans.WAIT))
+        if dry_run:
+            return _json(plan)
+        _check_rows(draft.spec, plan)
     view = await resources.together(_create, NewJob(spec, tenant, current_claim()))
     return _json(view, 202, {"location": f"/jobs/{view.id}"})
+
+
+def _check_rows(spec: TrainingSpec, plan: Plan) -> None:
+    """Raise DatasetError (`row_too_long`); where no worker has measured the rows in time, the trainer does."""
+    limit, overlong = spec.hyperparameters.max_tokens, spec.hyperparameters.overlong
+    if plan.estimate is not None and plan.estimate.rows is not None and limit is not None and overlong is not None:
+        plan.estimate.rows.check(limit, overlong)
 
 
 @dataclass(frozen=True)
@@ -174,7 +197,7 @@ def dataset_summary(dataset: Row[Any] | Dataset) -> DatasetSummary:
     if dataset.status != "ready" or dataset.sha256 is None or dataset.classes is None:
         reason = dataset.error["message"] if dataset.error else "Upload it again."
         raise DatasetError(f"The dataset is {dataset.status}. {reason}", code=f"dataset_{dataset.status}", param="dataset")
-    return DatasetSummary(sha256=dataset.sha256, classes=dataset.classes, holds=dataset.holds)
+    return DatasetSummary(sha256=dataset.sha256, classes=dataset.classes, holds=dataset.holds, frame=dataset.frame)
 
 
 def _check_initial(session: Session, adapter: Adapter, spec: TrainingSpec) -> None:

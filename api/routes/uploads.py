@@ -58,11 +58,21 @@ def begin_upload(
     if length > largest:
         raise TooLargeError(f"An upload has {largest} bytes at most.", code="upload_too_large", param="Upload-Length")
     check_storage(session, tenant, resources.settings, length)
-    row = uploads.begin(session, tenant, length, _dataset_name(tus.read_metadata(metadata)))
+    described = tus.read_metadata(metadata)
+    row = uploads.begin(session, tenant, length, _dataset_name(described), _file_name(described))
     response.headers["location"] = f"/uploads/{row.id}"
     created(session, response.headers["location"])
     _tell(response, row)
     return UploadView.of(row)
+
+
+def _file_name(metadata: dict[str, str]) -> str | None:
+    """The file's name without its folder; raises DatasetError where it says that the file cannot be read."""
+    base = metadata.get("filename", "").replace("\\", "/").rpartition("/")[2]
+    name = "".join(filter(is_plain, base))[-tus.MAX_NAME :]
+    if name.lower().endswith(uploads.OTHER_ARCHIVES):
+        raise uploads.unsupported_archive(name)
+    return name or None
 
 
 def _dataset_name(metadata: dict[str, str]) -> str:

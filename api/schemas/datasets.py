@@ -6,7 +6,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from api.schemas.answers import RowError, columns
-from difffit_core.tasks.config import Holding
+from difffit_core.tasks.config import Frame, Holding
 from jobstore import tables
 
 
@@ -18,7 +18,8 @@ class DatasetView(BaseModel):
     bytes: int = Field(description="Of the upload")
     examples: int | None = Field(description="Kept; null until the dataset is checked")
     classes: dict[str, int] | None = Field(description='Examples of each class; of the class "" where they have none')
-    holds: list[Holding] | None = Field(description="What every example has, such as file, label, caption, condition")
+    holds: list[Holding] | None = Field(description="What every example has, such as file, label, caption, condition, messages")
+    frame: Frame | None = Field(description="Of texts: what their prompts are written for, see `frame` of the task")
     sha256: str | None = Field(description="Of the checked content: equal content, equal hash")
     report: dict[str, Any] | None = Field(description="What was kept, what was refused and why, duplicates, sizes")
     error: RowError | None
@@ -28,7 +29,7 @@ class DatasetView(BaseModel):
     @classmethod
     def of(cls, row: tables.Dataset) -> "DatasetView":
         return cls.model_validate(
-            columns(row, "id name status format classes holds sha256 report error created_at finished_at")
+            columns(row, "id name status format classes holds frame sha256 report error created_at finished_at")
             | {"bytes": row.upload_bytes, "examples": None if row.classes is None else sum(row.classes.values())}
         )
 

@@ -7,12 +7,29 @@ from pydantic import BaseModel, Field
 
 from api.schemas.answers import RowError, columns
 from api.schemas.images import url_of
+from difffit_core.conversations import Message, Role
 from difffit_core.generation_spec import AdapterStrength, Scheduler
 from difffit_core.strict import PositiveInt, Seed, Strict
+from difffit_core.tasks.config import Frame
 from jobstore import tables
 
-Prompt = Annotated[str, Field(strict=True, max_length=20_000)]  # an empty one is what guidance leads away from
+MAX_CONTENT = 20_000  # characters
+Prompt = Annotated[str, Field(strict=True, max_length=MAX_CONTENT)]  # an empty one is what guidance leads away from
 Side = Annotated[int, Field(strict=True, ge=8, le=16_384)]  # what a model makes of these is less
+
+
+class AskedMessage(Strict):
+    """One turn of a conversation."""
+
+    role: Role
+    content: Annotated[str, Field(strict=True, min_length=1, max_length=MAX_CONTENT)]
+    input: Annotated[str, Field(strict=True, max_length=MAX_CONTENT)] = Field(
+        "", description="What an instruction is about: it has a place of its own in Alpaca's frame"
+    )
+
+    def as_asked(self) -> Message:
+        message: Message = {"role": self.role, "content": self.content}
+        return message | {"input": self.input} if self.input else message
 
 
 class GenerateRequest(Strict):
@@ -25,6 +42,17 @@ class GenerateRequest(Strict):
     )
     prompts: list[Prompt] | None = Field(
         None, min_length=1, max_length=64, description="What every other model draws, or answers, one after the other"
+    )
+    messages: list[AskedMessage] | None = Field(
+        None,
+        min_length=1,
+        max_length=200,
+        description="In place of `prompts`, of a language model: one conversation, which it goes on",
+    )
+    frame: Frame | None = Field(
+        None,
+        description="What prompts of a language model stand in: alpaca, chat (the base's own chat template) or none. Absent: "
+        "as the adapter was trained, or of a base its chat template, where it has one",
     )
     negative_prompt: Prompt | None = Field(None, description="What pictures should not be like")
     condition_image: str | None = Field(
@@ -59,6 +87,8 @@ class GenerationParameters(BaseModel):
 
     labels: list[str] | None = Field(None, description="The class of each image")
     prompts: list[str] | None = Field(None, description="The prompt of each image or text")
+    messages: list[Message] | None = Field(None, description="The conversation that the texts go on")
+    frame: Frame | None = Field(None, description="What prompts or messages stood in, of a language model")
     negative_prompt: str | None = None
     steps: int | None = None
     guidance_scale: float | None = None
@@ -75,7 +105,8 @@ class GenerationParameters(BaseModel):
     def of(cls, parameters: dict[str, Any], class_names: list[str]) -> "GenerationParameters":
         names = dict(enumerate(class_names))
         labels = [names.get(index, str(index)) for index in parameters.get("labels", [])]
-        return cls.model_validate(parameters | {"labels": labels or None, "prompts": parameters.get("prompts") or None})
+        told = {name: parameters.get(name) or None for name in ("prompts", "messages")}
+        return cls.model_validate(parameters | {"labels": labels or None} | told)
 
 
 class ImageView(BaseModel):
@@ -88,7 +119,7 @@ class ImageView(BaseModel):
 
 
 class TextView(BaseModel):
-    prompt: str
+    prompt: str = Field(description="As it was sent, without a frame; of messages, the last one")
     text: str
     seed: int
     tokens: int

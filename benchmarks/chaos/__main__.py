@@ -63,7 +63,7 @@ def run(folder: Path, minutes: float, seed: int) -> tuple[dict[str, Any], Found]
         time.sleep(2 * GARBAGE_SECONDS + 5)  # every file is older than the grace period, and a collection has begun since
         engine = make_engine(database_url(stack))
         accepted |= {job.id for tenant in tenants for job in tenant.jobs}
-        check_database(found, session_factory(engine), ObjectStore((data_dir / "files").as_uri()), accepted)
+        check_database(found, session_factory(engine), ObjectStore((data_dir / "files").as_uri()), accepted, faults.removed)
         engine.dispose()
         family = set(stack.processes())
     for process in family & set(running()):

@@ -1,6 +1,6 @@
 """What must be true at the end: every job ended once and as it should, nothing differs, nothing is left over."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -94,8 +94,10 @@ def _check_job(found: Found, client: Client, job: Watched, known: References) ->
         found.add("events_wrong", f"{job.id} is {now['status']} and its stream ended with {job.types[-1:]}")
 
 
-def check_database(found: Found, sessions: sessionmaker[Session], objects: ObjectStore, accepted: Iterable[str]) -> None:
-    """Rows that nobody was told of, events out of order, rows without files, and files without rows."""
+def check_database(
+    found: Found, sessions: sessionmaker[Session], objects: ObjectStore, accepted: Iterable[str], removed: Collection[str]
+) -> None:
+    """Rows that nobody was told of, events out of order, rows without files that were not `removed`, and files without rows."""
     with sessions() as session:
         jobs = set(session.scalars(select(Job.id)))
         for job_id in jobs - set(accepted):
@@ -111,7 +113,7 @@ def check_database(found: Found, sessions: sessionmaker[Session], objects: Objec
         for dataset in session.scalars(select(Dataset)):
             named += [*upload_keys(dataset), *filter(None, (dataset.content_key, dataset.preview_key))]
     for key in named:
-        if not objects.exists(key):
+        if key not in removed and not objects.exists(key):
             found.add("orphans", f"a row names {key}, which is not there")
     for key in unnamed(sessions, (file.key for prefix in PREFIXES for file in objects.list(prefix))):
         found.add("orphans", f"no row names {key}")

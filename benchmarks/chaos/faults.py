@@ -1,4 +1,4 @@
-"""The faults: a part of the stack is killed, stopped for longer than a lease, or loses its data."""
+"""The faults: a part of the stack is killed, stopped for longer than a lease, or loses its data; a checkpoint is damaged."""
 
 import random
 import shutil
@@ -9,7 +9,9 @@ from collections import Counter
 from benchmarks.chaos.stack import LEASE_SECONDS, Process, Stack
 
 PARTS = ("trainer", "supervisor", "generate", "api", "postgres", "valkey")
+DAMAGES = ("cut", "garble", "remove")  # what befalls the newest checkpoint, just before its trainer is killed
 KINDS = [f"{verb} {part}" for verb in ("kill", "stop") for part in PARTS] + ["wipe valkey"]
+KINDS += [f"{verb} checkpoint" for verb in DAMAGES]
 STOPPED_SECONDS = LEASE_SECONDS + 3.0
 PAUSE = (2.0, 10.0)  # seconds between a fault and the next, which may come before work goes on
 
@@ -21,6 +23,7 @@ class Faults:
         self._stack, self._random = stack, random.Random(seed)
         self._next: list[str] = []
         self.injected: list[tuple[str, float]] = []  # what, and when it was over (time.monotonic)
+        self.removed: set[str] = set()  # the keys of objects that are gone
 
     def run(self, seconds: float) -> None:
         until = time.monotonic() + seconds
@@ -43,8 +46,8 @@ class Faults:
     def _inject(self, kind: str) -> bool:
         """False where the part was not running just then."""
         verb, part = kind.split()
-        victims = self._victims(part)
-        if not victims:
+        victims = self._victims("trainer" if verb in DAMAGES else part)
+        if not victims or (verb in DAMAGES and not self._damage(verb)):
             return False
         if verb == "stop":
             for victim in victims:
@@ -57,6 +60,25 @@ class Faults:
             shutil.rmtree(self._stack.data_dir / "valkey" / "appendonlydir", ignore_errors=True)
         for victim in victims:
             victim.send(signal.SIGKILL)
+        return True
+
+    def _damage(self, verb: str) -> bool:
+        """Whether there was a checkpoint to do it to."""
+        files = self._stack.data_dir / "files"
+        found = {path: path.stat().st_mtime for path in files.glob("jobs/*/*/checkpoints/*.tar")}
+        if not found:
+            return False
+        newest = max(found, key=found.__getitem__)
+        content = newest.read_bytes()
+        middle = len(content) // 2
+        match verb:
+            case "cut":
+                newest.write_bytes(content[:middle])
+            case "garble":
+                newest.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+            case _:
+                newest.unlink()
+                self.removed.add(str(newest.relative_to(files)))
         return True
 
     def _victims(self, part: str) -> list[Process]:

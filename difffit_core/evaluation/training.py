@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from difffit_core.captions import read_items
+from difffit_core.checkpoints import step_name
 from difffit_core.dataset import split, split_name
 from difffit_core.evaluation.measure import Evaluation, chosen_items
 from difffit_core.evaluation.metrics import EvaluationPlan, Reference
@@ -59,7 +60,7 @@ class JobEvaluations:
         def progress(done: int, of: int) -> None:
             self._events.emit("evaluating", step=step, done=done, total=of)
 
-        folder = self._folder / "evaluations" / f"step-{step:06d}"
+        folder = self._folder / "evaluations" / step_name(step)
         figures = self._evaluation.run(draw, self._chosen, self._held_out, self._folder, folder, progress)
         self._done.add(step)
         self._events.emit(

@@ -10,13 +10,12 @@ from diffusers import DiTTransformer2DModel
 from difffit_core.adapter_file import Adapter, check_base
 from difffit_core.base_models import WEIGHTS_FOLDER, BaseModelEntry
 from difffit_core.dit import class_embedder, set_class_table, untie_conditioning
+from difffit_core.exports.frames import write_frame
 from difffit_core.exports.networks import allow_biases, check_stock
-from difffit_core.exports.readme import merged_readme
+from difffit_core.exports.readme import STOCK_CLASSES, merged_readme
 from difffit_core.merging import merge
 from difffit_core.networks import load_network
 from difffit_core.subject import network_part, text_encoder_with
-
-STOCK_CLASSES = 1000  # diffusers' DiTPipeline takes the row behind them for "no class"
 
 
 def export_merged(base: BaseModelEntry, adapter: Adapter, folder: Path, strength: float = 1.0) -> None:
@@ -44,6 +43,7 @@ def export_merged(base: BaseModelEntry, adapter: Adapter, folder: Path, strength
         part.save_pretrained(folder / name)
     if isinstance(model, DiTTransformer2DModel):
         write_labels(folder / "model_index.json", adapter.header.class_names)
+    write_frame(base, adapter, folder)
     (folder / "README.md").write_text(merged_readme(base, adapter))
 
 

@@ -6,22 +6,23 @@ as trained rows of the base's class table.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiTTransformer2DModel
-from peft import LoraConfig, get_peft_model
+from diffusers import DiTTransformer2DModel, StableDiffusionPipeline
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from difffit_core.adapter_file import Adapter, check_base
-from difffit_core.base_models import BaseModelEntry
+from difffit_core.base_models import BaseModelEntry, Source
 from difffit_core.dit import class_embedder, set_class_table, untie_conditioning
 from difffit_core.errors import AdapterError
+from difffit_core.exports.frames import write_frame
 from difffit_core.exports.networks import allow_biases, check_stock
-from difffit_core.exports.readme import LEARNED_EMBEDS, TRAINED_ENCODER, peft_readme
+from difffit_core.exports.readme import LEARNED_EMBEDS, TRAINED_ENCODER, loads_as_lora, peft_readme
 from difffit_core.fitting import fit, give_label_space
 from difffit_core.merging import at_strength, by_module, lora_layers, rows_scaled
 from difffit_core.methods.lora.config import LoRAConfig
@@ -51,14 +52,20 @@ def export_peft(base: BaseModelEntry, adapter: Adapter, folder: Path) -> None:
             param=next(iter(adapter.tensors)),
         )
     model = load_network(base, header.task.type)
-    settings = write_peft(model, network_part(adapter), base.class_names(), folder)
-    if header.task.type == "dreambooth":
-        write_subject(base, adapter, folder)
+    wrapped, settings = write_peft(model, network_part(adapter), base, folder)
+    encoder = write_subject(base, adapter, folder) if header.task.type == "dreambooth" else None
+    if loads_as_lora(base, adapter):
+        write_diffusers_lora(wrapped, encoder, folder)
+    write_frame(base, adapter, folder)
     (folder / "README.md").write_text(peft_readme(base, adapter, settings))
 
 
-def write_peft(model: Any, adapter: Adapter, base_names: Sequence[str], folder: Path) -> dict[str, bool]:
-    """Write the PEFT folder of one model, an untouched base, which is changed; returns what its config must say besides."""
+def write_peft(model: Any, adapter: Adapter, base: BaseModelEntry, folder: Path) -> tuple[PeftModel, dict[str, bool]]:
+    """Write the PEFT folder of one model, an untouched part of the base, which is changed.
+
+    Returns the model as PEFT has it, and what its config must say besides.
+    """
+    base_names = base.class_names()
     skeleton = fit(model, adapter, base_names)
     # PEFT saves biases, modules and rows as it finds them in the model: so the trained ones are put there first.
     base_rows = class_embedder(model).embedding_table.weight if isinstance(model, DiTTransformer2DModel) else None
@@ -81,19 +88,44 @@ def write_peft(model: Any, adapter: Adapter, base_names: Sequence[str], folder: 
         layer = model.get_submodule(path)
         layer.lora_A[NAME].weight.copy_(trained.lora_A[NAME].weight)
         layer.lora_B[NAME].weight.copy_(trained.lora_B[NAME].weight)
+    config.base_model_name_or_path, config.revision = origin(base)  # PEFT has put the folder there that this machine has
     wrapped.save_pretrained(str(folder))
-    return settings
+    return wrapped, settings
 
 
-def write_subject(base: BaseModelEntry, adapter: Adapter, folder: Path) -> None:
-    """Write a DreamBooth adapter's word as diffusers' `load_textual_inversion` takes it, and what it trained in the encoder."""
+def origin(base: BaseModelEntry) -> tuple[str, str | None]:
+    """The Hub id of a base and its revision, or the catalog's name of one that is on no Hub."""
+    for source in base.sources:
+        if isinstance(source, Source) and source.folder == Path():
+            return source.hub, source.revision
+    return base.id, None
+
+
+def write_subject(base: BaseModelEntry, adapter: Adapter, folder: Path) -> PeftModel | None:
+    """Write a DreamBooth adapter's word as diffusers' `load_textual_inversion` takes it, and what it trained in the encoder.
+
+    Returns the encoder as PEFT has it where there is any of that.
+    """
     text = load_text_encoder(base.path, torch.device("cpu"))
-    trained = text_encoder_part(adapter, text.encoder)
+    trained, wrapped = text_encoder_part(adapter, text.encoder), None
     if trained is not None:
-        write_peft(text.encoder, trained, (), folder / TRAINED_ENCODER)
+        wrapped, _ = write_peft(text.encoder, trained, base, folder / TRAINED_ENCODER)
+        text = load_text_encoder(base.path, torch.device("cpu"))
     add_subject(text.tokenizer, text.encoder, adapter)  # which checks it
     assert isinstance(adapter.header.task, DreamBoothConfig)
     save_file({adapter.header.task.identifier: adapter.tensors[SUBJECT][None]}, folder / LEARNED_EMBEDS)
+    return wrapped
+
+
+def write_diffusers_lora(unet: PeftModel, encoder: PeftModel | None, folder: Path) -> None:
+    """Write the matrices once more, as diffusers' `load_lora_weights` takes them from the folder."""
+    parts = {"unet": unet} if encoder is None else {"unet": unet, "text_encoder": encoder}
+    layers: dict[str, Any] = {}
+    for name, model in parts.items():
+        tensors = get_peft_model_state_dict(model)
+        layers[f"{name}_lora_layers"] = {key.removeprefix("base_model.model."): tensor for key, tensor in tensors.items()}
+        layers[f"{name}_lora_adapter_metadata"] = model.peft_config[NAME].to_dict()
+    StableDiffusionPipeline.save_lora_weights(folder, **layers)
 
 
 def _paths(model: nn.Module) -> dict[nn.Module, list[str]]:
@@ -170,7 +202,6 @@ def _config(
     else:
         targets = list(scales) or [_any_layer(model, whole)]
         config = LoraConfig(r=1, use_dora=True, bias="all", target_modules=targets, **common)
-    config.base_model_name_or_path = adapter.header.base_model
     return config
 
 

@@ -2,10 +2,13 @@
 
 from collections.abc import Mapping
 
+from diffusers import DDPMScheduler
+
 from difffit_core.adapter_file import Adapter
 from difffit_core.base_models import BaseModelEntry, Family
 from difffit_core.networks import copy_channels
-from difffit_core.tasks.config import DreamBoothConfig
+from difffit_core.sampling import scheduler_settings
+from difffit_core.tasks.config import DreamBoothConfig, InstructionConfig
 
 LEARNED_EMBEDS = "learned_embeds.safetensors"  # a subject's word in a PEFT folder, for diffusers' textual inversion
 TRAINED_ENCODER = "text_encoder"  # in a PEFT folder
@@ -34,17 +37,18 @@ PEFT: Mapping[Family, str] = {
 from peft import PeftModel
 
 pipeline = DiTPipeline.from_pretrained(BASE){resolution}
-pipeline.transformer = PeftModel.from_pretrained(pipeline.transformer, FOLDER)""",
+pipeline.transformer = PeftModel.from_pretrained(pipeline.transformer, FOLDER){short_table}""",
     "stable-diffusion": """from diffusers import StableDiffusionPipeline
 from peft import PeftModel
 
 pipeline = StableDiffusionPipeline.from_pretrained(BASE){subject}
 pipeline.unet = PeftModel.from_pretrained(pipeline.unet, FOLDER)""",
-    "controlnet": """from diffusers import {classes}
+    "controlnet": """from diffusers import {classes}, StableDiffusionControlNetPipeline
 from peft import PeftModel
 
 controlnet = {controlnet}
-controlnet = PeftModel.from_pretrained(controlnet, FOLDER).get_base_model()""",
+controlnet = PeftModel.from_pretrained(controlnet, FOLDER).get_base_model()
+pipeline = StableDiffusionControlNetPipeline.from_pretrained(BASE, controlnet=controlnet)""",
     "pixart": """from diffusers import DiffusionPipeline
 from peft import PeftModel
 
@@ -56,6 +60,32 @@ from transformers import AutoModelForCausalLM
 model = AutoModelForCausalLM.from_pretrained(BASE{settings})
 model = PeftModel.from_pretrained(model, FOLDER)""",
 }
+LORA = """from diffusers import StableDiffusionPipeline
+
+pipeline = StableDiffusionPipeline.from_pretrained(BASE){word}
+pipeline.load_lora_weights(FOLDER)"""
+STOCK_CLASSES = 1000  # diffusers' DiTPipeline takes the row behind them for "no class"
+SHORT_TABLE = f""".merge_and_unload()
+# The stock pipeline takes row {STOCK_CLASSES} for "no class", and here that is the last one.
+for block in pipeline.transformer.transformer_blocks:
+    table = block.norm1.emb.class_embedder.embedding_table
+    rows = [min(row, len(table.weight) - 1) for row in range({STOCK_CLASSES + 1})]
+    table.weight = type(table.weight)(table.weight[rows])"""
+# What each family's pipeline is asked for one picture with.
+PICTURE: Mapping[Family, str] = {
+    "dit": "[0]",
+    "stable-diffusion": '"{prompt}"',
+    "controlnet": '"{prompt}", image=CONDITION',
+    "pixart": '"{prompt}", clean_caption=False, use_resolution_binning=False',
+}
+ASKED = """from transformers import AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(FOLDER)
+messages = [{"role": "user", "content": "Why is the sky blue?"}]
+text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+prompt = tokenizer(text, add_special_tokens=BEGINS, return_tensors="pt")
+answer = model.generate(**prompt, max_new_tokens=100)
+print(tokenizer.decode(answer[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True))"""
 # The stock model has the positions of the base's own size, and lays them over a larger picture as they were in training.
 RESOLUTION = "\npipeline.transformer.register_to_config(sample_size={latents})  # pictures of {pixels} x {pixels} pixels"
 
@@ -64,20 +94,30 @@ def merged_readme(base: BaseModelEntry, adapter: Adapter) -> str:
     """Markdown for a folder with the whole model."""
     lines = MERGED[_network(base, adapter)].format(resolution=_resolution(base, adapter))
     title = f"{base.id} with a {adapter.header.method.type} adapter"
-    return _page("", title, [_code(lines), _classes(adapter), _word(adapter)], base, adapter)
+    parts = [_code(lines), _drawing(base, adapter), _classes(adapter), _word(adapter), _frame(base, adapter)]
+    return _page("", title, parts, base, adapter)
 
 
 def peft_readme(base: BaseModelEntry, adapter: Adapter, new_settings: Mapping[str, bool]) -> str:
     """Markdown for a PEFT folder; `new_settings` are what the base's config must say besides, as that a Llama has biases."""
     settings = "".join(f", {name}={value}" for name, value in new_settings.items())
-    lines = PEFT[_network(base, adapter)].format(
-        resolution=_resolution(base, adapter), settings=settings, subject=_subject(adapter), **_controlnet(base)
-    )
+    if loads_as_lora(base, adapter):
+        lines = LORA.format(word=_learned_word(adapter))
+    else:
+        lines = PEFT[_network(base, adapter)].format(
+            resolution=_resolution(base, adapter),
+            short_table=SHORT_TABLE if len(base.class_names()) < STOCK_CLASSES else "",
+            settings=settings,
+            subject=_subject(adapter),
+            **_controlnet(base),
+        )
     biases = (
         "The adapter has biases where the base has none. With the setting above the base is loaded with biases of zero, which "
         "the adapter replaces; without it PEFT would leave them out and say nothing."
     )
-    parts = [_code(lines), biases if settings else "", _classes(adapter), _word(adapter)]
+    as_lora = "PEFT takes the same folder: `pipeline.unet = PeftModel.from_pretrained(pipeline.unet, FOLDER)`."
+    parts = [_code(lines), as_lora if loads_as_lora(base, adapter) else "", biases if settings else ""]
+    parts += [_drawing(base, adapter), _classes(adapter), _word(adapter), _frame(base, adapter)]
     return _page(
         "---\nlibrary_name: peft\n---\n\n", f"A {adapter.header.method.type} adapter for {base.id}", parts, base, adapter
     )
@@ -91,6 +131,34 @@ def _page(front: str, title: str, parts: list[str], base: BaseModelEntry, adapte
 
 def _code(lines: str) -> str:
     return f"```python\n{lines}\n```"
+
+
+def loads_as_lora(base: BaseModelEntry, adapter: Adapter) -> bool:
+    """Whether diffusers' own `load_lora_weights` takes it: Stable Diffusion's pipeline does, for a UNet and a text encoder."""
+    return adapter.header.method.type == "lora" and _network(base, adapter) == "stable-diffusion"
+
+
+def _drawing(base: BaseModelEntry, adapter: Adapter) -> str:
+    """The lines that make the service's own picture; empty for a language model."""
+    if base.family == "llama":
+        return ""
+    config = DDPMScheduler.load_config(base.path, subfolder="scheduler")
+    defaults, task = base.defaults, adapter.header.task
+    kind, settings = scheduler_settings(config, defaults.scheduler, learned_variance=False)
+    told = "".join(f", {name}={value!r}" for name, value in settings.items())
+    prompt = task.prompt if isinstance(task, DreamBoothConfig) else "a prompt"
+    asked = PICTURE[_network(base, adapter)].format(prompt=prompt)
+    size = "" if base.family == "dit" else f", width={adapter.header.resolution}, height={adapter.header.resolution}"
+    asked += "" if adapter.header.resolution is None else size
+    lines = f"""import torch
+from diffusers import {kind.__name__}
+
+pipeline.scheduler = {kind.__name__}.from_config(pipeline.scheduler.config{told})
+generator = torch.Generator().manual_seed(SEED)
+steps = {{"num_inference_steps": {defaults.sample_steps}, "guidance_scale": {defaults.guidance_scale}}}
+picture = pipeline({asked}, **steps, generator=generator).images[0]"""
+    meaning = "With these settings of the scheduler it draws, in fp32, the picture that the service draws by default; picture "
+    return f"{meaning}number i of a request has the seed SEED + i.\n\n{_code(lines)}"
 
 
 def _resolution(base: BaseModelEntry, adapter: Adapter) -> str:
@@ -119,15 +187,33 @@ def _subject(adapter: Adapter) -> str:
     """The lines that load a subject's word, and what was trained in the text encoder."""
     if not isinstance(adapter.header.task, DreamBoothConfig):
         return ""
-    lines = f'\npipeline.load_textual_inversion(FOLDER, weight_name="{LEARNED_EMBEDS}")'
+    lines = _learned_word(adapter)
     if adapter.header.task.train_text_encoder:
         lines += f'\npipeline.text_encoder = PeftModel.from_pretrained(pipeline.text_encoder, f"{{FOLDER}}/{TRAINED_ENCODER}")'
     return lines
 
 
+def _learned_word(adapter: Adapter) -> str:
+    """The line that loads a subject's word; empty for all but DreamBooth."""
+    if not isinstance(adapter.header.task, DreamBoothConfig):
+        return ""
+    return f'\npipeline.load_textual_inversion(FOLDER, weight_name="{LEARNED_EMBEDS}")'
+
+
 def _word(adapter: Adapter) -> str:
     task = adapter.header.task
     return f"Its subject is known by the prompt `{task.prompt}`." if isinstance(task, DreamBoothConfig) else ""
+
+
+def _frame(base: BaseModelEntry, adapter: Adapter) -> str:
+    """How a language model is asked."""
+    if not isinstance(adapter.header.task, InstructionConfig):
+        return ""
+    frame = adapter.header.task.asked_in
+    # Only a chat template of the base's own writes the tokens that a text begins with.
+    begins = "False" if frame == "chat" and base.has_chat_template() else "True"
+    said = f"It was trained on prompts in the frame `{frame}`, which the tokenizer in this folder gives them:"
+    return f"{said}\n\n{_code(ASKED.replace('BEGINS', begins))}"
 
 
 def _classes(adapter: Adapter) -> str:

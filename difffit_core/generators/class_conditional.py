@@ -2,6 +2,7 @@
 
 import torch
 from PIL import Image
+from torch import nn
 
 from difffit_core.adapter_file import Adapter
 from difffit_core.base_models import BaseModelEntry
@@ -22,6 +23,9 @@ class ClassConditionalGenerator(Generator):
     def __init__(self, base: BaseModelEntry, device: str = "auto") -> None:
         super().__init__(base, device)
         self.vae = load_autoencoder(base.path).to(self.device)
+
+    def modules(self) -> list[nn.Module]:
+        return [*super().modules(), self.vae]
 
     def put(self, adapter: Adapter, strength: float) -> None:
         super().put(adapter, strength)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from PIL import Image
+from torch import nn
 
 from difffit_core.adapter_file import Adapter, check_base
 from difffit_core.base_models import BaseModelEntry
@@ -12,6 +13,7 @@ from difffit_core.devices import pick_device
 from difffit_core.errors import SpecError
 from difffit_core.fitting import inject
 from difffit_core.generation_spec import GenerationSpec, TextGenerationSpec
+from difffit_core.live_bytes import storage_bytes
 from difffit_core.merging import MERGEABLE, Merge, merge
 from difffit_core.networks import load_network
 from difffit_core.picture_size import check_size
@@ -86,6 +88,15 @@ class Generator:
         elif self._adapter is not None:  # one that cannot be merged goes with the model it is in
             self.network = self.load_network()
         self._adapter = self._merge = None
+
+    def modules(self) -> list[nn.Module]:
+        """All networks that are in memory."""
+        return [self.network]
+
+    def nbytes(self) -> int:
+        """The memory that the base takes, with the adapter in use and what that has replaced."""
+        held = [tensor for module in self.modules() for tensor in (*module.parameters(), *module.buffers())]
+        return storage_bytes(held if self._merge is None else [*held, *self._merge.replaced])
 
     def resolution(self) -> int:
         """Side of the square pictures that the adapter in use was trained on, or the base."""

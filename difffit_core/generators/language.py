@@ -10,6 +10,7 @@ from transformers import DynamicCache
 from difffit_core.base_models import BaseModelEntry
 from difffit_core.devices import inference_autocast
 from difffit_core.errors import SpecError
+from difffit_core.framing import FrameError, Framing
 from difffit_core.generation_spec import MAX_TOKENS, TextGenerationSpec
 from difffit_core.generators.generator import Generator, OnText, Text
 from difffit_core.networks import load_tokenizer
@@ -28,14 +29,19 @@ class LanguageGenerator(Generator):
     def texts(self, spec: TextGenerationSpec, on_text: OnText | None = None) -> list[Text]:
         """As `Generator.texts`. An answer ends with the model's end token, or after `max_tokens`.
 
-        Before the first word a SpecError says which prompt has no room in the model's context for such an answer.
+        Before the first word a SpecError says which prompt has no room in the model's context for such an answer, or that
+        the frame has no place for a message (`frame_refused`).
         """
         self.use(self._adapter, spec.adapter_strength)
-        prompts = [self.tokenizer(prompt, return_tensors="pt").input_ids for prompt in spec.prompts]  # [1, L] each
+        framing = Framing(self.tokenizer, spec.frame)
+        try:
+            prompts = [torch.tensor([framing.asked(messages)]) for messages in spec.conversations]  # [1, L] each
+        except FrameError as error:
+            raise SpecError(f"This cannot be asked: {error}.", code="frame_refused", param="messages") from error
         context = self.network.config.max_position_embeddings
         rooms = [
-            room(prompt, tokens.shape[1], spec.max_tokens, context)
-            for prompt, tokens in zip(spec.prompts, prompts, strict=True)
+            room(messages[-1]["content"], tokens.shape[1], spec.max_tokens, context)
+            for messages, tokens in zip(spec.conversations, prompts, strict=True)
         ]
         answers = []
         for number, (tokens, most) in enumerate(zip(prompts, rooms, strict=True)):

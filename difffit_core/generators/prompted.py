@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from difffit_core.base_models import BaseModelEntry
 from difffit_core.buckets import Size
@@ -27,6 +27,9 @@ class PromptedGenerator(Generator):
         super().__init__(base, device)
         self.text = load_text_encoder(base.path, self.device)
         self.vae = load_autoencoder(base.path).to(self.device)
+
+    def modules(self) -> list[nn.Module]:
+        return [*super().modules(), self.text.encoder, self.vae]
 
     @property
     def denoiser(self) -> Any:

@@ -4,7 +4,7 @@ from typing import Any
 
 from diffusers import UNet2DConditionModel
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from difffit_core.adapter_file import Adapter
 from difffit_core.base_models import BaseModelEntry
@@ -25,6 +25,9 @@ class StableDiffusionGenerator(PromptedGenerator):
         self.unet, self._base_text = self.network, self.text
         if base.family == "controlnet":
             self.unet = load_part(UNet2DConditionModel, base.path, "unet").to(self.device)
+
+    def modules(self) -> list[nn.Module]:
+        return [*super().modules(), self.unet, self._base_text.encoder]
 
     @property
     def denoiser(self) -> Any:

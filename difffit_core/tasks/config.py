@@ -4,13 +4,14 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
 from difffit_core.errors import SpecError
-from difffit_core.strict import Flag, Strict
+from difffit_core.strict import Auto, Flag, Strict
 
 TaskName = Literal["class-conditional", "text-to-image", "dreambooth", "controlnet", "instruction"]
-Holding = Literal["file", "label", "caption", "condition", "prompt", "answer"]  # a field of an example, see `dataset.Item`
+Holding = Literal["file", "label", "caption", "condition", "messages"]  # a field of an example, see `dataset.Item`
+Frame = Literal["alpaca", "chat", "none"]  # what the prompts of a language model stand in
 
 CaptionWith = Annotated[
     Literal["blip"] | None,
@@ -79,22 +80,33 @@ class ControlNetConfig(Strict):
 
 
 class InstructionConfig(Strict):
-    """Prompts with answers on a language model."""
+    """Answers of a language model to prompts and in conversations."""
 
     type: Literal["instruction"]
+    frame: Frame | Auto = Field(
+        "auto",
+        description="What prompts stand in: alpaca, Stanford Alpaca's headings; chat, the base's own chat template; none. Auto "
+        "is what the dataset's rows are written for",
+    )
+
+    @property
+    def asked_in(self) -> Frame:
+        """The frame of prompts; an adapter of which nobody has said it learned them as they are sent."""
+        return "none" if self.frame == "auto" else self.frame
 
 
 TaskConfig = Annotated[
     ClassConditionalConfig | TextToImageConfig | DreamBoothConfig | ControlNetConfig | InstructionConfig,
     Field(discriminator="type"),
 ]
+TASK = TypeAdapter[TaskConfig](TaskConfig)
 
 FIELDS_OF_TASK: dict[TaskName, tuple[Holding, ...]] = {
     "class-conditional": ("file", "label"),
     "text-to-image": ("file", "caption"),
     "dreambooth": ("file",),
     "controlnet": ("file", "condition", "caption"),
-    "instruction": ("prompt", "answer"),
+    "instruction": ("messages",),
 }  # what every example of a dataset must have
 
 

@@ -40,16 +40,16 @@ class DreamBooth(TextToImage):
         super().__init__(spec, base, device)
         assert isinstance(spec.task, DreamBoothConfig)
         self.task = spec.task
-        self.text = load_text_encoder(base.path, device)
+        self.text = load_text_encoder(base.path, torch.device("cpu"))
 
     def prepare(self) -> None:
         super().prepare()
         encoder, self.of_encoder = self.text.encoder, {}
         if self.task.train_text_encoder:
-            prepare(encoder, self.spec.method)
-            encoder.to(self.device)
+            prepare(encoder, self.spec.method)  # on the CPU: what a method adds starts from the same numbers everywhere
             self.of_encoder = {f"{PREFIX}{name}": parameter for name, parameter in trained_parameters(encoder).items()}
         self.subject = add_trained_subject(self.text.tokenizer, encoder, self.task)
+        self.text.to(self.device)
 
     def parameters(self) -> dict[str, nn.Parameter]:
         return super().parameters() | self.of_encoder | {SUBJECT: self.subject}

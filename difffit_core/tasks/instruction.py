@@ -1,4 +1,4 @@
-"""Prompts with answers on a Llama folder: the next token of the answer is what is learned."""
+"""Conversations on a Llama folder: the next token of an answer is what is learned."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,13 +8,16 @@ from torch import Tensor
 
 from difffit_core.base_models import BaseModelEntry
 from difffit_core.buckets import Size
+from difffit_core.conversations import Message, is_learned
 from difffit_core.dataset import Item
 from difffit_core.devices import training_autocast
-from difffit_core.errors import DatasetError
+from difffit_core.framing import Framing
 from difffit_core.networks import load_language_model, load_tokenizer
 from difffit_core.objectives import IGNORED, next_token_loss
+from difffit_core.rows import sort_rows
 from difffit_core.spec import TrainingSpec
-from difffit_core.tasks.task import SHOWN_NAMES, Examples, Progress, Task, Tensors
+from difffit_core.tasks.config import InstructionConfig
+from difffit_core.tasks.task import Examples, Progress, Task, Tensors
 from difffit_core.weightless import has_numbers
 
 PREVIEW_PROMPTS = 4
@@ -30,6 +33,10 @@ class Instruction(Task):
         super().__init__(spec, base, device)
         self.model = load_language_model(base.path, torch.float32)
         self.tokenizer = load_tokenizer(base.path)
+        assert isinstance(spec.task, InstructionConfig)
+        assert self.h.max_tokens is not None
+        self.max_tokens, self.overlong = self.h.max_tokens, self.h.overlong or "cut"
+        self.framing = Framing(self.tokenizer, spec.task.asked_in)
 
     def use_gradient_checkpointing(self) -> None:
         self.model.activation_checkpointing_enable()
@@ -40,51 +47,28 @@ class Instruction(Task):
     def release(self) -> None:
         pass
 
+    def usable(self, items: list[Item]) -> tuple[list[Item], list[str]]:
+        rows = sort_rows(items, self.framing, self.max_tokens, self.overlong)
+        rows.check()
+        return rows.kept, rows.warnings()
+
     def encode(self, items: list[Item], folder: Path, size: Size | None, progress: Progress) -> Tensors:
-        """`tokens` and `targets` `[N, L]`; in the targets the prompt and the padding are IGNORED."""
-        tokens, targets, too_long = [], [], []
+        """`tokens` and `targets` `[N, L]`; in the targets all but answers is IGNORED."""
+        tokens, targets = [], []
         for done, item in enumerate(items, start=1):
-            prompt, answer = self._tokenize(item)
-            if not answer:
-                too_long.append(item.name)
-            tokens.append(torch.tensor(prompt + answer))
-            targets.append(torch.tensor([IGNORED] * len(prompt) + answer))
+            row, learned = (torch.tensor(values[: self.max_tokens]) for values in self.framing.row(item.messages))
+            tokens.append(row)
+            targets.append(torch.where(learned, row, IGNORED))
             if done % 1000 == 0 or done == len(items):
                 progress(done, len(items))
-        if too_long:
-            raise DatasetError(
-                f"{len(too_long)} of {len(items)} prompts have so many tokens that of {self.h.max_tokens} none is left for the "
-                f"answer: {', '.join(too_long[:SHOWN_NAMES])}. Shorten them, or raise hyperparameters.max_tokens.",
-                code="prompt_too_long",
-                param="hyperparameters.max_tokens",
-            )
         return {
             "tokens": torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True),
             "targets": torch.nn.utils.rnn.pad_sequence(targets, batch_first=True, padding_value=IGNORED),
         }
 
-    def warnings_of_encoded(self, examples: Examples) -> list[str]:
-        last = examples.tensors["targets"][:, -1]
-        if examples.tensors["targets"].shape[1] != self.h.max_tokens:
-            return []
-        cut = int(((last != IGNORED) & (last != self.tokenizer.eos_token_id)).sum())
-        message = (
-            f"{cut} of {len(examples)} answers are cut off, for with their prompts they have more than {self.h.max_tokens} "
-            "tokens. Raise hyperparameters.max_tokens, or shorten them."
-        )
-        return [message] if cut else []
-
     def blank(self, count: int) -> Examples:
-        assert self.h.max_tokens is not None
-        rows = torch.zeros(count, self.h.max_tokens, dtype=torch.long)
+        rows = torch.zeros(count, self.max_tokens, dtype=torch.long)
         return Examples([], {"tokens": rows, "targets": rows.clone()})
-
-    def _tokenize(self, item: Item) -> tuple[list[int], list[int]]:
-        """Tokens of prompt and answer, whose end is a token too; of the answer, what of `max_tokens` the prompt leaves."""
-        assert self.h.max_tokens is not None
-        prompt = self.tokenizer(item.prompt)["input_ids"]
-        answer = [*self.tokenizer(item.answer, add_special_tokens=False)["input_ids"], self.tokenizer.eos_token_id]
-        return prompt, answer[: max(0, self.h.max_tokens - len(prompt))]
 
     def draw(self, examples: Examples, batch: int, generator: torch.Generator) -> Tensors:
         return {}
@@ -102,24 +86,31 @@ class Instruction(Task):
         return next_token_loss(logits, targets[:, :length])
 
     def preview(self, buckets: Sequence[Examples], stem: Path) -> tuple[Path, list[str]]:
-        """A text file of a few prompts, each with the answer that the model finds likeliest word by word."""
-        prompts = [item.prompt for item in buckets[0].items[:PREVIEW_PROMPTS]]
+        """A text file of a few conversations up to their last answer, each with the one that the model finds likeliest."""
+        conversations = [_until_answer(item.messages) for item in buckets[0].items[:PREVIEW_PROMPTS]]
         self.model.eval()
-        answers = [self._answer(prompt) for prompt in prompts]
+        answers = [self._answer(messages) for messages in conversations]
         self.model.train()
+        prompts = ["\n".join(message["content"] for message in messages) for messages in conversations]
         path = stem.with_suffix(".txt")
         path.write_text("\n\n".join(f"{prompt}\n{answer}" for prompt, answer in zip(prompts, answers, strict=True)) + "\n")
         return path, prompts
 
-    def _answer(self, prompt: str) -> str:
-        assert self.h.max_tokens is not None
-        tokens = self.tokenizer(prompt, return_tensors="pt").to(self.device)
-        room = self.h.max_tokens - tokens["input_ids"].shape[1]
+    def _answer(self, messages: list[Message]) -> str:
+        asked = self.framing.asked(messages) if messages else self.tokenizer("")["input_ids"]
+        tokens = torch.tensor([(asked or [self.tokenizer.eos_token_id])[: self.max_tokens - 1]], device=self.device)  # [1, L]
         output = self.model.generate(
-            **tokens,
+            tokens,
+            attention_mask=torch.ones_like(tokens),
             do_sample=False,
-            max_new_tokens=min(PREVIEW_TOKENS, room),
+            max_new_tokens=min(PREVIEW_TOKENS, self.max_tokens - tokens.shape[1]),
             eos_token_id=self.tokenizer.eos_token_id,
             pad_token_id=self.tokenizer.eos_token_id,
         )
-        return str(self.tokenizer.decode(output[0, tokens["input_ids"].shape[1] :], skip_special_tokens=True))
+        return str(self.tokenizer.decode(output[0, tokens.shape[1] :], skip_special_tokens=True))
+
+
+def _until_answer(messages: list[Message]) -> list[Message]:
+    """What was said before the last answer that is learned."""
+    last = max(place for place, message in enumerate(messages) if is_learned(message))
+    return messages[:last]

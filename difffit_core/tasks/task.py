@@ -70,9 +70,9 @@ class Task(ABC):
         """What a user should know of these examples before they are trained on."""
         return []
 
-    def warnings_of_encoded(self, examples: Examples) -> list[str]:
-        """The same of what has become of them."""
-        return []
+    def usable(self, items: list[Item]) -> tuple[list[Item], list[str]]:
+        """Those of the examples that can be trained on, and what a user should know of the others. Raises DatasetError."""
+        return items, []
 
     def compiled_parts(self) -> list[nn.Module]:
         """The modules to compile, each by itself."""

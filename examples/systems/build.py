@@ -14,6 +14,7 @@ from examples.emoji_dit.sources import fetch_packages
 from examples.systems.drawings import captions, controlnet, drawing_base, dreambooth
 from examples.systems.language import instruction, language_base
 from examples.systems.larger import larger
+from examples.systems.smollm2 import smollm2
 from examples.systems.training import Places
 
 RUNS: dict[str, Callable[[Places], dict[str, Any]]] = {
@@ -24,6 +25,7 @@ RUNS: dict[str, Callable[[Places], dict[str, Any]]] = {
     "larger": larger,
     "language-base": lambda places: language_base(places)[1],
     "instruction": instruction,
+    "smollm2": smollm2,
 }
 
 

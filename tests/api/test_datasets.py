@@ -5,6 +5,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, sessionmaker
@@ -74,6 +75,26 @@ def test_an_archive_is_stored_as_it_was_sent(client: TestClient, store: ObjectSt
     assert dataset["examples"] is dataset["classes"] is dataset["report"] is dataset["error"] is None
     assert store.get_bytes(f"datasets/{dataset['id']}/upload") == data
     assert client.get(f"/datasets/{dataset['id']}").json() == dataset
+
+
+@pytest.mark.parametrize("suffix", ["tar.bz2", "tbz2", "tar.xz", "txz", "tar.zst", "tzst", "jsonl.gz"])
+def test_compressed_uploads_are_taken_as_they_are_and_their_names_kept(
+    client: TestClient, sessions: sessionmaker[Session], suffix: str
+) -> None:
+    answer = upload(client, [("name", "a set"), ("file", (f"pets.{suffix}", b"x"))])
+    assert answer.status_code == 202, answer.text
+    with sessions() as session:
+        dataset = session.get_one(Dataset, answer.json()["id"])
+    assert (dataset.name, dataset.upload_name) == ("a set", f"pets.{suffix}")
+
+
+@pytest.mark.parametrize("name", ["pets.7z", "Pets.RAR", "pets.zipx", "pets.lz4"])
+def test_archives_that_are_not_read_are_refused_by_name_before_they_are_sent(client: TestClient, name: str) -> None:
+    answer = upload(client, [("file", (name, b"x" * 1000))])
+    assert_error(answer, 422, "unsupported_archive")
+    message = answer.json()["error"]["message"]
+    assert f".{name.rpartition('.')[2]} are not read" in message
+    assert ".tar.xz" in message
 
 
 def test_an_archive_may_name_its_format(client: TestClient) -> None:

@@ -13,7 +13,7 @@ from api.app import create_app
 from api.limits import MAX_NESTING
 from difffit_core.errors import DiffFitError
 from jobstore.settings import Settings
-from tests.conftest import Servers
+from tests.services import Servers
 
 JSON = {"content-type": "application/json"}
 TUS = {"upload-offset": "0", "content-type": "application/offset+octet-stream"}  # without them it is asked for nothing

@@ -58,6 +58,8 @@ def test_an_adapter_has_its_own_classes(client: TestClient, rows: Rows, stranger
         "scheduler": "dpmsolver++",
         "width": 64,
         "height": 64,
+        "messages": None,
+        "frame": None,
         "max_tokens": None,
         "temperature": None,
         "top_p": None,
@@ -102,8 +104,10 @@ def test_wrong_requests_name_their_field(client: TestClient, rows: Rows) -> None
 
 
 @contextmanager
-def working(sessions: sessionmaker[Session], finish: Callable[[Session, Generation], None]) -> Iterator[None]:
-    """A thread that claims the next generation as a worker does and ends it by `finish`."""
+def working(
+    sessions: sessionmaker[Session], finish: Callable[[Session, Generation], None], ends: bool = True
+) -> Iterator[None]:
+    """A thread that claims the next generation as a worker does, calls `finish`, and ends it unless that has."""
 
     def work() -> None:
         generation: Generation | None = None
@@ -117,6 +121,8 @@ def working(sessions: sessionmaker[Session], finish: Callable[[Session, Generati
         assert token is not None
         with sessions.begin() as session:
             finish(session, generation)
+            if not ends:
+                return
             status = "failed" if generation.error else "succeeded"
             assert leases.finish(session, Generation, generation.id, token, status, error=generation.error)
             events.notify(session, "generation", generation.id)
@@ -285,6 +291,45 @@ def test_nothing_may_be_asked_for(tiny: TestClient) -> None:
         assert assert_error(answer, 422, "invalid_value")["param"] == "prompts"
 
 
+def test_a_generation_is_deleted_with_its_files(
+    tiny: TestClient, sessions: sessionmaker[Session], store: ObjectStore, stranger: dict[str, str]
+) -> None:
+    picture = base64.b64encode(b"\x89PNG\r\n\x1a\nand so on").decode()
+    posted = tiny.post("/generate", json={"base_model": "tiny-controlnet", "prompts": ["a cat"], "condition_image": picture})
+    location, generation_id = posted.headers["location"], posted.json()["id"]
+    image = Image(id=new_id("img"), generation_id=generation_id, position=0, object_key="images/i.png", width=8, height=8)
+    store.put_bytes(image.object_key, b"a picture")
+    with sessions.begin() as session:
+        generation = session.get_one(Generation, generation_id)
+        condition = str(generation.condition_key)
+        image.tenant_id, image.details = generation.tenant_id, {"label": "a cat", "seed": 1}
+        session.add(image)
+        token = leases.claim(session, Generation, generation_id, 30)
+        assert token is not None
+    assert_error(tiny.delete(location, headers=stranger), 404, "generation_not_found")
+    assert store.exists(condition)
+    assert tiny.delete(location).status_code == 204
+    assert not store.exists(condition)
+    assert not store.exists(image.object_key)
+    for gone in (tiny.get(location), tiny.delete(location), tiny.delete("/generate/gen_%00")):
+        assert_error(gone, 404, "generation_not_found")
+    assert_error(tiny.get(f"/images/{image.id}"), 404, "image_not_found")
+    with sessions.begin() as session:  # the worker that was at it
+        assert not leases.finish(session, Generation, generation_id, token, "succeeded")
+
+
+def test_who_waits_for_a_generation_that_is_deleted_is_told(tiny: TestClient, sessions: sessionmaker[Session]) -> None:
+    def delete(_: Session, generation: Generation) -> None:
+        assert tiny.delete(f"/generate/{generation.id}").status_code == 204
+
+    def watch(headers: dict[str, str]) -> Response:
+        with working(sessions, delete, ends=False):
+            return tiny.post("/generate", json={"base_model": "tiny-instruction", "prompts": ["hi"]}, headers=headers)
+
+    assert_error(watch({"prefer": "wait=60"}), 404, "generation_not_found")
+    assert events_of(watch({"accept": "text/event-stream"})) == [("deleted", {})]
+
+
 def events_of(answer: Response) -> list[tuple[str, Any]]:
     assert answer.headers["content-type"].startswith("text/event-stream")
     lines = [line.partition(": ") for line in answer.text.splitlines() if line and not line.startswith(":")]
@@ -313,6 +358,33 @@ def test_texts_come_word_by_word(tiny: TestClient, sessions: sessionmaker[Sessio
     after = re.findall(r"^id: (.+)$", answer.text, re.MULTILINE)[3]
     rest = tiny.get(answer.headers["location"], headers={"accept": "text/event-stream", "last-event-id": after})
     assert events_of(rest) == events[4:]
+
+
+def test_prompts_and_messages_of_a_language_model_stand_in_a_frame(tiny: TestClient) -> None:
+    talk = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
+    asked: list[tuple[dict[str, Any], str]] = [
+        ({"prompts": ["Hi"]}, "none"),  # the tiny tokenizer has no chat template
+        ({"prompts": ["Hi"], "frame": "alpaca"}, "alpaca"),
+        ({"messages": talk, "n": 2}, "chat"),
+    ]
+    for request, frame in asked:
+        parameters = tiny.post("/generate", json={"base_model": "tiny-instruction"} | request).json()["parameters"]
+        assert (parameters["frame"], parameters["messages"]) == (frame, request.get("messages"))
+    answer = [*talk, {"role": "assistant", "content": "Hello"}]
+    wrong: list[tuple[dict[str, Any], str, str]] = [
+        ({}, "missing_field", "prompts"),
+        ({"messages": talk, "prompts": ["Hi"]}, "invalid_value", "messages"),
+        ({"messages": answer}, "invalid_value", "messages"),
+        ({"messages": talk, "frame": "none"}, "not_for_this_model", "messages"),
+        ({"messages": talk, "n": 65}, "too_many_results", "n"),
+        ({"messages": [{"role": "judge", "content": "x"}]}, "invalid_value", "messages.0.role"),
+        ({"prompts": ["Hi"], "frame": "vicuna"}, "invalid_value", "frame"),
+    ]
+    for request, code, param in wrong:
+        error = assert_error(tiny.post("/generate", json={"base_model": "tiny-instruction"} | request), 422, code)
+        assert error["param"] == param
+    picture = tiny.post("/generate", json={"base_model": "tiny-text-to-image", "messages": talk})
+    assert assert_error(picture, 422, "not_for_this_model")["param"] == "messages"
 
 
 def test_only_texts_come_word_by_word(tiny: TestClient) -> None:

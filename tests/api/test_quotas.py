@@ -1,5 +1,6 @@
 """Limits of a tenant: each answers 429, names itself and says when to try again; none can be passed by being quick."""
 
+import base64
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,31 @@ def test_where_nothing_more_can_be_stored_no_job_is_taken(client: TestClient, te
     assert client.delete(f"/datasets/{full.id}").status_code == 204
     limit(client, tenant, storage_bytes=1001)
     assert client.post("/jobs", json=body).status_code == 202
+
+
+def test_where_nothing_more_can_be_stored_no_picture_is_made(
+    settings: Settings, api_key: str, tenant: Tenant, tiny_catalog: Path, rows: Rows
+) -> None:
+    """A condition has to fit; texts take no room."""
+    condition = b"\x89PNG\r\n\x1a\n" + bytes(100)
+    common: dict[str, Any] = {"prompts": ["a cat"]}
+    controlnet = common | {"base_model": "tiny-controlnet", "condition_image": base64.b64encode(condition).decode()}
+    rows.dataset(upload_bytes=1000)
+    with TestClient(create_app(settings.model_copy(update={"models": tiny_catalog})), headers=bearer(api_key)) as client:
+        limit(client, tenant, storage_bytes=1000 + len(condition))
+        assert_limited(client.post("/generate", json=controlnet), "storage_full", "storage_bytes")
+        limit(client, tenant, storage_bytes=1001 + len(condition))
+        location = client.post("/generate", json=controlnet).headers["location"]
+        assert client.get("/usage").json()["usage"]["storage_bytes"] == 1000 + len(condition)
+        limit(client, tenant, storage_bytes=1000)
+        assert_limited(
+            client.post("/generate", json=common | {"base_model": "tiny-text-to-image"}), "storage_full", "storage_bytes"
+        )
+        assert client.post("/generate", json=common | {"base_model": "tiny-instruction"}).status_code == 202
+        assert client.delete(location).status_code == 204
+        assert client.get("/usage").json()["usage"]["storage_bytes"] == 1000
+        limit(client, tenant, storage_bytes=1001)
+        assert client.post("/generate", json=common | {"base_model": "tiny-text-to-image"}).status_code == 202
 
 
 def test_requests_for_images_are_counted_across_processes(

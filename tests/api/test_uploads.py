@@ -74,7 +74,9 @@ def test_parts_become_a_dataset_with_their_bytes(
     assert (again.status_code, again.json(), again.headers["location"]) == (202, made.json(), made.headers["location"])
     assert tus.get("/usage").json()["usage"]["storage_bytes"] == 1000
     with sessions() as session:
-        keys = uploads.upload_keys(session.get_one(Dataset, made.json()["id"]))
+        dataset = session.get_one(Dataset, made.json()["id"])
+        keys = uploads.upload_keys(dataset)
+    assert dataset.upload_name == "my pets.tar.gz"
     store.get_joined(keys, tmp_path / "joined")
     assert (tmp_path / "joined").read_bytes() == data
     assert unnamed(sessions, keys) == []

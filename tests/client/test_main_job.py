@@ -90,7 +90,7 @@ def test_a_job_is_watched_shown_and_listed(difffit: Command, job: Job) -> None:
     watched = difffit("jobs", "watch", job["id"], "--json")
     assert watched.exit_code == 0
     assert watched.json()["adapter"] == job["adapter"]
-    assert "step 2/2" in watched.stderr
+    assert "training 2/2" in watched.stderr
     assert "validation loss of the untouched base" in watched.stderr
     assert str(job["adapter"]) in difffit("jobs", "show", job["id"]).stdout
     assert "quick" in difffit("jobs", "list").stdout

@@ -1,14 +1,15 @@
-"""Random adapters on tiny models of every family, and what such a model answers to a fixed batch."""
+"""Random adapters on tiny models of every family, what such a model answers to a fixed batch, and when two are the same."""
 
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
-from difffit_core.adapter_file import Adapter, AdapterHeader
+from difffit_core.adapter_file import Adapter, AdapterHeader, read_adapter
 from difffit_core.dit import replace_class_table, tie_conditioning
 from difffit_core.families import family_of
 from difffit_core.methods.config import MethodConfig
@@ -40,6 +41,8 @@ TASK_OF_FAMILY: dict[str, TaskConfig] = {
     "generic": TextToImageConfig(type="text-to-image"),
 }
 BASE_SHA256 = "b" * 64
+# Of two equal trainings of a few steps on a GPU, whose kernels add up in any order: all but so few numbers are as near.
+GPU_TOLERANCE, GPU_OUTLIERS = 1e-4, 0.01
 
 
 @dataclass
@@ -51,13 +54,19 @@ class Case:
     inputs: dict[str, Tensor]
     flatten: Callable[[object], Tensor]
 
+    def to(self, device: torch.device) -> "Case":
+        """The same there."""
+        self.model.to(device)
+        self.inputs = {name: tensor.to(device) for name, tensor in self.inputs.items()}
+        return self
+
     def answer(self, model: nn.Module, samples: Sequence[int] = range(BATCH), **other: Tensor) -> Tensor:
         """`[samples, …]`, of the fixed inputs but for those given in `other`."""
         chosen = {name: tensor[list(samples)] for name, tensor in self.inputs.items()} | other
         return self.flatten(model(**chosen, return_dict=False))
 
     def adapter(self, seed: int = 0, class_names: Sequence[str] | None = None, **method: object) -> Adapter:
-        """What a training of `method` might have made: the trained parameters, each moved at random."""
+        """What a training of `method` might have made, on the CPU: the trained parameters, each moved at random."""
         config: MethodConfig = TypeAdapter[MethodConfig](MethodConfig).validate_python({"type": "difffit"} | method)
         names = self.names if class_names is None else list(class_names)
         family = family_of(self.model)
@@ -67,7 +76,7 @@ class Case:
             replace_class_table(model, self.names, names)
         prepare(model, config)
         generator = torch.Generator().manual_seed(seed)
-        moved = {n: p + 0.2 * torch.randn(p.shape, generator=generator) for n, p in trained_parameters(model).items()}
+        moved = {n: p.cpu() + 0.2 * torch.randn(p.shape, generator=generator) for n, p in trained_parameters(model).items()}
         return Adapter(header, {name: tensor.detach() for name, tensor in moved.items()})
 
 
@@ -116,3 +125,18 @@ def _residuals(output: object) -> Tensor:
     assert isinstance(output, tuple)
     down, middle = output
     return torch.cat([residual.flatten(1) for residual in (*down, middle)], dim=1)
+
+
+def assert_same_training(one: Path, other: Path, device: torch.device) -> None:
+    """Two adapter files are of equal trainings: on the CPU the same to the bit, on a GPU within its tolerance.
+
+    Key biases are left out there: softmax takes them away, so that their gradients are rounding, of which Adam makes steps.
+    """
+    if device.type == "cpu":
+        assert one.read_bytes() == other.read_bytes()
+        return
+    expected, found = (read_adapter(path).tensors for path in (one, other))
+    assert found.keys() == expected.keys()
+    kept = [name for name in expected if not name.endswith(("to_k.bias", "k_proj.bias"))]
+    difference = torch.cat([(found[name] - expected[name]).flatten() for name in kept]).abs()
+    assert (difference > GPU_TOLERANCE).float().mean() <= GPU_OUTLIERS, f"by {difference.max():.1e}"

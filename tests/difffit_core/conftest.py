@@ -37,5 +37,12 @@ def tiny_learned_base(tmp_path_factory: pytest.TempPathFactory) -> BaseModelEntr
 
 @pytest.fixture
 def in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a CPU that does not multiply bf16: what differs by rounding alone differs very little."""
-    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: False)
+    """As on hardware that does not multiply bf16: what differs by rounding alone differs very little."""
+    monkeypatch.setattr("difffit_core.devices.multiplies_bf16", lambda device: False)
+
+
+@pytest.fixture(params=["fp32", "bf16"])
+def precision(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What training multiplies in, whatever the hardware is best at."""
+    monkeypatch.setattr("difffit_core.devices.multiplies_bf16", lambda device: request.param == "bf16")
+    return str(request.param)

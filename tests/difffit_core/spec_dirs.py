@@ -112,14 +112,14 @@ def events_of(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
 
 
-def make_trainer(folder: Path, spec: TrainingSpec, stop: StopRequest | None = None) -> Trainer:
-    return Trainer(spec, folder, Processes(CPU), EventLog(folder / "events.jsonl"), stop or StopRequest())
+def make_trainer(folder: Path, spec: TrainingSpec, stop: StopRequest | None = None, device: torch.device = CPU) -> Trainer:
+    return Trainer(spec, folder, Processes(device), EventLog(folder / "events.jsonl"), stop or StopRequest())
 
 
-def run_here(folder: Path, spec: TrainingSpec, stop_at: int | None = None) -> list[dict[str, Any]]:
+def run_here(folder: Path, spec: TrainingSpec, stop_at: int | None = None, device: torch.device = CPU) -> list[dict[str, Any]]:
     """Train in this process; as if SIGTERM came while step `stop_at` was at work."""
     stop = StopRequest()
-    trainer = make_trainer(folder, spec, stop)
+    trainer = make_trainer(folder, spec, stop, device)
     update = trainer.state.update
 
     def update_and_stop() -> None:

@@ -43,8 +43,8 @@ def alone(case: Case, pristine: torch.nn.Module, adapter: Adapter | None, sample
 @pytest.mark.parametrize(
     ("family", "method"), [(family, "difffit") for family in FAMILIES] + [("dit", "bitfit"), ("unet", "bitfit")]
 )
-def test_a_mixed_batch_gives_what_each_adapter_gives_alone(family: str, method: str) -> None:
-    case = make_case(family)
+def test_a_mixed_batch_gives_what_each_adapter_gives_alone(family: str, method: str, device: torch.device) -> None:
+    case = make_case(family).to(device)
     pristine = copy.deepcopy(case.model)
     bank, adapters = fill_bank(case, type=method)
     with bank.using(MIXED):
@@ -77,13 +77,14 @@ def assert_same_state(state: dict[str, Tensor], expected: dict[str, Tensor]) -> 
     assert all(torch.equal(tensor, expected[name]) for name, tensor in state.items())
 
 
-def test_shared_training_gives_each_adapter_the_gradients_of_its_own_run(case: Case) -> None:
+def test_shared_training_gives_each_adapter_the_gradients_of_its_own_run(case: Case, device: torch.device) -> None:
+    case.to(device)
     pristine = copy.deepcopy(case.model)
     bank, adapters = fill_bank(case)
     for name in ("a", "b"):
         bank.remove(name)
         bank.add(name, adapters[name], trainable=True)
-    target = torch.randn(case.answer(case.model).shape, generator=torch.Generator().manual_seed(3))
+    target = torch.randn(case.answer(case.model).shape, generator=torch.Generator().manual_seed(3)).to(device)
     with bank.using(MIXED):
         (case.answer(case.model) * target).sum().backward()
     for name in ("a", "b"):

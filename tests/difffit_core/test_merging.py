@@ -34,15 +34,15 @@ def new_classes(case: Case) -> list[str] | None:
 
 
 @pytest.mark.parametrize(("family", "method"), PAIRS)
-def test_the_merged_model_does_what_the_trained_one_does(family: str, method: str) -> None:
-    case = make_case(family)
+def test_the_merged_model_does_what_the_trained_one_does(family: str, method: str, device: torch.device) -> None:
+    case = make_case(family).to(device)
     adapter = case.adapter(class_names=new_classes(case), type=method)
     trained = copy.deepcopy(case.model)
     inject(trained, adapter, case.names)
     before = case.answer(case.model)
     merge(case.model, adapter, base_names=case.names)
     if case.names:
-        case.inputs["class_labels"] = torch.tensor([0, 1, 2, 0, 1])
+        case.inputs["class_labels"] = torch.tensor([0, 1, 2, 0, 1], device=device)
     merged = case.answer(case.model)
     torch.testing.assert_close(merged, case.answer(trained), atol=1e-5, rtol=0)
     assert (merged - before).abs().max() > 1e-3
@@ -50,8 +50,8 @@ def test_the_merged_model_does_what_the_trained_one_does(family: str, method: st
 
 
 @pytest.mark.parametrize(("family", "method"), PAIRS)
-def test_unmerging_restores_the_base_bit_for_bit(family: str, method: str) -> None:
-    case = make_case(family)
+def test_unmerging_restores_the_base_bit_for_bit(family: str, method: str, device: torch.device) -> None:
+    case = make_case(family).to(device)
     state, output = copy.deepcopy(case.model.state_dict()), case.answer(case.model)
     parameters = list(case.model.parameters())
     merged = merge(case.model, case.adapter(class_names=new_classes(case), type=method), 1.3, base_names=case.names)
@@ -59,6 +59,16 @@ def test_unmerging_restores_the_base_bit_for_bit(family: str, method: str) -> No
     assert_same_state(case.model.state_dict(), state)
     assert all(now is then for now, then in zip(case.model.parameters(), parameters, strict=True))
     assert torch.equal(case.answer(case.model), output)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_adapter_that_is_read_on_the_cpu_is_merged_where_the_base_is(method: str) -> None:
+    """On any device: of this one tensors have only their shapes, and it mixes with the CPU as little as a GPU does."""
+    case = make_case("dit")
+    adapter = case.adapter(class_names=NEW_CLASSES, type=method)
+    case.model.to("meta")
+    merge(case.model, adapter, base_names=case.names)
+    assert {parameter.device.type for parameter in case.model.parameters()} == {"meta"}
 
 
 def test_a_base_can_be_merged_with_one_adapter_after_another(case: Case) -> None:

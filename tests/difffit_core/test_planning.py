@@ -50,7 +50,7 @@ def test_what_is_trained_is_counted_and_measured_as_in_the_training_itself(
     assert planned == pytest.approx(real.activations, rel=0.02)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_a_gpu_is_planned_for_in_its_own_precision(tmp_path: Path, tiny_base: BaseModelEntry) -> None:
     spec, gpu = write_spec_dir(tmp_path / "job", tiny_base), torch.device("cuda")
     found = estimate(spec, gpu)

@@ -10,7 +10,7 @@ from difffit_core.dit import load_transformer
 from difffit_core.errors import SpecError
 from difffit_core.generation_spec import GenerationSpec, Scheduler
 from difffit_core.generators.registry import load_generator
-from difffit_core.sampling import grid, sample_latents
+from difffit_core.sampling import denoise, grid, sample_latents
 
 
 def spec(scheduler: Scheduler = "dpmsolver++", **changes: object) -> GenerationSpec:
@@ -34,6 +34,20 @@ def test_bases_with_learned_variance_sample_with_every_scheduler(
     latents = sample_latents(load_transformer(tiny_learned_base.path), tiny_learned_base.path, spec(scheduler))
     assert latents.shape == (3, 4, 8, 8)
     assert latents.isfinite().all()
+
+
+@pytest.mark.parametrize("learned_variance", [False, True])
+@pytest.mark.parametrize("scheduler", get_args(Scheduler))
+def test_latents_stay_where_the_network_is(tiny_base: BaseModelEntry, scheduler: Scheduler, learned_variance: bool) -> None:
+    """On any device: of this one tensors have only their shapes, and it mixes with the CPU as little as a GPU does."""
+
+    def predict(latents: torch.Tensor, timesteps: torch.Tensor, conditions: torch.Tensor) -> torch.Tensor:
+        assert {t.device.type for t in (latents, timesteps, conditions)} == {"meta"}
+        return torch.cat([latents, latents], dim=1) if learned_variance else latents
+
+    labels = torch.zeros(3, dtype=torch.long, device="meta")
+    made = denoise(predict, labels, labels, (4, 8, 8), tiny_base.path, spec(scheduler), learned_variance)
+    assert (made.device.type, made.shape) == ("meta", (3, 4, 8, 8))
 
 
 @pytest.mark.parametrize("scheduler", get_args(Scheduler))

@@ -12,10 +12,11 @@ from difffit_core.base_models import BaseModelEntry, get_base_model, load_catalo
 from difffit_core.errors import ModelError, SpecError
 from difffit_core.resolving import resolve
 from difffit_core.spec import DatasetSummary, JobSpec
+from difffit_core.tasks.config import InstructionConfig
 
 TWO_CLASSES = DatasetSummary(sha256="0" * 64, classes={"cat": 10, "dog": 10}, holds=["file", "label"])
 CAPTIONED = DatasetSummary(sha256="0" * 64, classes={"": 7}, holds=["file", "caption"])
-ANSWERED = DatasetSummary(sha256="0" * 64, classes={"": 7}, holds=["prompt", "answer"])
+ANSWERED = DatasetSummary(sha256="0" * 64, classes={"": 7}, holds=["messages"], frame="alpaca")
 
 
 def job(method: str = "difffit", **hyperparameters: Any) -> JobSpec:
@@ -133,6 +134,23 @@ def test_no_more_tokens_are_learned_than_the_model_reads(tmp_path: Path, tiny_ba
     with pytest.raises(SpecError, match="reads 64 tokens") as caught:
         resolve(job(max_tokens=65), short, ANSWERED)
     assert (caught.value.code, caught.value.param) == ("context_exceeded", "hyperparameters.max_tokens")
+
+
+def test_prompts_stand_in_the_frame_that_their_rows_are_written_for(tiny_bases: dict[str, BaseModelEntry]) -> None:
+    base = tiny_bases["instruction"]
+    assert resolve(job(), base, ANSWERED).task == InstructionConfig(type="instruction", frame="alpaca")
+    chosen = job().model_copy(update={"task": InstructionConfig(type="instruction", frame="chat")})
+    assert resolve(chosen, base, ANSWERED).task == chosen.task
+    unsaid = ANSWERED.model_copy(update={"frame": None})
+    assert resolve(job(), base, unsaid).task == InstructionConfig(type="instruction", frame="none")
+
+
+def test_long_rows_are_left_out_unless_a_job_says_otherwise(tiny_bases: dict[str, BaseModelEntry]) -> None:
+    assert resolve(job(), tiny_bases["instruction"], ANSWERED).hyperparameters.overlong == "drop"
+    assert resolve(job(overlong="cut"), tiny_bases["instruction"], ANSWERED).hyperparameters.overlong == "cut"
+    with pytest.raises(SpecError, match="means nothing") as caught:
+        resolve(job(overlong="cut"), tiny_bases["text-to-image"], CAPTIONED)
+    assert caught.value.param == "hyperparameters.overlong"
 
 
 def test_instructions_are_learned_with_the_papers_settings(tiny_bases: dict[str, BaseModelEntry]) -> None:

@@ -42,11 +42,11 @@ class System:
         """One that the adapter was trained on, and another."""
         return ["a photo of <subject> star" if self.name == "dreambooth" else "a star, no 1", "blue"]
 
-    def images(self, strength: float = 1.0, guidance: float = 4.0) -> np.ndarray:
+    def images(self, strength: float = 1.0, guidance: float = 4.0, device: str = "cpu") -> np.ndarray:
         """What the generator draws, `[N, 16, 16, 3]` in 0 to 255."""
         asked: dict[str, object] = {"labels": [1, 0]} if self.name == "class-conditional" else {"prompts": self.prompts}
         asked |= {"steps": STEPS, "guidance_scale": guidance, "seed": SEED, "scheduler": "ddim", "adapter_strength": strength}
-        generator = load_generator(self.base, "cpu")
+        generator = load_generator(self.base, device)
         generator.use(self.adapter)
         pictures = generator.images(GenerationSpec.model_validate(asked), CONDITION if self.steered else None)
         return np.stack([np.asarray(picture, dtype=np.float32) for picture in pictures])
@@ -77,6 +77,25 @@ def test_a_folder_as_it_was_published_draws_what_one_saved_now_does(
 ) -> None:
     published = systems[name]
     assert np.array_equal(published.images(), System(name, tiny_bases[name], published.adapter).images())
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("in_fp32", "exact_gpu")
+def test_a_gpu_draws_what_the_cpu_does(system: System) -> None:
+    """In fp32; noise is drawn on the CPU for both."""
+    assert np.abs(system.images(device="cuda") - system.images()).max() <= 2  # of 255
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("in_fp32")
+def test_a_gpu_answers_what_the_cpu_does(systems: dict[str, System]) -> None:
+    asked = TextGenerationSpec(prompts=["1 + 1 = "], max_tokens=12, temperature=0.0, top_p=1.0, seed=0)
+    answers = []
+    for device in ("cpu", "cuda"):
+        generator = load_generator(systems["instruction"].base, device)
+        generator.use(systems["instruction"].adapter)
+        answers.append(generator.texts(asked))
+    assert answers[0] == answers[1]
 
 
 def readme_scope(export: Path, base: Path) -> dict[str, Any]:

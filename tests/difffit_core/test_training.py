@@ -1,5 +1,6 @@
 """The trainer on a tiny base: it learns, stops, resumes exactly, says what happened, and writes an adapter that works."""
 
+import gc
 import json
 import os
 import shutil
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -18,14 +20,18 @@ from safetensors.torch import load_file
 from difffit_core import initial_values
 from difffit_core.adapter_file import read_adapter
 from difffit_core.base_models import BaseModelEntry
+from difffit_core.checkpoints import TENSORS, check_whole, newest_first, step_name
 from difffit_core.dataset import Item
-from difffit_core.errors import AdapterError
+from difffit_core.devices import total_memory
+from difffit_core.errors import AdapterError, TrainingDiverged
 from difffit_core.generation_spec import GenerationSpec
 from difffit_core.generators.registry import load_generator
 from difffit_core.stopping import StopRequest
 from difffit_core.tasks.task import Examples
 from difffit_core.train import train
 from difffit_core.training_state import TrainingState, learning_rate
+from difffit_core.weightless import without_weights
+from tests.difffit_core.adapters import assert_same_training
 from tests.difffit_core.spec_dirs import ADAPTER, events_of, make_trainer, run_here, write_spec_dir
 
 
@@ -63,18 +69,25 @@ def test_events_tell_the_whole_story(tmp_path: Path, tiny_base: BaseModelEntry) 
     assert adapter["bytes"] == (tmp_path / ADAPTER).stat().st_size
 
 
-@pytest.mark.parametrize(("method", "sampler"), [("difffit", "balanced"), ("full", "uniform")])
-def test_a_stopped_run_goes_on_exactly(tmp_path: Path, tiny_base: BaseModelEntry, method: str, sampler: str) -> None:
-    """Parameters, optimiser, EMA, data order and random numbers: the adapters are the same to the bit."""
-    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
+@pytest.mark.parametrize(("method", "sampler"), [("difffit", "balanced"), ("lora", "uniform"), ("full", "uniform")])
+def test_paused_and_taken_over_it_is_the_uninterrupted_run(
+    tmp_path: Path, tiny_base: BaseModelEntry, method: str, sampler: str, precision: str, device: torch.device
+) -> None:
+    """Parameters, optimiser, EMA, data order and random numbers; another worker has the checkpoints and nothing else."""
+    straight, paused, taken_over = tmp_path / "straight", tmp_path / "paused", tmp_path / "taken-over"
     spec = write_spec_dir(straight, tiny_base, method, steps=9, sampler=sampler)
-    shutil.copytree(straight, stopped)
-    run_here(straight, spec)
-    assert run_here(stopped, spec, stop_at=4)[-1]["type"] == "stopped"
-    assert not (stopped / ADAPTER).exists()
-    resumed = run_here(stopped, spec)
-    assert [event["resumed_from"] for event in resumed if event["type"] == "started"] == [None, 4]
-    assert (straight / ADAPTER).read_bytes() == (stopped / ADAPTER).read_bytes()
+    shutil.copytree(straight, paused)
+    shutil.copytree(straight, taken_over)
+    run_here(straight, spec, device=device)
+    for step in (4, 6):
+        assert run_here(paused, spec, stop_at=step, device=device)[-1]["type"] == "stopped"
+    assert not (paused / ADAPTER).exists()
+    shutil.copytree(paused / "checkpoints", taken_over / "checkpoints")
+    started = [
+        event for event in (*events_of(paused), *run_here(taken_over, spec, device=device)) if event["type"] == "started"
+    ]
+    assert [event["resumed_from"] for event in started] == [None, 4, 6]
+    assert_same_training(straight / ADAPTER, taken_over / ADAPTER, device)
 
 
 def test_a_stop_while_validating_after_the_last_step_loses_no_event(
@@ -181,13 +194,121 @@ def test_a_spec_that_cannot_be_read_fails_with_an_event(tmp_path: Path) -> None:
     assert events_of(tmp_path)[-1]["code"] == "invalid_spec"
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path: Path, tiny_base: BaseModelEntry) -> None:
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def garble(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def empty(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+@pytest.mark.parametrize(("damage", "damaged"), [(cut, 1), (garble, 1), (empty, 2), (Path.unlink, 2)])
+def test_damaged_checkpoints_cost_steps_and_nothing_else(
+    tmp_path: Path, tiny_base: BaseModelEntry, damage: Callable[[Path], None], damaged: int
+) -> None:
+    """Of two checkpoints the newer, or both: then training begins anew."""
+    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
+    spec = write_spec_dir(straight, tiny_base, steps=6, checkpoint_every=10)
+    shutil.copytree(straight, stopped)
+    run_here(straight, spec)
+    for step in (2, 4):
+        run_here(stopped, spec, stop_at=step)
+    steps = [4, 2][:damaged]
+    for step in steps:
+        damage(stopped / "checkpoints" / step_name(step) / TENSORS)
+    before = len(events_of(stopped))
+    told = run_here(stopped, spec)[before:]
+    assert [event["step"] for event in told if event["type"] == "checkpoint_damaged"] == steps
+    assert all("is damaged" in event["message"] for event in told if event["type"] == "checkpoint_damaged")
+    assert [event["resumed_from"] for event in told if event["type"] == "started"] == [{1: 2, 2: None}[damaged]]
+    assert (straight / ADAPTER).read_bytes() == (stopped / ADAPTER).read_bytes()
+
+
+def test_a_checkpoint_is_written_anew_where_a_damaged_one_was(tmp_path: Path, tiny_base: BaseModelEntry) -> None:
     spec = write_spec_dir(tmp_path, tiny_base, steps=6)
     run_here(tmp_path, spec, stop_at=2)
-    state = tmp_path / "checkpoints" / "step-000002" / "state.safetensors"
-    state.write_bytes(state.read_bytes()[:-100])
-    assert train(tmp_path) == 1
-    assert events_of(tmp_path)[-1]["code"] == "invalid_checkpoint"
+    garble(tmp_path / "checkpoints" / step_name(2) / TENSORS)
+    run_here(tmp_path, spec, stop_at=2)
+    assert check_whole(tmp_path / "checkpoints" / step_name(2)) == 2
+
+
+def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path, tiny_base: BaseModelEntry) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    run_here(one, write_spec_dir(one, tiny_base, steps=6), stop_at=2)
+    write_spec_dir(other, tiny_base, "bitfit", steps=6)
+    shutil.copytree(one / "checkpoints", other / "checkpoints")
+    assert train(other) == 1
+    assert events_of(other)[-1]["code"] == "invalid_checkpoint"
+    assert "of another training" in events_of(other)[-1]["message"]
+
+
+def test_a_finite_loss_with_a_gradient_that_is_none_changes_and_saves_nothing(
+    tmp_path: Path, tiny_base: BaseModelEntry
+) -> None:
+    spec = write_spec_dir(tmp_path, tiny_base, steps=9, checkpoint_every=2)
+    trainer = make_trainer(tmp_path, spec)
+    name, parameter = next(iter(trainer.state.parameters.items()))
+    parameter.register_hook(lambda gradient: gradient * float("nan") if trainer.state.step == 4 else gradient)
+    with pytest.raises(TrainingDiverged, match="The gradient became nan at step 5") as caught:
+        trainer.run()
+    assert caught.value.param == "hyperparameters.learning_rate"
+    assert all(tensor.isfinite().all() for tensor in (*trainer.state.parameters.values(), *trainer.state.ema.values()))
+    (newest, *_) = newest_first(tmp_path / "checkpoints")
+    assert check_whole(newest) == trainer.state.step == 4
+    assert torch.equal(load_file(newest / TENSORS)[f"parameter/{name}"], parameter)
+
+
+def test_a_state_with_a_number_that_is_not_finite_is_not_saved(tmp_path: Path, tiny_base: BaseModelEntry) -> None:
+    hyperparameters = write_spec_dir(tmp_path, tiny_base).hyperparameters
+    state = TrainingState({"w": torch.nn.Parameter(torch.tensor([1.0, float("inf")]))}, hyperparameters, seed=0)
+    with pytest.raises(TrainingDiverged, match="parameter/w"):
+        state.save(tmp_path / step_name(0))
+    assert not (tmp_path / step_name(0)).exists()
+
+
+def test_the_optimisers_numbers_lie_where_it_wants_them_after_a_resume(tmp_path: Path, tiny_base: BaseModelEntry) -> None:
+    """A fused one its step too, on the GPU; of the one here only shapes are there. A checkpoint is read on the CPU."""
+    hyperparameters = write_spec_dir(tmp_path, tiny_base).hyperparameters
+    with without_weights():
+        parameter = torch.nn.Parameter(torch.zeros(3, device="cuda:0"))
+        state = TrainingState({"w": parameter}, hyperparameters, seed=0)
+        state.restore_moments({f"{kind}/w": torch.zeros(3) for kind in ("exp_avg", "exp_avg_sq")}, step=4)
+        places = {name: str(tensor.device) for name, tensor in state.optimizer.state[parameter].items()}
+    assert places == dict.fromkeys(("step", "exp_avg", "exp_avg_sq"), "cuda:0")
+
+
+@pytest.mark.gpu
+def test_out_of_memory_on_a_gpu_is_said_and_half_as_many_examples_at_a_time_fit(
+    tmp_path: Path, tiny_base: BaseModelEntry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the worker goes on after it: from the checkpoint, with the same batch in smaller portions."""
+    monkeypatch.setenv("DIFFFIT_DEVICE", "cuda")
+    settings: dict[str, Any] = {"batch_size": 4096, "validation_fraction": 0.0, "sample_every": 100}
+    spec = write_spec_dir(tmp_path, tiny_base, steps=3, **settings)
+    run_here(tmp_path, spec, stop_at=1, device=torch.device("cuda"))
+    most = torch.cuda.max_memory_reserved()
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(0.75 * most / total_memory(torch.device("cuda")))
+    try:
+        assert train(tmp_path) == 1
+        failed = events_of(tmp_path)[-1]
+        assert (failed["code"], failed["param"]) == ("out_of_memory", "hyperparameters.micro_batch_size")
+        gc.collect()
+        torch.cuda.empty_cache()
+        halved = spec.hyperparameters.model_copy(update={"micro_batch_size": 2048})
+        (tmp_path / "spec.json").write_text(spec.model_copy(update={"hyperparameters": halved}).model_dump_json())
+        assert train(tmp_path) == 0
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert [event["resumed_from"] for event in events_of(tmp_path) if event["type"] == "started"] == [None, 1, 1]
+    assert events_of(tmp_path)[-1]["type"] == "succeeded"
 
 
 def test_ema_follows_short_runs(tmp_path: Path, tiny_base: BaseModelEntry) -> None:

@@ -2,10 +2,9 @@
 
 import sys
 
-import torch
-
+from difffit_core import devices
 from difffit_core.train import main
 
 if __name__ == "__main__":
-    torch.cpu._is_avx512_bf16_supported = lambda: False
+    devices.multiplies_bf16 = lambda device: False
     sys.exit(main())

@@ -45,8 +45,8 @@ def test_numbers_are_said_in_english() -> None:
 def test_no_adapter_learns_a_sum_that_was_held_out_of_its_base(tmp_path: Path) -> None:
     data.write_sums_of_base(tmp_path / "base")
     data.write_sums_of_adapter(tmp_path / "adapter", 600)
-    of_base = {item.prompt: item.split for item in read_index(tmp_path / "base")}
-    of_adapter = {item.prompt: item.split for item in read_index(tmp_path / "adapter")}
+    of_base = {item.messages[0]["content"]: item.split for item in read_index(tmp_path / "base")}
+    of_adapter = {item.messages[0]["content"]: item.split for item in read_index(tmp_path / "adapter")}
     assert {of_base[prompt] for prompt, split in of_adapter.items() if split == "test"} == {"test"}
     assert {of_base[prompt] for prompt, split in of_adapter.items() if split == "train"} == {"train"}
     assert len(of_base) == 5000

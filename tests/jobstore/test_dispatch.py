@@ -24,19 +24,19 @@ def test_a_message_carries_the_id_to_the_right_queue(settings: Settings, kind: K
     assert message["headers"]["argsrepr"] == "['job_1']"
 
 
-def test_no_more_workers_are_woken_than_could_be_idle(settings: Settings) -> None:
-    ids = [f"job_{number}" for number in range(ENOUGH + 20)]
+@pytest.mark.parametrize("kind", QUEUES)
+def test_no_more_workers_are_woken_than_could_be_idle(settings: Settings, kind: Kind) -> None:
+    """Each message has its worker work off the whole queue."""
+    ids, queue = [f"row_{number}" for number in range(ENOUGH + 20)], QUEUES[kind]
     with redis.Redis.from_url(settings.redis_url.get_secret_value()) as client:
-        wake("train", *ids)
-        assert client.llen("train") == ENOUGH
-        wake("train", "job_late")
-        assert client.llen("train") == ENOUGH
+        wake(kind, *ids)
+        assert client.llen(queue) == ENOUGH
+        wake(kind, "row_late")
+        assert client.llen(queue) == ENOUGH
         for _ in range(3):  # a worker takes them
-            client.rpop("train")
-        wake("train", *ids)
-        assert client.llen("train") == ENOUGH
-        wake("generate", *ids)  # here each message is work
-        assert client.llen("generate") == len(ids)
+            client.rpop(queue)
+        wake(kind, *ids)
+        assert client.llen(queue) == ENOUGH
 
 
 def test_messages_are_acknowledged_early_and_never_delivered_twice(settings: Settings) -> None:

@@ -7,7 +7,7 @@ from jobstore import queue
 from jobstore.ids import new_id
 from jobstore.keys import create_tenant
 from jobstore.quotas import stored_bytes
-from jobstore.tables import Adapter, Checkpoint, Dataset, Export, Image, Job, Tenant
+from jobstore.tables import Adapter, Checkpoint, Dataset, Encoding, Export, Generation, Image, Job, Tenant
 from tests.jobstore.rows import add_generation, add_job
 
 
@@ -39,16 +39,23 @@ def test_what_a_tenant_can_delete_counts_as_stored(sessions: sessionmaker[Sessio
         export = Export(id=new_id("exp"), adapter_id=adapter.id, format="peft", status="succeeded", object_key="e", **mine)
         sample = Image(id=new_id("img"), job_id=job.id, position=1, object_key="s", bytes=10_000, details={}, **mine)
         picture = Image(id=new_id("img"), position=0, object_key="p", bytes=100_000, details={}, **mine)
-        picture.generation_id = add_generation(session, tenant).id
+        generation = add_generation(session, tenant)
+        generation.condition_key, generation.condition_bytes = "c", 10_000_000
+        picture.generation_id = generation.id
+        encoding = Encoding(key="k", dataset_sha256="0", object_key="n", bytes=100_000_000, sha256="", **mine)
         adapter.bytes, export.bytes = 100, 1000
-        session.add_all([adapter, sample, picture])
+        session.add_all([adapter, sample, picture, encoding])
         session.flush()
         session.add_all([export, Checkpoint(id=new_id("ck"), job_id=job.id, step=1, object_key="c", bytes=1_000_000)])
     with sessions() as session:
-        assert stored_bytes(session, tenant.id) == 1_011_111
+        assert stored_bytes(session, tenant.id) == 111_111_111
         assert stored_bytes(session, stranger.id) == 0
     with sessions.begin() as session:
         session.get_one(Dataset, dataset.id).status = "deleted"
         session.delete(session.get_one(Image, sample.id))
     with sessions() as session:
-        assert stored_bytes(session, tenant.id) == 1_001_100
+        assert stored_bytes(session, tenant.id) == 111_101_100
+    with sessions.begin() as session:
+        session.delete(session.get_one(Generation, generation.id))
+    with sessions() as session:
+        assert stored_bytes(session, tenant.id) == 101_001_100

@@ -70,6 +70,7 @@ def check_generation(service: Service, adapter_id: str, case: str, task: str) ->
     if task == "instruction":
         assert [text["prompt"] for text in made["texts"]] == request["prompts"]
         assert made["texts"] == again["texts"]
+        assert made["parameters"]["frame"] == "alpaca"
         return
     pictures = [[service.client.get(image["url"]).content for image in each["images"]] for each in (made, again)]
     assert pictures[0] == pictures[1]

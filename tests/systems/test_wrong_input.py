@@ -20,7 +20,7 @@ REFUSED: list[tuple[str, str, dict[str, Any] | None, str, str]] = [
     ("controlnet", "text-to-image", None, "no_condition", "dataset"),
     ("class-conditional", "text-to-image", None, "no_label", "dataset"),
     ("class-conditional", "instruction", None, "no_file", "dataset"),
-    ("instruction", "text-to-image", None, "no_prompt", "dataset"),
+    ("instruction", "text-to-image", None, "no_messages", "dataset"),
     ("class-conditional", "class-conditional", DREAMBOOTH, "wrong_family", "task.type"),
     ("text-to-image-pixart", "dreambooth", DREAMBOOTH, "wrong_family", "task.type"),
     ("instruction", "instruction", {"type": "text-to-image"}, "wrong_family", "task.type"),

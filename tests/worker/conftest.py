@@ -71,7 +71,7 @@ class Rows:
         spec = JobSpec.model_validate(
             {"base_model": "emoji-dit", "dataset": dataset_id, "hyperparameters": small | hyperparameters}
         )
-        summary = DatasetSummary(sha256=dataset.sha256, classes=dataset.classes, holds=dataset.holds or [])
+        summary = DatasetSummary(sha256=dataset.sha256, classes=dataset.classes, holds=dataset.holds or [], frame=dataset.frame)
         plan = resolve(spec, load_catalog()[spec.base_model], summary)
         row = Job(id=new_id("job"), tenant_id=self.tenant.id, dataset_id=dataset_id, status="queued", base_model="emoji-dit")
         row.spec, row.training_spec = spec.model_dump(mode="json"), plan.model_dump(mode="json")
@@ -150,8 +150,8 @@ def fill(file: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def pool() -> Iterator[ImagePool]:
-    with ImagePool(max_pixels=50_000_000) as pool:
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ImagePool]:
+    with ImagePool(tmp_path_factory.getbasetemp(), max_pixels=50_000_000) as pool:
         yield pool
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from difffit_core.checkpoints import TENSORS, check_whole, newest_first, seal, step_name
+
 
 def main() -> None:
     parser = argparse.ArgumentParser()
@@ -36,8 +38,8 @@ def main() -> None:
             events.write(json.dumps({"type": kind, "time": time.time()} | data) + "\n")
             events.flush()
 
-        found = sorted((folder / "checkpoints").glob("step-*"))
-        resumed = json.loads((found[-1] / "state.json").read_text())["step"] if found else None
+        found = newest_first(folder / "checkpoints")
+        resumed = check_whole(found[0]) if found else None
         emit("started", trained_parameters=5, total_parameters=50, total_steps=steps, resumed_from=resumed, device="cpu")
         encodings = folder / "encodings.safetensors"
         if options.encodes and encodings.exists():
@@ -50,9 +52,10 @@ def main() -> None:
         step = resumed or 0
 
         def checkpoint() -> None:
-            path = folder / "checkpoints" / f"step-{step:06d}"
+            path = folder / "checkpoints" / step_name(step)
             path.mkdir(parents=True, exist_ok=True)
-            (path / "state.json").write_text(json.dumps({"step": step}))
+            (path / TENSORS).write_bytes(b"state")
+            seal(path, step)
             emit("checkpoint", step=step, path=str(path.relative_to(folder)), bytes=1)
 
         while step < steps and not stopping:

@@ -162,6 +162,17 @@ def test_encodings_that_nobody_needs_are_deleted_with_their_objects(rows: Rows, 
         assert left() == expected
 
 
+def test_the_space_of_a_deleted_dataset_is_free_at_once(rows: Rows, dataset: str) -> None:
+    copy = rows.dataset()
+    check_dataset(copy)
+    object_key = add_encoding(rows, dataset)
+    for dataset_id, expected in ((dataset, []), (copy, [object_key])):
+        with rows.sessions.begin() as session:
+            session.execute(update(Dataset).where(Dataset.id == dataset_id).values(status="deleted"))
+            assert encodings.forget_without_dataset(session, "ten_other") == []
+            assert encodings.forget_without_dataset(session, rows.tenant.id) == expected
+
+
 def test_a_job_that_begins_keeps_its_encodings(rows: Rows, dataset: str) -> None:
     object_key = add_encoding(rows, dataset, days=31)
     with rows.sessions.begin() as session:

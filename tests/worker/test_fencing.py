@@ -14,8 +14,8 @@ from sqlalchemy.orm import Session, sessionmaker
 from jobstore.objects import ObjectStore
 from jobstore.settings import Settings, get_settings
 from jobstore.tables import Adapter, Checkpoint, Image, Job
-from tests.conftest import Servers
 from tests.jobstore.processes import alive, descendants
+from tests.services import Servers
 from tests.waiting import wait_for
 from tests.worker.conftest import ROOT, Rows
 from worker.sweeper import Sweeper, sweep

@@ -16,16 +16,17 @@ from tests.worker.pictures import picture, zip_of
 from worker.dataset_check import check_dataset
 from worker.image_pool import ImagePool, Request
 from worker.sweeper import sweep
+from worker.tasks import check
 
 
 def test_a_dataset_waits_for_room(rows: Rows, small_disk: Path) -> None:
     dataset_id = rows.dataset()
     fill(small_disk / "filler")
-    check_dataset(dataset_id)
+    check(dataset_id)
     dataset = rows.get(Dataset, dataset_id)
     assert (dataset.status, dataset.attempt) == ("checking", 0)
     (small_disk / "filler").unlink()
-    check_dataset(dataset_id)
+    check(dataset_id)
     assert rows.get(Dataset, dataset_id).status == "ready"
 
 
@@ -69,5 +70,5 @@ def test_what_cannot_be_written_is_no_fault_of_the_image(small_disk: Path, tmp_p
     (tmp_path / "map.png").write_bytes(picture("red"))
     Image.effect_noise((200, 200), 200).save(tmp_path / "map.png")
     fill(small_disk / "filler")
-    with ImagePool(max_pixels=1_000_000) as pool, pytest.raises(OSError, match="No space left"):
-        list(pool.check([Request(tmp_path / "map.png", thumbnail=small_disk / "thumbnail.png")]))
+    with ImagePool(tmp_path, max_pixels=1_000_000) as pool, pytest.raises(OSError, match="No space left"):
+        list(pool.check([Request(tmp_path / "map.png", small_disk / "plain.png")]))

@@ -4,18 +4,21 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
+import pytest
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session, sessionmaker
 
+from jobstore import generations
 from jobstore.ids import new_id
 from jobstore.objects import ObjectStore, job_logs_prefix, job_prefix
 from jobstore.settings import Settings
 from jobstore.tables import Adapter, Checkpoint, Dataset, Generation, Image, Job
 from tests.worker.conftest import Rows
 from worker.dataset_check import check_dataset
-from worker.garbage import collect
+from worker.garbage import collect, forget
 
 
 def keys(store: ObjectStore) -> set[str]:
@@ -84,6 +87,34 @@ def test_files_of_deleted_rows_are_found_where_the_deletion_left_them(
         session.query(Generation).delete()
     assert collect(sessions, store, 0) == len(named)
     assert keys(store) == set()
+
+
+def test_generations_go_with_their_pictures_when_they_are_old(
+    rows: Rows, store: ObjectStore, sessions: sessionmaker[Session], fast_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted from their end: what waits or is being made stays."""
+    monkeypatch.setattr(generations, "BATCH", 2)
+    settings = fast_settings.model_copy(update={"keep_pictures_days": 3.0})
+    ages = {rows.generation(): days for days in (2, 4, 5, 6, None)}
+    with sessions.begin() as session:
+        for generation_id, days in ages.items():
+            generation = session.get_one(Generation, generation_id)
+            generation.created_at = func.now() - timedelta(days=100)
+            generation.condition_key = f"conditions/{generation_id}"
+            image = Image(id=new_id("img"), tenant_id=rows.tenant.id, position=0, object_key=f"images/{generation_id}", width=1)
+            image.generation_id, image.height, image.details = generation_id, 1, {}
+            session.add(image)
+            if days is not None:
+                generation.status, generation.finished_at = "succeeded", func.now() - timedelta(days=days)
+    for generation_id in ages:
+        store.put_bytes(f"conditions/{generation_id}", b"x")
+        store.put_bytes(f"images/{generation_id}", b"x")
+    forget(sessions, settings)
+    assert collect(sessions, store, 0) == 3 * 2
+    kept = [generation_id for generation_id, days in ages.items() if days in (2, None)]
+    assert keys(store) == {f"{prefix}/{generation_id}" for prefix in ("conditions", "images") for generation_id in kept}
+    with sessions() as session:
+        assert set(session.scalars(select(Generation.id))) == set(kept)
 
 
 def test_what_lost_attempts_stored_is_collected(

@@ -1,12 +1,18 @@
 """The trainer's folder: what it begins with, and that filling it can be repeated."""
 
+import io
 import json
+import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from sqlalchemy import func, update
 
-from difffit_core.errors import AdapterError
+from difffit_core.checkpoints import TENSORS, check_whole, newest_first, seal, step_name
+from difffit_core.dataset import read_index
+from difffit_core.errors import AdapterError, DatasetError
 from difffit_core.evaluation.references import FOLDER
 from difffit_core.evaluation.training import DONE
 from difffit_core.initial_values import FILE
@@ -16,8 +22,22 @@ from jobstore.objects import ObjectStore
 from jobstore.settings import Settings
 from jobstore.tables import Adapter, Checkpoint, Dataset, Job
 from tests.worker.conftest import Rows
+from tests.worker.pictures import picture
 from worker.dataset_check import check_dataset
 from worker.job_files import EVALUATED, INITIAL_VALUES, REFERENCES, put_checkpoint, put_references, stage
+
+
+def add_checkpoint(rows: Rows, store: ObjectStore, job_id: str, step: int, folder: Path) -> str:
+    """Store one as a worker does; returns the key of its object."""
+    state, row = folder / step_name(step), Checkpoint(id=new_id("ck"), job_id=job_id, step=step)
+    state.mkdir()
+    (state / TENSORS).write_bytes(bytes(1000))
+    seal(state, step)
+    row.object_key = f"jobs/{job_id}/t/checkpoints/{state.name}.tar"
+    row.bytes = put_checkpoint(store, row.object_key, state)
+    with rows.sessions.begin() as session:
+        session.add(row)
+    return row.object_key
 
 
 def test_a_job_is_told_which_evaluations_were_reported_and_gets_reference_features(
@@ -28,12 +48,8 @@ def test_a_job_is_told_which_evaluations_were_reported_and_gets_reference_featur
     check_dataset(dataset_id)
     job_id = rows.job(dataset_id, evaluate_every=2, evaluation_metrics=["fd-mobilenet"], validation_fraction=0.2)
     sha256 = str(rows.get(Dataset, dataset_id).sha256)
-    checkpoint = tmp_path / "step-000004"
-    checkpoint.mkdir()
-    row = Checkpoint(id=new_id("ck"), job_id=job_id, step=4, object_key="jobs/a/b.tar")
-    row.bytes = put_checkpoint(store, row.object_key, checkpoint)
+    add_checkpoint(rows, store, job_id, 4, tmp_path)
     with rows.sessions.begin() as session:
-        session.add(row)
         for step in (2, 4, 6):  # the last is of steps that are done again
             events.append(session, job_id, "evaluation", {"step": step, "figures": []})
     made = tmp_path / "made"
@@ -73,12 +89,8 @@ def test_a_job_begins_with_another_adapters_values_and_goes_on_from_its_own_chec
     assert json.loads((folder / "spec.json").read_text())["seed"] == 0
     assert len((folder / "dataset" / "index.jsonl").read_text().splitlines()) == 8
 
-    state = tmp_path / "step-000005"
-    state.mkdir()
-    (state / "state.json").write_text("{}")
-    size = put_checkpoint(store, "jobs/x/5.tar", state)
+    add_checkpoint(rows, store, job_id, 5, tmp_path)
     with rows.sessions.begin() as session:
-        session.add(Checkpoint(id=new_id("ck"), job_id=job_id, step=5, object_key="jobs/x/5.tar", bytes=size))
         session.execute(update(Adapter).values(deleted_at=func.now()))
     later = tmp_path / "later"
     later.mkdir()
@@ -103,3 +115,94 @@ def test_a_job_whose_initial_adapter_is_deleted_says_so(
     with pytest.raises(AdapterError) as refused:
         stage(rows.sessions, rows.get(Job, job_id), tmp_path, store, fast_settings)
     assert refused.value.code == "adapter_missing"
+
+
+def cut(content: bytes) -> bytes:
+    return content[:1200]
+
+
+def cut_in_its_head(content: bytes) -> bytes:
+    return content[:300]
+
+
+def garble(content: bytes) -> bytes:
+    middle = content.index(bytes(1000)) + 500
+    return content[:middle] + b"?" + content[middle + 1 :]
+
+
+def overwrite(content: bytes) -> bytes:
+    return b"\xa5" * len(content)
+
+
+def empty(content: bytes) -> bytes:
+    return b""
+
+
+@pytest.mark.parametrize("damage", [None, cut, cut_in_its_head, garble, overwrite, empty])
+@pytest.mark.parametrize("damaged", [1, 3])
+def test_a_job_goes_on_from_the_newest_checkpoint_that_is_whole(
+    rows: Rows,
+    store: ObjectStore,
+    fast_settings: Settings,
+    tmp_path: Path,
+    dataset: str,
+    damage: Callable[[bytes], bytes] | None,
+    damaged: int,
+) -> None:
+    """Of three checkpoints the newest, or all, are deleted or otherwise than they were stored."""
+    job_id, keys = rows.job(dataset), {}
+    for step in (999_998, 999_999, 1_000_000):
+        keys[step] = add_checkpoint(rows, store, job_id, step, tmp_path)
+    hurt = sorted(keys, reverse=True)[:damaged]
+    for step in hurt:
+        if damage is None:
+            store.delete(keys[step])
+        else:
+            store.put_bytes(keys[step], damage(store.get_bytes(keys[step])))
+    folder = tmp_path / "fresh"
+    folder.mkdir()
+    for _ in range(2):  # the store may go away in the middle
+        told = stage(rows.sessions, rows.get(Job, job_id), folder, store, fast_settings)
+    assert [(event["type"], event["step"]) for event in told] == [("checkpoint_damaged", step) for step in hurt]
+    assert all(f"step {step} is lost" in event["message"] for step, event in zip(hurt, told, strict=True))
+    assert [check_whole(path) for path in newest_first(folder / "checkpoints")] == ([999_999] if damaged == 1 else [])
+
+
+def test_a_damaged_dataset_is_said_to_be_so(
+    rows: Rows, store: ObjectStore, fast_settings: Settings, tmp_path: Path, dataset: str
+) -> None:
+    key = rows.get(Dataset, dataset).content_key
+    assert key is not None
+    store.put_bytes(key, overwrite(store.get_bytes(key)))
+    with pytest.raises(DatasetError) as caught:
+        stage(rows.sessions, rows.get(Job, rows.job(dataset)), tmp_path, store, fast_settings)
+    assert caught.value.code == "object_damaged"
+
+
+def test_pictures_that_an_earlier_version_kept_as_they_were_sent_are_made_plain(
+    rows: Rows, store: ObjectStore, fast_settings: Settings, dataset: str, tmp_path: Path
+) -> None:
+    """The trainer opens nothing that a user sent, whenever that was."""
+    job_id, earlier = rows.job(dataset), "datasets/earlier/content.tar"
+    sent = {"000000.jpg": picture("red", (40, 20), "JPEG"), "000001.png": picture("blue", (40, 20))}
+    listed = [{"file": name, "label": name, "sha256": "0", "source": f"a/{name}"} for name in sent]
+    index = "".join(json.dumps(row) + "\n" for row in listed).encode()
+    with tarfile.open(tmp_path / "content.tar", "w") as tar:
+        for name, data in (("index.jsonl", index), *sent.items()):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    store.put_file(earlier, tmp_path / "content.tar")
+    with rows.sessions.begin() as session:
+        session.execute(update(Dataset).values(content_key=earlier))
+    folder = tmp_path / "fresh"
+    folder.mkdir()
+    stage(rows.sessions, rows.get(Job, job_id), folder, store, fast_settings)
+    items = read_index(folder / "dataset")
+    assert [(item.label, item.source, item.width, item.height) for item in items] == [
+        (name, f"a/{name}", 40, 20) for name in sent
+    ]
+    assert {path.name for path in (folder / "dataset").iterdir()} == {"index.jsonl", *(item.file for item in items)}
+    for item, data in zip(items, sent.values(), strict=True):
+        with Image.open(folder / "dataset" / item.file) as plain, Image.open(io.BytesIO(data)) as image:
+            assert (plain.format, plain.tobytes()) == ("PNG", image.tobytes())

@@ -6,7 +6,8 @@ from worker.runtime import child_environment
 
 
 def test_children_get_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("DATABASE_URL", "REDIS_URL", "DIFFFIT_API_KEY", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"):
+    names = ("DATABASE_URL", "REDIS_URL", "DIFFFIT_API_KEY", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL")
+    for name in (*names, "PGPASSWORD", "HF_TOKEN", "TORCH_HUB_TOKEN", "SOMETHING_NEW"):
         monkeypatch.setenv(name, "hidden")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     environment = child_environment()

@@ -57,7 +57,7 @@ def test_a_job_becomes_rows_events_and_objects(
     assert len(store.get_bytes(sample.object_key)) == sample.bytes > 0
     assert [checkpoint.step for checkpoint in checkpoints] == [10, 20, 30]
     with tarfile.open(fileobj=io.BytesIO(store.get_bytes(checkpoints[0].object_key))) as tar:
-        assert tar.getnames() == ["state.json"]
+        assert tar.getnames() == ["state.json", "state.safetensors"]
 
 
 def test_a_job_that_another_worker_has_is_left_alone(rows: Rows, dataset: str, run: Callable[..., None]) -> None:
@@ -318,6 +318,40 @@ def test_only_the_newest_checkpoints_are_kept(
     job_id = rows.job(dataset, steps=12, checkpoint_every=2)
     run()
     with sessions() as session:
+        kept = {row.step: row.object_key for row in session.scalars(select(Checkpoint))}
+    assert sorted(kept) == [8, 10, 12]
+    assert {file.key for file in store.list(f"jobs/{job_id}/") if file.key.endswith(".tar")} == set(kept.values())
+
+
+@pytest.mark.parametrize("damaged", [1, 3])
+def test_a_lost_checkpoint_costs_steps_not_the_job(
+    rows: Rows,
+    dataset: str,
+    run: Callable[..., None],
+    fast_settings: Settings,
+    store: ObjectStore,
+    damaged: int,
+) -> None:
+    """One kept file is garbled, or each is lost in another way; the job's events say so, and its rows name whole ones again."""
+    job_id = rows.job(dataset, steps=12, checkpoint_every=2)
+    run("--crash-at", "9")
+    with rows.sessions() as session:
+        newest_first = session.scalars(select(Checkpoint).order_by(Checkpoint.step.desc())).all()
+    assert [row.step for row in newest_first] == [8, 6, 4]
+    hurt = newest_first[:damaged]
+    content = store.get_bytes(hurt[0].object_key)
+    store.put_bytes(hurt[0].object_key, content.replace(b"state", b"stale"))
+    for row in hurt[1:2]:
+        store.put_bytes(row.object_key, content[:700])
+    for row in hurt[2:]:
+        store.delete(row.object_key)
+    sweep(rows.sessions, fast_settings)
+    run()
+    job = rows.get(Job, job_id)
+    assert (job.status, job.attempt) == ("succeeded", 2)
+    assert [event.data["step"] for event in rows.events(job_id, "checkpoint_damaged")] == [8, 6, 4][:damaged]
+    assert [event.data["resumed_from"] for event in rows.events(job_id, "started")] == [None, 6 if damaged == 1 else None]
+    with rows.sessions() as session:
         kept = {row.step: row.object_key for row in session.scalars(select(Checkpoint))}
     assert sorted(kept) == [8, 10, 12]
     assert {file.key for file in store.list(f"jobs/{job_id}/") if file.key.endswith(".tar")} == set(kept.values())

@@ -249,7 +249,7 @@ def test_a_redirect_is_not_followed(sessions: sessionmaker[Session], tenant: Ten
 def test_an_endpoint_that_never_answers_keeps_nobody_else_waiting(
     sessions: sessionmaker[Session], tenant: Tenant, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sender, "WHOLE_SECONDS", 1.0)
+    monkeypatch.setattr(sender, "FIRST_SECONDS", 1.0)
     with sessions.begin() as session:
         slow = add_endpoint(session, tenant, receiver.url("/slow"))
         add_endpoint(session, tenant, receiver.url("/quick"))
@@ -261,6 +261,111 @@ def test_an_endpoint_that_never_answers_keeps_nobody_else_waiting(
     }
     assert "did not answer within" in str(by_endpoint[True].error)
     assert by_endpoint[False].status == "delivered"
+
+
+def test_one_tenants_hanging_endpoints_keep_no_other_tenant_waiting(
+    sessions: sessionmaker[Session], tenant: Tenant, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They hang until the other's delivery has come: nothing but the bound lets it through."""
+    monkeypatch.setattr(sender, "FIRST_SECONDS", 600.0)
+    with sessions.begin() as session:
+        other = create_tenant(session, "another")
+        for number in range(webhooks.MOST_ENDPOINTS):
+            add_endpoint(session, tenant, receiver.url(f"/slow/{number}"))
+        for _ in range(5):
+            end_job(session, tenant)
+
+    def all_places_are_taken() -> bool:
+        return len([path for path, _, _ in receiver.came if path.startswith("/slow")]) == webhooks.OF_TENANT
+
+    def others_has_come() -> bool:
+        if all_places_are_taken() and not any(d.tenant_id == other.id for d in deliveries(sessions)):
+            with sessions.begin() as session:
+                add_endpoint(session, other, receiver.url("/quick"))
+                end_job(session, other)
+        come = any(d.status == "delivered" for d in deliveries(sessions))
+        if come:
+            assert all_places_are_taken()
+            receiver.held.set()
+        return come
+
+    deliver_until(others_has_come)
+    assert any(path == "/quick" for path, _, _ in receiver.came)
+
+
+def test_tenants_take_turns_and_no_endpoint_has_more_than_its_share(sessions: sessionmaker[Session], tenant: Tenant) -> None:
+    with sessions.begin() as session:
+        other = create_tenant(session, "another")
+        busy, ill, third = (add_endpoint(session, tenant, f"http://127.0.0.1:1/{number}") for number in range(3))
+        ill.failures = 1
+        for _ in range(4):
+            end_job(session, tenant)
+        add_endpoint(session, other, "http://127.0.0.1:1/")
+        end_job(session, other)
+    with sessions.begin() as session:
+        first = webhooks.claim(session, 2)
+    assert {delivery.tenant_id for delivery in first} == {tenant.id, other.id}
+    with sessions.begin() as session:
+        taken = first + webhooks.claim(session, 100, first)
+        assert webhooks.claim(session, 100, taken) == []
+    share = {endpoint.id: len([d for d in taken if d.webhook_id == endpoint.id]) for endpoint in (busy, ill, third)}
+    assert share == {busy.id: webhooks.OF_ENDPOINT, ill.id: 1, third.id: webhooks.OF_ENDPOINT}
+
+
+@pytest.mark.parametrize("status", [503, 429])
+def test_an_endpoint_that_fails_rests_with_all_that_waits_for_it(
+    sessions: sessionmaker[Session], tenant: Tenant, receiver: Receiver, status: int
+) -> None:
+    receiver.status = status
+    with sessions.begin() as session:
+        endpoint = add_endpoint(session, tenant, receiver.url())
+        for _ in range(6):
+            end_job(session, tenant)
+    deliver_until(lambda: any(d.error for d in deliveries(sessions)))
+    now = datetime.now(UTC)
+    assert 1 <= len(receiver.came) <= webhooks.OF_ENDPOINT
+    assert all(d.status == "pending" and d.next_try_at and d.next_try_at > now for d in deliveries(sessions))
+    with sessions.begin() as session:
+        rests_until = session.get_one(Webhook, endpoint.id).rests_until
+        end_job(session, tenant)
+    assert rests_until is not None
+    assert deliveries(sessions)[-1].next_try_at == rests_until
+
+    receiver.status = 204  # and one that is tried tells that it is well
+    with sessions.begin() as session:
+        session.execute(update(Delivery).where(Delivery.attempts > 0).values(next_try_at=func.now()))
+    deliver_until(lambda: all(d.status == "delivered" for d in deliveries(sessions)))
+    with sessions() as session:
+        well = session.get_one(Webhook, endpoint.id)
+    assert (well.failures, well.rests_until) == (0, None)
+
+
+def test_what_an_endpoint_refuses_costs_only_itself_its_rest(
+    sessions: sessionmaker[Session], tenant: Tenant, receiver: Receiver
+) -> None:
+    receiver.status = 400
+    with sessions.begin() as session:
+        endpoint = add_endpoint(session, tenant, receiver.url())
+        for _ in range(6):
+            end_job(session, tenant)
+    deliver_until(tried(sessions))
+    assert len(receiver.came) == 6
+    with sessions() as session:
+        assert session.get_one(Webhook, endpoint.id).failures == 0
+
+
+def test_what_waits_for_an_endpoint_beyond_its_time_is_given_up(
+    sessions: sessionmaker[Session], tenant: Tenant, receiver: Receiver
+) -> None:
+    receiver.status = 503
+    with sessions.begin() as session:
+        add_endpoint(session, tenant, receiver.url()).failures = 10_000
+        for _ in range(3):
+            end_job(session, tenant)
+        session.execute(update(Delivery).values(give_up_at=func.now() + timedelta(hours=1)))
+    deliver_until(lambda: all(d.status == "failed" for d in deliveries(sessions)))
+    assert sorted(d.attempts for d in deliveries(sessions)) == [0, 0, 1]
+    assert all(d.error and d.next_try_at is None for d in deliveries(sessions))
 
 
 def test_a_sender_that_died_is_replaced_and_cannot_write_any_more(

@@ -1,38 +1,43 @@
-"""Instructions as Stanford Alpaca has them: `instruction`, `input` where there is one, and `output`, in its prompt format."""
+"""Instructions as Stanford Alpaca has them: `instruction`, `input` where there is one, and `output`; also earlier turns."""
 
-from typing import Any
-
+from difffit_core.conversations import Message
 from worker.layouts.files import Files
 from worker.layouts.layout import Format, Layout
-from worker.layouts.text_rows import BadRow, is_text_upload, read_rows, text_of
+from worker.layouts.text_rows import BadRow, Row, is_text_upload, read_conversations, text_of
 
-# Models that were trained on such data know these prompts to the letter.
-WITH_INPUT = (
-    "Below is an instruction that describes a task, paired with an input that provides further context. "
-    "Write a response that appropriately completes the request.\n\n"
-    "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:"
-)
-WITHOUT_INPUT = (
-    "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
-    "### Instruction:\n{instruction}\n\n### Response:"
-)
+INSTRUCTION = ("instruction", "question", "query")
+INPUT = ("input", "context")
+OUTPUT = ("output", "response", "answer")
+HISTORY = "history"  # [[instruction, output], …] that came before
 
 
 def read(files: Files, layout: Layout) -> None:
-    for source, number, row in read_rows(files, layout):
-        try:
-            prompt, answer = _prompt(row), text_of(row, "output")
-        except BadRow as error:
-            layout.refuse_row(source, number, str(error), "invalid_row")
-        else:
-            layout.add_text(f"{source}:{number}", prompt, answer)
+    read_conversations(files, layout, _messages)
 
 
-def _prompt(row: dict[str, Any]) -> str:
-    instruction = text_of(row, "instruction")
-    if row.get("input") in (None, ""):
-        return WITHOUT_INPUT.format(instruction=instruction)
-    return WITH_INPUT.format(instruction=instruction, input=text_of(row, "input"))
+def _messages(row: Row) -> list[Message]:
+    asked: Message = {"role": "user", "content": row.text(INSTRUCTION)}
+    if about := row.optional_text(INPUT):
+        asked["input"] = about
+    answer: Message = {"role": "assistant", "content": row.text(OUTPUT)}
+    return [*row.system(), *_history(row), asked, answer]
 
 
-FORMAT = Format("alpaca", marks=((),), read=read, fits=is_text_upload)
+def _history(row: Row) -> list[Message]:
+    """The turns before the instruction, whose answers are learned as well."""
+    if row.name((HISTORY,)) is None:
+        return []
+    turns, messages = row.fields[HISTORY], list[Message]()
+    if not isinstance(turns, list):
+        raise BadRow(f"The field `{HISTORY}` is no list of pairs of an instruction and its answer.")
+    for place, turn in enumerate(turns):
+        path = f"{HISTORY}[{place}]"
+        if not isinstance(turn, list) or len(turn) != 2:
+            raise BadRow(f"`{path}` is no pair of an instruction and its answer.")
+        said = {f"{path}[{i}]": text for i, text in enumerate(turn)}
+        asked, answer = (text_of(said, name) for name in said)
+        messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+    return messages
+
+
+FORMAT = Format("alpaca", marks=((),), read=read, fits=is_text_upload, frame="alpaca")

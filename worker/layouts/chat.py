@@ -1,86 +1,134 @@
-"""Conversations, whose answers are examples each: what was said before an answer is its prompt.
+"""Conversations: `{"messages": [{"role", "content"}, …]}`, or as ShareGPT has them `{"conversations": [{"from", "value"}, …]}`.
 
-A row is `{"messages": [{"role", "content"}, …]}`, or as ShareGPT has it `{"conversations": [{"from", "value"}, …]}`.
+Also a prompt and its completion that are lists of messages each.
 """
 
-from dataclasses import dataclass
+import json
 from typing import Any
 
+from difffit_core.conversations import Message, Role, is_learned
 from worker.layouts.files import Files
-from worker.layouts.layout import MAX_PROMPT, Format, Layout
-from worker.layouts.text_rows import BadRow, first_rows, is_text_upload, read_rows, text_of
-
-NAMES = {"system": "System", "user": "User", "assistant": "Assistant"}
-
-
-@dataclass(frozen=True)
-class Style:
-    """What the fields of a row are called, and the roles that have names of their own."""
-
-    messages: str
-    role: str
-    content: str
-    roles: dict[str, str]
-
-
-STYLES = (
-    Style("messages", "role", "content", {}),
-    Style("conversations", "from", "value", {"human": "user", "gpt": "assistant"}),
+from worker.layouts.layout import MAX_PROMPT, Format, Layout, readable
+from worker.layouts.text_rows import (
+    CONVERSATIONS,
+    NO_TOOLS,
+    BadRow,
+    Row,
+    first_rows,
+    is_empty,
+    is_text_upload,
+    read_conversations,
+    text_of,
 )
+
+MAX_MESSAGES = 1000  # of a conversation: what is learned of it is looked for answer by answer
+ROLES: dict[str, Role] = {
+    **dict.fromkeys(("system", "developer"), "system"),
+    **dict.fromkeys(("user", "human"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "model", "bot"), "assistant"),
+    **dict.fromkeys(("tool", "function", "observation"), "tool"),
+}
+ROLE, CONTENT = ("role", "from"), ("content", "value")
+CALLS = ("tool_calls", "function_call")  # of a message
+PAIR = ("prompt", "completion")
 
 
 def read(files: Files, layout: Layout) -> None:
-    for source, number, row in read_rows(files, layout):
-        try:
-            examples = _examples(row, next((style for style in STYLES if style.messages in row), STYLES[0]))
-        except BadRow as error:
-            layout.refuse_row(source, number, str(error), "invalid_row")
-        else:
-            for prompt, answer in examples:
-                layout.add_text(f"{source}:{number}", prompt, answer)
+    read_conversations(files, layout, _messages)
 
 
-def _examples(row: dict[str, Any], style: Style) -> list[tuple[str, str]]:
-    """(prompt, answer) of each turn of the assistant; one of weight 0 is said before others, and nothing more."""
-    field = style.messages
-    messages = row.get(field)
-    if not isinstance(messages, list) or not messages:
-        raise BadRow(f"The field `{field}` is missing, or no list of messages.")
-    said, roles, examples = "", list[str](), []
-    for place, message in enumerate(messages):
-        role, content = _message(message, f"{field}[{place}]", style, roles)
-        heading = f"### {NAMES[role]}:\n"
-        if role == "assistant" and message.get("weight") != 0:
-            examples.append((said + heading, content))
-        said += f"{heading}{content}\n\n"
-        roles.append(role)
-        if len(said) > MAX_PROMPT:
-            raise BadRow(f"`{field}` has more than {MAX_PROMPT} characters. Split the conversation.")
-    if roles[-1] != "assistant":
-        raise BadRow(f"`{field}[{len(roles) - 1}]` has no answer: the last message has to be of the role assistant.")
-    if not examples:
+def _messages(row: Row) -> list[Message]:
+    if _is_pair(row.fields):
+        before, after = (_conversation(row, name) for name in PAIR)
+        messages = [*(_said(message) for message in before), *after]
+        field = PAIR[1]
+    else:
+        field = row.name(CONVERSATIONS) or CONVERSATIONS[0]
+        messages = _conversation(row, field)
+    system = row.system()
+    if system and messages[0]["role"] == "system":
+        if messages[0]["content"] != system[0]["content"]:
+            raise BadRow(f"The row has two system messages, one beside `{field}` and one in it. Keep one.")
+        system = []
+    if messages[-1]["role"] != "assistant":
+        raise BadRow(f"`{field}[{len(messages) - 1}]` has no answer: the last message has to be of the role assistant.")
+    if not any(is_learned(message) for message in messages):
         raise BadRow(f"Every answer in `{field}` has the weight 0.")
-    return examples
+    if sum(len(message["content"]) for message in messages) > MAX_PROMPT:
+        raise BadRow(f"`{field}` has more than {MAX_PROMPT} characters. Split the conversation.")
+    return [*system, *messages]
 
 
-def _message(message: Any, path: str, style: Style, roles: list[str]) -> tuple[str, str]:
-    """Its role and what it says; `roles` are those of the messages before it."""
+def _said(message: Message) -> Message:
+    """Of a prompt, which is not learned."""
+    return {**message, "weight": 0} if message["role"] == "assistant" else message
+
+
+def _conversation(row: Row, field: str) -> list[Message]:
+    """The messages that say something."""
+    row.name((field,))
+    given = row.fields.get(field)
+    if isinstance(given, str):  # a cell of a table
+        try:
+            given = json.loads(given)
+        except (ValueError, RecursionError):
+            given = None
+    if not isinstance(given, list) or not given:
+        raise BadRow(f"The field `{field}` is missing, or no list of messages.")
+    if len(given) > MAX_MESSAGES:
+        raise BadRow(f"`{field}` has more than {MAX_MESSAGES} messages. Split the conversation.")
+    found = [_message(row, message, field, place) for place, message in enumerate(given)]
+    messages = [message for message in found if message is not None]
+    if not messages:
+        raise BadRow(f"`{field}` says nothing.")
+    return messages
+
+
+def _message(row: Row, message: Any, field: str, place: int) -> Message | None:
+    """None of a system message without content. Raises BadRow."""
+    path, own = f"{field}[{place}]", int(field == "conversations")
     if not isinstance(message, dict):
-        raise BadRow(f"`{path}` is no object with `{style.role}` and `{style.content}`.")
-    given = text_of(message, style.role, f"{path}.")
-    role = style.roles.get(given, given)
-    if role not in NAMES:
-        known = ", ".join([*NAMES, *style.roles])
-        raise BadRow(f"`{path}.{style.role}` is {given[:40]!r}; conversations have the roles {known}.")
-    if role == "system" and roles:
-        raise BadRow(f"`{path}` is of the role system, which only the first message can have.")
-    if role == "assistant" and "user" not in roles:
-        raise BadRow(f"`{path}` answers nobody: a message of the role user has to come first.")
-    return role, text_of(message, style.content, f"{path}.")
+        raise BadRow(f"`{path}` is no object with `{ROLE[own]}` and `{CONTENT[own]}`.")
+    role_field, content_field = (next((n for n in names if n in message), names[own]) for names in (ROLE, CONTENT))
+    given = text_of(message, role_field, f"{path}.")
+    role = ROLES.get(given.strip().lower())
+    if role is None:
+        raise BadRow(f"`{path}.{role_field}` is {readable(given)!r}; conversations have the roles {', '.join(ROLES)}.")
+    if calls := next((name for name in CALLS if not is_empty(message.get(name))), None):
+        raise BadRow(NO_TOOLS.format(f"{path}.{calls}"))
+    said = message | {content_field: _joined_parts(message.get(content_field), f"{path}.{content_field}")}
+    if role == "system" and is_empty(said[content_field]):
+        return None
+    found: Message = {"role": role, "content": text_of(said, content_field, f"{path}.")}
+    weight = message.get("weight")
+    if weight not in (None, 0, 1):
+        raise BadRow(f"`{path}.weight` is neither 0 nor 1, and answers are learned or not.")
+    if weight == 0 and role == "assistant":
+        found["weight"] = 0
+    known = {role_field, content_field, "weight", *CALLS}
+    row.unknown_within |= {f"{field}[].{name}" for name, value in message.items() if name not in known and not is_empty(value)}
+    return found
+
+
+def _joined_parts(content: Any, path: str) -> Any:
+    """A content that is a list of texts as one. Raises BadRow for a part that is none."""
+    if not isinstance(content, list):
+        return content
+    texts = []
+    for place, part in enumerate(content):
+        text = part.get("text") if isinstance(part, dict) and part.get("type", "text") == "text" else part
+        if not isinstance(text, str):
+            raise BadRow(f"`{path}` is no text: its part {place} is something else.")
+        texts.append(text)
+    return "".join(texts)
+
+
+def _is_pair(fields: dict[str, Any]) -> bool:
+    return all(isinstance(fields.get(name), list) for name in PAIR)
 
 
 def _fits(files: Files) -> bool:
-    return is_text_upload(files) and any(style.messages in row for row in first_rows(files) for style in STYLES)
+    return is_text_upload(files) and any(_is_pair(row) or not set(CONVERSATIONS).isdisjoint(row) for row in first_rows(files))
 
 
-FORMAT = Format("chat", marks=((),), read=read, fits=_fits)
+FORMAT = Format("chat", marks=((),), read=read, fits=_fits, frame="chat")

@@ -3,20 +3,28 @@
 import codecs
 import csv
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterator
-from pathlib import PurePosixPath
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, TextIO
 
 from difffit_core.errors import DatasetError
 from worker.archives import UnpackedFile
-from worker.layouts.json_stream import elements
+from worker.layouts.json_stream import elements, first_list
 from worker.layouts.matlab import read_matlab
 
 MAX_METADATA_BYTES = 256 * 1024**2  # read line by line; rows of the most files allowed are far smaller
 MAX_JSON_BYTES = 16 * 1024**2  # read whole, which takes many times its size; the largest in use has 3 MB
 HEAD = 1000  # bytes that show what a file is
 MAX_LINE = 4 * 1024**2  # characters
+UTF_8 = "utf-8-sig"
+NO_TEXT = "it is no text in UTF-8, nor in UTF-16 with a mark at its beginning; save it as UTF-8"
+SEPARATORS = (",", ";", "\t")  # of equals the first
+QUOTED = re.compile(r'"[^"]*"')
+OBJECT_BEGINS = re.compile(r'\{\s*(["}]|$)')
+
+csv.field_size_limit(MAX_LINE)
 
 
 class Files:
@@ -45,11 +53,11 @@ class Files:
         return [name for name in self.files if name.startswith(folder)]
 
     def lines(self, name: str) -> Iterator[tuple[int, str]]:
-        """(number, line) of each line that is not empty; bytes that are no UTF-8 become halves of surrogate pairs.
+        """(number, line) of each line that is not empty; of UTF-8, wrong bytes become halves of surrogate pairs.
 
         Raises DatasetError.
         """
-        with self._limited(name, MAX_METADATA_BYTES).path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
+        with self._opened(name) as file:
             for number, line in enumerate(iter(lambda: file.readline(MAX_LINE + 1), ""), start=1):
                 if len(line) > MAX_LINE:
                     raise unreadable(name, f"line {number} is longer than {MAX_LINE} characters")
@@ -65,14 +73,17 @@ class Files:
             yield number, [row[column] or "" for column in columns]
 
     def records(self, name: str) -> Iterator[tuple[int, dict[str | None, Any]]]:
-        """(line, values by column) of each row of a CSV file with a header, decoded as in `lines`. Raises DatasetError.
+        """(line, values by column) of each row of a table with a header, decoded as in `lines`. Raises DatasetError.
 
-        What a row has beyond the last column is under None, white space after a comma is no part of a value.
+        Its separator is the comma, semicolon or tab that the header has most of. What a row has beyond the last column is
+        under None, white space after a separator is no part of a value.
         """
-        path = self._limited(name, MAX_METADATA_BYTES).path
-        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            reader = csv.DictReader(file, skipinitialspace=True)
+        with self._opened(name, newline="") as file:
+            separator = _separator(file.readline(MAX_LINE))
+            file.seek(0)
+            reader = csv.DictReader(file, skipinitialspace=True, delimiter=separator)
             try:
+                reader.fieldnames = [column.strip() for column in reader.fieldnames or ()]
                 for row in reader:
                     yield reader.line_num, row
             except csv.Error as error:
@@ -87,24 +98,42 @@ class Files:
 
     def elements(self, name: str, key: str | None = None) -> Iterator[tuple[int, Any]]:
         """(number, element) of a long JSON array, counted from 1; see `json_stream`. Raises DatasetError."""
-        with self._limited(name, MAX_METADATA_BYTES).path.open(encoding="utf-8-sig") as file:
+        with self._opened(name, errors="strict") as file:
             try:
                 yield from enumerate(elements(file, key), start=1)
+            except UnicodeError as error:
+                raise unreadable(name, NO_TEXT) from error
+            except (ValueError, RecursionError) as error:
+                raise unreadable(name, f"it is no JSON that can be read ({error!s:.200})") from error
+
+    def first_list(self, name: str) -> str | None:
+        """The key of the first list of the JSON object that a file is; None where it has none. Raises DatasetError."""
+        with self._opened(name) as file:
+            try:
+                return first_list(file)
             except (ValueError, RecursionError) as error:
                 raise unreadable(name, f"it is no JSON that can be read ({error!s:.200})") from error
 
     def text(self, name: str, most: int) -> str | None:
         """A whole small file, of which no more than `most` characters and one are read; None where it is no UTF-8."""
-        with self.files[name].path.open(encoding="utf-8-sig", newline="") as file:
+        path = self.files[name].path
+        with path.open(encoding=_encoding(path), newline="") as file:
             try:
                 return file.read(most + 1)
             except UnicodeDecodeError:
                 return None
 
-    def first_byte(self, name: str) -> bytes:
-        """The first that is no space; nothing where a file does not begin with one soon."""
-        with self.files[name].path.open("rb") as file:
-            return file.read(HEAD).removeprefix(codecs.BOM_UTF8).lstrip()[:1]
+    def first_character(self, name: str) -> str:
+        """The first that is no space; nothing where a file does not begin with one soon. Raises DatasetError."""
+        return self._head(name)[:1]
+
+    def begins_object(self, name: str) -> bool:
+        """Whether a file begins as a JSON object does, whatever becomes of it on the same line."""
+        return OBJECT_BEGINS.match(self._head(name)) is not None
+
+    def _head(self, name: str) -> str:
+        with self._opened(name) as file:
+            return file.read(HEAD).lstrip()
 
     def matlab(self, name: str, *variables: str) -> list[list[Any]]:
         """Variables of a MATLAB file as lists; see `read_matlab`. Raises DatasetError."""
@@ -118,6 +147,16 @@ class Files:
                 raise unreadable(name, f"{variable!r} holds more than whole numbers")
         return arrays
 
+    def _opened(self, name: str, newline: str | None = None, errors: str = "surrogateescape") -> TextIO:
+        """A list as text, in UTF-8, or in UTF-16 where a mark at its beginning says so. Raises DatasetError."""
+        path = self._limited(name, MAX_METADATA_BYTES).path
+        encoding = _encoding(path)
+        if encoding == UTF_8:
+            with path.open("rb") as file:
+                if b"\0" in file.read(HEAD):
+                    raise unreadable(name, NO_TEXT)
+        return path.open(encoding=encoding, newline=newline, errors=errors if encoding == UTF_8 else "replace")
+
     def _limited(self, name: str, most: int) -> UnpackedFile:
         file = self.files[name]
         if file.path.stat().st_size > most:
@@ -127,6 +166,17 @@ class Files:
 
 def _last_part(name: str) -> str:
     return PurePosixPath(name).name + ("/" if name.endswith("/") else "")
+
+
+def _encoding(path: Path) -> str:
+    with path.open("rb") as file:
+        return "utf-16" if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else UTF_8
+
+
+def _separator(header: str) -> str:
+    """What a table's cells are separated by; names of columns may stand in quotes."""
+    outside = QUOTED.sub("", header)
+    return max(SEPARATORS, key=outside.count)
 
 
 def unreadable(name: str, reason: str) -> DatasetError:

@@ -25,6 +25,11 @@ def elements(file: TextIO, key: str | None = None) -> Iterator[Any]:
         raise ValueError("something follows its end")
 
 
+def first_list(file: TextIO) -> str | None:
+    """The key of the first array in the object that the file is; None where it has none. Raises as `elements` does."""
+    return _Reader(file).first_list()
+
+
 class _Reader:
     def __init__(self, file: TextIO) -> None:
         self._file, self._buffer, self._at = file, "", 0
@@ -45,6 +50,14 @@ class _Reader:
                 self._value()
         if not found:
             raise ValueError(f"it has no list {key!r}")
+
+    def first_list(self) -> str | None:
+        for name in self._items("{", "}"):
+            self._take(":")
+            if self.peek() == "[":
+                return str(name)
+            self._value()
+        return None
 
     def array(self) -> Iterator[Any]:
         yield from self._items("[", "]")

@@ -1,11 +1,13 @@
 """What a layout says of an upload: each picture's annotation, texts without pictures, and a reason for all that is left out."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
+from difffit_core.conversations import Message
 from difffit_core.errors import DatasetError
+from difffit_core.tasks.config import Frame
 from jobstore.plain_text import is_plain
 from worker.archives import MAX_NAME, Refusal, refusal
 from worker.layouts.files import Files
@@ -14,14 +16,17 @@ Warning = dict[str, str]  # {code, message}
 
 MAX_LABEL = 200  # characters
 MAX_CAPTION = 5_000  # characters; no text encoder reads half as many
-MAX_PROMPT = 200_000  # characters of a prompt, and of an answer; more than the longest `max_tokens` holds
-MAX_TEXTS = 500_000  # prompts with answers in a dataset
+MAX_PROMPT = 200_000  # characters of a field of texts, and of a conversation; more than the longest `max_tokens` holds
+MAX_TEXTS = 500_000  # rows of texts in a dataset
 MAX_TEXT_TOTAL = 256 * 1024**2  # characters of all of them: they are in memory until the content is written
 MAX_LISTED = 10_000  # rows, of those that a report names one by one
 EMPTY_CAPTION = ("empty_caption", "The caption is empty. Write one, or leave the picture out.")
 SHOWN_NAMES = 10  # in a warning
-SYSTEM_FOLDERS = {"__MACOSX", ".git", ".ipynb_checkpoints", "@eaDir"}
-SYSTEM_FILES = {".DS_Store", "Thumbs.db", "thumbs.db", "desktop.ini"}
+MAX_FIELDS = 50  # that are not read, by name
+# What systems and tools leave behind under names that do not begin with a dot; without regard to capitals.
+SYSTEM_FOLDERS = {"__macosx", "$recycle.bin", "recycler", "#recycle", "@recycle", "@eadir", "@tmp", "lost+found"}
+SYSTEM_FOLDERS |= {"system volume information", "__pycache__"}
+SYSTEM_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,8 @@ class Published:
 class Format:
     """One layout. It is recognised by its `marks`, all files and folders (with `/` at the end) of any one tuple, and `fits`.
 
-    `read` fills the Layout, and raises DatasetError where a list of the dataset cannot be read.
+    `read` fills the Layout, and raises DatasetError where a list of the dataset cannot be read. `frame` is what its texts are
+    written for.
     """
 
     name: str
@@ -45,6 +51,7 @@ class Format:
     read: Callable[[Files, "Layout"], None]
     published: Published | None = None
     fits: Callable[[Files], bool] = lambda files: True
+    frame: Frame | None = None
 
 
 @dataclass(frozen=True)
@@ -59,11 +66,10 @@ class Annotation:
 
 @dataclass(frozen=True)
 class Text:
-    """A prompt with its answer; `source` is the file and the row that they are from."""
+    """What a language model learns; `source` is the file and the row that it is from."""
 
     source: str
-    prompt: str
-    answer: str
+    messages: list[Message]
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,7 @@ class Layout:
 
     kind: str
     published: Published | None = None
+    frame: Frame | None = None
     annotations: dict[str, Annotation] = field(default_factory=dict)
     texts: list[Text] = field(default_factory=list)
     refusals: dict[str, Refusal] = field(default_factory=dict)  # by file name
@@ -90,6 +97,7 @@ class Layout:
     lists: set[str] = field(default_factory=set)  # files that were read, and are no pictures
     conditions: set[str] = field(default_factory=set)  # pictures that belong to another, which stands for both in the report
     label_maps: set[str] = field(default_factory=set)  # conditions whose grey values are numbers of classes
+    _not_read: Counter[str] = field(default_factory=Counter)  # rows by field
     _unlisted: int = 0
     _characters: int = 0
 
@@ -107,16 +115,16 @@ class Layout:
         else:
             self.annotations[name] = Annotation((label or "").strip(), said.caption, said.condition, said.split)
 
-    def add_text(self, source: str, prompt: str, answer: str) -> None:
+    def add_text(self, source: str, messages: list[Message]) -> None:
         """Raises DatasetError (`too_many_examples`)."""
-        self._characters += len(prompt) + len(answer)
+        self._characters += sum(len(message["content"]) + len(message.get("input", "")) for message in messages)
         if len(self.texts) == MAX_TEXTS or self._characters > MAX_TEXT_TOTAL:
             raise DatasetError(
                 f"The upload holds more than {MAX_TEXTS} examples, or {MAX_TEXT_TOTAL} characters. Split it.",
                 code="too_many_examples",
                 param="file",
             )
-        self.texts.append(Text(source, prompt, answer))
+        self.texts.append(Text(source, messages))
 
     def refuse(self, name: str, code: str, message: str) -> None:
         self.refusals[name] = refusal(name, code, message)
@@ -126,6 +134,12 @@ class Layout:
             self.bad_rows.append(refusal(f"{source}:{number}", code, message))
         else:
             self._unlisted += 1
+
+    def not_read(self, fields: Iterable[str]) -> None:
+        """Fields of a row that mean nothing here; the report names each once."""
+        for field_name in fields:
+            name = readable(field_name)
+            self._not_read[name if name in self._not_read or len(self._not_read) < MAX_FIELDS else "others"] += 1
 
     def take(self, rows: Iterable[Row], names: Container[str]) -> None:
         """Annotate the files of all rows; the first row counts, and rows without their file become a warning for each list."""
@@ -154,6 +168,9 @@ class Layout:
         for name in names:
             if not self.knows(name):
                 self.refuse(name, "no_metadata_row", f"Nothing in the lists of {self.kind} names this file.")
+        if self._not_read:
+            named = ", ".join(f"`{name}` ({count} rows)" for name, count in sorted(self._not_read.items()))
+            self.warn("unknown_fields", f"These fields of rows are not read: {named}.")
         if self._unlisted:
             self.warn("unlisted_rows", f"{self._unlisted} more rows are refused than the report lists.")
 
@@ -171,7 +188,14 @@ def caption_problem(caption: str) -> tuple[str, str] | None:
 
 def some(names: list[str]) -> str:
     """The first names, such that PostgreSQL can hold them whatever a list has in it."""
-    return ", ".join(repr(name[:MAX_NAME]) for name in names[:SHOWN_NAMES]) + (", …" if len(names) > SHOWN_NAMES else "")
+    return ", ".join(f"'{readable(name, MAX_NAME)}'" for name in names[:SHOWN_NAMES]) + (
+        ", …" if len(names) > SHOWN_NAMES else ""
+    )
+
+
+def readable(text: str, most: int = 100) -> str:
+    """The first characters of a text, with a mark in place of each that cannot be shown."""
+    return "".join(character if character.isprintable() else "�" for character in text[:most])
 
 
 def storable(text: str) -> bool:
@@ -179,7 +203,12 @@ def storable(text: str) -> bool:
     return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
 
 
-def is_system_file(name: str) -> bool:
-    """Whether an operating system or a tool left this file, not the user."""
+def leftover(name: str) -> tuple[str, str] | None:
+    """Why a file is not the user's but an operating system's or a tool's, as (code, message)."""
     path = PurePosixPath(name)
-    return not SYSTEM_FOLDERS.isdisjoint(path.parts) or path.name in SYSTEM_FILES or path.name.startswith("._")
+    if any(part.startswith(".") for part in path.parts):
+        return "hidden", "Names that begin with a dot are hidden files and folders, and left out. Rename it to have it read."
+    folders = {part.casefold() for part in path.parts[:-1]}
+    if not SYSTEM_FOLDERS.isdisjoint(folders) or path.name.casefold() in SYSTEM_FILES:
+        return "system_file", "An operating system or a tool has left this file; it is no picture of yours."
+    return None

@@ -8,7 +8,7 @@ from typing import Any
 
 from difffit_core.errors import DatasetError
 from worker.archives import UnpackedFile
-from worker.runtime import child_environment
+from worker.confined import environment
 
 SECONDS = 60  # the largest list of the known datasets takes one
 
@@ -21,8 +21,8 @@ def read_matlab(file: UnpackedFile, variables: Sequence[str]) -> list[list[Any]]
     target = file.path.with_name(f"{file.path.name}.json")
     command = [sys.executable, "-m", "worker.layouts.matlab_reader", str(SECONDS), str(file.path), str(target), *variables]
     # A pool of threads would count against the limit of memory.
-    environment = child_environment() | {"OPENBLAS_NUM_THREADS": "1"}
-    ended = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    alone = environment() | {"OPENBLAS_NUM_THREADS": "1"}
+    ended = subprocess.run(command, env=alone, stdin=subprocess.DEVNULL, capture_output=True, check=False)
     try:
         answer = json.loads(target.read_bytes()) if ended.returncode == 0 else {}
     finally:

@@ -4,7 +4,6 @@ It runs as `python -m worker.layouts.matlab_reader SECONDS SOURCE TARGET VARIABL
 """
 
 import json
-import resource
 import signal
 import sys
 from pathlib import Path
@@ -13,6 +12,8 @@ from typing import Any
 import numpy as np
 from scipy.io import loadmat
 
+from worker.confined import confine
+
 MEMORY = 2 * 1024**3  # bytes of address space; half of it is the interpreter with its libraries
 MAX_JSON_BYTES = 16 * 1024**2
 MAX_DEPTH = 4  # of cells and structs in each other
@@ -20,8 +21,7 @@ HDF5 = b"\x89HDF"
 
 
 def main(seconds: int, source: Path, target: Path, variables: list[str]) -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    confine(MEMORY, reads=[source], writes=[target.parent])
     signal.alarm(seconds)
     text = json.dumps(read(source, variables))
     if len(text) > MAX_JSON_BYTES:

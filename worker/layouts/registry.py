@@ -12,6 +12,7 @@ from worker.layouts import (
     cars,
     chat,
     coco_stuff,
+    completions,
     cub200,
     df20m,
     flowers102,
@@ -26,7 +27,7 @@ from worker.layouts.layout import Annotation, Format, Layout
 
 # In the order in which they are tried: what a user wrote comes first, and class folders are what is left.
 PUBLISHED = (food101, sun397, df20m, cub200, flowers102, cars, caltech101, artbench10, coco_stuff)
-MODULES = (metadata, *PUBLISHED, chat, alpaca, captions, pictures, folders)
+MODULES = (metadata, *PUBLISHED, chat, completions, alpaca, captions, pictures, folders)
 FORMATS: dict[str, Format] = {module.FORMAT.name: module.FORMAT for module in MODULES}
 
 
@@ -46,7 +47,7 @@ def read_layout(upload: list[UnpackedFile], name: str | None = None) -> Layout:
             code="missing_file",
             param="format",
         )
-    layout = Layout(chosen.name, chosen.published)
+    layout = Layout(chosen.name, chosen.published, chosen.frame)
     chosen.read(files, layout)
     layout.refuse_rest(files.files)
     return layout

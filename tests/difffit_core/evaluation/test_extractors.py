@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from torchmetrics.functional.multimodal import clip_score as library_clip_score
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPProcessor
 
 from difffit_core.errors import ModelError
@@ -92,6 +91,8 @@ class OfTensors(CLIPModel):
 
 
 def test_clip_score_is_torchmetrics(folder: Path) -> None:
+    from torchmetrics.functional.multimodal import clip_score as library_clip_score  # here: a machine with a GPU may lack it
+
     captions, seen, clip = ["a cat", "two dogs"], pictures(2, 48), Clip(folder / "clip")
 
     def model() -> tuple[CLIPModel, CLIPProcessor]:

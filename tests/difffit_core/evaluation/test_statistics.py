@@ -5,8 +5,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torchmetrics.image.fid import FrechetInceptionDistance
-from torchmetrics.image.kid import KernelInceptionDistance
 
 from difffit_core.errors import DatasetError
 from difffit_core.evaluation import statistics
@@ -76,10 +74,14 @@ def test_distance_equals_the_matrix_formula_where_the_covariances_do_not_commute
 
 
 def test_distance_is_torchmetrics(pair: tuple[Tensor, Tensor]) -> None:
+    from torchmetrics.image.fid import FrechetInceptionDistance  # here: a machine with a GPU may lack it
+
     assert frechet_distance(*pair) == pytest.approx(float(library(FrechetInceptionDistance, *pair)), rel=1e-3)
 
 
 def test_kernel_distance_is_torchmetrics(pair: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchmetrics.image.kid import KernelInceptionDistance  # here: a machine with a GPU may lack it
+
     """Exactly where there is only one subset, and to the spread of the mean where each side draws its own."""
     a, b = pair
     mean, std = library(KernelInceptionDistance, a[:90], b, subsets=2, subset_size=90)

@@ -1,17 +1,25 @@
 """The PEFT folder: small, with a README that loads it, and what PEFT has no form for."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from peft import PeftModel
 
+from difffit_core.adapter_file import read_adapter
+from difffit_core.base_models import Source
 from difffit_core.errors import AdapterError
 from difffit_core.exports.peft import export_peft
 from difffit_core.fitting import inject
+from difffit_core.subject import text_encoder_with
+from difffit_core.tasks.config import DreamBoothConfig
 from tests.difffit_core.adapters import make_case
 from tests.difffit_core.exports.bases import of_base, write_base
+from tests.difffit_core.spec_dirs import ADAPTER, CASES, CPU, run_here, write_spec_dir
+from tests.difffit_core.spec_dirs import write_base as write_base_of_task
 
 
 def test_the_folder_holds_no_weight_of_the_base(tmp_path: Path) -> None:
@@ -44,6 +52,56 @@ def test_a_row_of_zeros_that_carries_a_factor_stays_zero(tmp_path: Path) -> None
     loaded = PeftModel.from_pretrained(UNet2DConditionModel.from_pretrained(base.path / "unet"), str(tmp_path / "peft"))
     inject(case.model, adapter)
     torch.testing.assert_close(case.answer(loaded), case.answer(case.model), atol=1e-5, rtol=0)
+
+
+def test_a_lora_goes_to_stock_diffusers_as_to_peft(tmp_path: Path) -> None:
+    case = make_case("unet")
+    base = write_base("unet", case, tmp_path / "base")
+    adapter = of_base(case.adapter(type="lora", rank=4, alpha=2.0), base)
+    export_peft(base, adapter, tmp_path / "peft")
+    pipeline = StableDiffusionPipeline.from_pretrained(base.path)
+    with torch.no_grad():
+        before = case.answer(pipeline.unet)
+        pipeline.load_lora_weights(tmp_path / "peft")
+        loaded = PeftModel.from_pretrained(UNet2DConditionModel.from_pretrained(base.path / "unet"), str(tmp_path / "peft"))
+        inject(case.model, adapter)
+        expected = case.answer(case.model)
+        assert (expected - before).abs().max() > 1e-3
+        torch.testing.assert_close(case.answer(pipeline.unet), expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(case.answer(loaded), expected, atol=1e-5, rtol=0)
+
+
+def test_a_lora_of_a_subject_brings_its_word_and_its_text_encoder(tmp_path: Path) -> None:
+    """The README's lines alone."""
+    base = write_base_of_task(tmp_path / "base", "dreambooth")
+    spec = write_spec_dir(tmp_path, base, "lora", task=CASES["dreambooth"][1], steps=2, learning_rate=0.1)
+    run_here(tmp_path, spec)
+    adapter = read_adapter(tmp_path / ADAPTER)
+    export_peft(base, adapter, tmp_path / "peft")
+    scope: dict[str, Any] = {"BASE": str(base.path), "FOLDER": str(tmp_path / "peft")}
+    exec((tmp_path / "peft" / "README.md").read_text().split("```python\n")[1].split("```")[0], scope)
+    assert isinstance(adapter.header.task, DreamBoothConfig)
+    prompt, ours = adapter.header.task.prompt, text_encoder_with(adapter, base.path, CPU)
+    stock, _ = scope["pipeline"].encode_prompt(prompt, CPU, 1, False)
+    with torch.no_grad():
+        torch.testing.assert_close(stock, ours.embed([prompt])["text"], atol=1e-5, rtol=0)
+        plain, _ = StableDiffusionPipeline.from_pretrained(base.path).encode_prompt("a star", CPU, 1, False)
+    assert (stock - plain).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("family", ["llama", "unet", "dit"])
+def test_the_base_is_named_as_others_find_it(tmp_path: Path, family: str) -> None:
+    """By its Hub id and revision, or as the catalog calls it; never by a folder of this machine."""
+    case = make_case(family)
+    base = write_base(family, case, tmp_path / "base")
+    hub = base.model_copy(update={"sources": [Source(hub="org/part", files=[], folder=Path("vae"))]})
+    hub.sources.append(Source(hub="org/model", revision="abc", files=["*"]))
+    for named, expected in ((base, (base.id, None)), (hub, ("org/model", "abc"))):
+        export_peft(named, of_base(case.adapter(), base), tmp_path / str(expected[1]))
+        config = json.loads((tmp_path / str(expected[1]) / "adapter_config.json").read_text())
+        assert (config["base_model_name_or_path"], config["revision"]) == expected
+        for path in (tmp_path / str(expected[1])).rglob("*.*"):
+            assert str(tmp_path).encode() not in path.read_bytes()
 
 
 @pytest.mark.parametrize("method", ["full", "adapter-parallel"])

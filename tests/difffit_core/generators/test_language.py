@@ -32,6 +32,22 @@ def test_a_greedy_answer_is_that_of_stock_generate(tiny_bases: Bases) -> None:
     assert [answer.text for answer in load_generator(base, "cpu").texts(spec())] == expected
 
 
+def test_a_prompt_stands_in_its_frame_and_messages_are_gone_on_with(tiny_bases: Bases) -> None:
+    generator = load_generator(tiny_bases["instruction"], "cpu")
+    (framed,) = generator.texts(spec(prompts=["Hi"], frame="alpaca"))
+    typed = "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
+    typed += "### Instruction:\nHi\n\n### Response:"
+    assert generator.texts(spec(prompts=[typed])) == [framed]
+    talk = [{"role": "system", "content": "S"}, {"role": "user", "content": "Hi"}]
+    answers = generator.texts(spec(prompts=[], messages=talk, frame="chat", n=2, temperature=1.0))
+    assert answers == generator.texts(
+        spec(prompts=["### System:\nS\n\n### User:\nHi\n\n### Assistant:\n"] * 2, temperature=1.0)
+    )
+    with pytest.raises(SpecError, match="role tool") as caught:
+        generator.texts(spec(prompts=[], messages=[{"role": "tool", "content": "x"}], frame="alpaca"))
+    assert (caught.value.code, caught.value.param) == ("frame_refused", "messages")
+
+
 def test_a_drawn_answer_depends_on_its_own_seed_and_prompt_only(tiny_bases: Bases) -> None:
     generator = load_generator(tiny_bases["instruction"], "cpu")
     one, two = generator.texts(spec(temperature=1.0))

@@ -110,12 +110,13 @@ def test_larger_pictures_are_drawn_fewer_at_a_time(tiny_bases: Bases) -> None:
     assert batches == [(2, 4, 16, 16), (2, 4, 16, 16), (1, 4, 16, 16)]
 
 
-def test_a_picture_depends_on_its_own_seed_and_prompt_only(tiny_bases: Bases) -> None:
-    generator = load_generator(tiny_bases["text-to-image"], "cpu")
+def test_a_picture_depends_on_its_own_seed_and_prompt_only(tiny_bases: Bases, precision: str, device: torch.device) -> None:
+    generator = load_generator(tiny_bases["text-to-image"], str(device))
     many = generator.images(spec(prompts=["x", *PROMPTS] * 3))  # more than are drawn at once
     alone = generator.images(spec(prompts=[PROMPTS[1]], seed=15))
     difference = np.asarray(many[8], dtype=int) - np.asarray(alone[0], dtype=int)
-    assert np.abs(difference).max() <= 1
+    # On the CPU pictures are drawn in fp32; a GPU's bf16 has 8 bits, of which a batch of another size may round the last.
+    assert np.abs(difference).max() <= (8 if (precision, device.type) == ("bf16", "cuda") else 1)
     assert many[8].tobytes() != many[5].tobytes()
 
 

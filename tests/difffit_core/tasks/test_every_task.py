@@ -22,11 +22,11 @@ each_task = pytest.mark.parametrize("task", TASKS)
 
 
 @each_task
-def test_it_learns_and_shows_what_it_makes(tmp_path: Path, tiny_bases: Bases, task: str) -> None:
+def test_it_learns_and_shows_what_it_makes(tmp_path: Path, tiny_bases: Bases, task: str, device: torch.device) -> None:
     spec = spec_dir(
         tmp_path, tiny_bases, task, steps=12, learning_rate=1e-2, validation_fraction=0.25, validate_every=12, sample_every=6
     )
-    events = run_here(tmp_path, spec)
+    events = run_here(tmp_path, spec, device=device)
     losses = {event["base"]: event["loss"] for event in events if event["type"] == "validation"}
     assert losses[False] < 0.99 * losses[True]
     samples = [event for event in events if event["type"] == "sample"]

@@ -1,12 +1,16 @@
 """Captioned pictures and plain ones: what is a caption, and which pictures have none."""
 
 import json
+from pathlib import Path
 
 import pytest
 
+from difffit_core.errors import DatasetError
 from tests.worker.checking import Checker, codes, warnings
 from tests.worker.pictures import picture, two_classes
 from worker.layouts.layout import MAX_CAPTION
+
+CASES = Path(__file__).parent / "cases"
 
 
 def captions(count: int) -> dict[str, bytes]:
@@ -23,6 +27,72 @@ def test_a_text_beside_a_picture_is_its_caption(check: Checker) -> None:
     assert {e.source: e.annotation.caption for e in checked.examples} == {"set/a.png": caption, "set/sub/b.JPG": " b"}
     assert checked.holds == ["caption", "file"]
     assert checked.report["texts"] == {"caption": {"count": 2, "shortest": 2, "longest": len(caption)}}
+
+
+@pytest.mark.parametrize("case", ["captions-kohya.zip", "captions-double.zip"])
+def test_captions_of_other_trainers_are_found(check: Checker, case: str) -> None:
+    checked = check((CASES / case).read_bytes())
+    assert (checked.report["layout"], checked.report["kept"], checked.report["refused"]) == ("captions", 4, [])
+    assert [e.annotation.caption for e in checked.examples] == ["a fox"] * 4
+
+
+def test_of_two_captions_the_nearest_name_counts_and_the_other_is_told_of(check: Checker) -> None:
+    files = {"a.png": picture("red"), "a.txt": b"whole name wins not", "a.png.txt": b"whole name", "b.png": picture("blue")}
+    checked = check(files | {"b.caption": b"second", "b.txt": "first".encode("utf-16")})
+    assert [e.annotation.caption for e in checked.examples] == ["whole name", "first"]
+    assert codes(checked) == {"a.txt": "second_caption", "b.caption": "second_caption"}
+
+
+def rows_of(count: int = 3) -> dict[str, bytes]:
+    return {f"{i}.png": picture(f"rgb({i * 40}, 0, 0)") for i in range(count)}
+
+
+@pytest.mark.parametrize("column", ["text", "caption", "prompt"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_a_table_of_captions_is_read_whatever_its_form(check: Checker, column: str, separator: str, encoding: str) -> None:
+    rows = [("file_name", column), *((f"{i}.png", f'"a{separator} {i}"') for i in range(3))]
+    table = "".join(separator.join(row) + "\r\n" for row in rows).encode(encoding)
+    checked = check(rows_of() | {"metadata.tsv" if separator == "\t" else "metadata.csv": table})
+    assert [e.annotation.caption for e in checked.examples] == [f"a{separator} {i}" for i in range(3)]
+    assert checked.report["warnings"] == []
+
+
+def test_the_first_of_several_captions_is_used_and_the_others_are_counted(check: Checker) -> None:
+    rows = [{"file_name": f"{i}.png", "captions": [f"one {i}", "two"][: 2 - i // 2]} for i in range(3)]
+    checked = check(rows_of() | {"metadata.jsonl": "\n".join(map(json.dumps, rows)).encode()})
+    assert [e.annotation.caption for e in checked.examples] == ["one 0", "one 1", "one 2"]
+    assert warnings(checked)["more_captions"].startswith("2 pictures have several captions")
+
+
+def test_numbers_of_classes_are_whole_however_a_table_tool_writes_them(check: Checker) -> None:
+    table = b"file_name,label\n0.png,0.0\n1.png,1.0\n2.png,10\n"
+    assert check(rows_of() | {"metadata.csv": table}).report["classes"] == {"0": 1, "1": 1, "10": 1}
+    lines = b'{"file_name": "0.png", "label": 0.0}\n{"file_name": "1.png", "label": 1.5}\n{"file_name": "2.png", "class": NaN}'
+    checked = check(rows_of() | {"metadata.jsonl": lines})
+    assert (checked.report["classes"], codes(checked)) == ({"0": 1}, {"1.png": "no_label", "2.png": "no_label"})
+    versions = b"file_name,label\n0.png,1.0\n1.png,1.1\n2.png,1.1\n"
+    assert check(rows_of() | {"metadata.csv": versions}).report["classes"] == {"1.0": 1, "1.1": 2}
+
+
+def test_columns_that_are_not_read_are_named_once(check: Checker) -> None:
+    table = b"file_name,text,prompt,split,empty\n0.png,a,b,train,\n1.png,a,,train,\n2.png,,c,,\n"
+    checked = check(rows_of() | {"metadata.csv": table})
+    assert [e.annotation.caption for e in checked.examples] == ["a", "a", "c"]
+    told = warnings(checked)["unknown_fields"]
+    assert told == "These fields of rows are not read: `prompt` (1 rows), `split` (2 rows)."
+
+
+def test_a_list_in_another_encoding_is_told_of_in_words(check: Checker) -> None:
+    with pytest.raises(DatasetError, match="no text in UTF-8, nor in UTF-16 with a mark") as raised:
+        check(rows_of() | {"metadata.csv": "file_name,text\n0.png,a\n".encode("utf-16-le")})
+    assert raised.value.code == "invalid_metadata_file"
+    with pytest.raises(DatasetError, match="they are 'fil�', 'text'"):
+        check(rows_of() | {"metadata.csv": b"fil\xe9,text\n0.png,a\n"})
+    checked = check(
+        rows_of() | {"metadata.jsonl": b'{"file_name": "caf\xe9.png", "text": "a"}\n{"file_name": "0.png", "text": "a"}'}
+    )
+    assert "'caf�.png'" in next(r["message"] for r in checked.report["refused"] if r["file"] == "metadata.jsonl:1")
 
 
 def test_a_caption_that_cannot_be_used_refuses_its_picture(check: Checker) -> None:

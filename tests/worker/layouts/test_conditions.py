@@ -15,7 +15,6 @@ from tests.worker.checking import Checker, codes, warnings
 from tests.worker.pictures import picture
 from worker.dataset_check import CheckedDataset
 from worker.dataset_content import write_content, write_preview
-from worker.image_pool import ImagePool
 from worker.label_colours import colour_of
 
 
@@ -48,8 +47,9 @@ def test_rows_name_a_picture_its_condition_and_its_text(check: Checker, tmp_path
     assert (checked.report["refused"], checked.report["conditions"], checked.report["warnings"]) == ([], 2, [])
     items = read_index(content(checked, tmp_path), ("file", "caption", "condition"))
     assert [item.caption for item in items] == ["a 0", "one, two\nthree"]
-    assert (tmp_path / "content" / items[1].file).read_bytes() == files["images/1.png"]
-    assert (tmp_path / "content" / items[1].condition).read_bytes() == files["edges/1.png"]
+    for name, sent in ((items[1].file, "images/1.png"), (items[1].condition, "edges/1.png")):
+        with Image.open(tmp_path / "content" / name) as kept, Image.open(io.BytesIO(files[sent])) as image:
+            assert kept.tobytes() == image.tobytes()
     summary = summarize(items)
     assert (summary.sha256, summary.holds) == (checked.sha256, checked.holds)
 
@@ -100,9 +100,16 @@ def test_wrong_texts_and_rows_that_say_nothing_are_refused(check: Checker) -> No
     assert "'4.png'" in warnings(checked)["incomplete_label"]
 
 
-def test_the_preview_shows_pictures_beside_their_conditions(check: Checker, tmp_path: Path, pool: ImagePool) -> None:
+def test_pictures_may_share_a_condition(check: Checker, tmp_path: Path) -> None:
+    checked = check(pairs((60, 40), (60, 40)) | metadata(row(0), row(1) | {"conditioning_image": "edges/0.png"}))
+    first, second = read_index(content(checked, tmp_path))
+    kept = [(tmp_path / "content" / item.condition).read_bytes() for item in (first, second)]
+    assert kept[0] == kept[1]
+
+
+def test_the_preview_shows_pictures_beside_their_conditions(check: Checker, tmp_path: Path) -> None:
     checked = check(pairs((60, 40), (60, 40)) | metadata(row(0), row(1)))
-    assert write_preview(checked.examples, tmp_path, tmp_path / "preview.png", pool)
+    assert write_preview(checked.examples, tmp_path / "preview.png")
     with Image.open(tmp_path / "preview.png") as preview:
         middles = [preview.getpixel((128 + 32 + 68 * column, 4 + 32)) for column in range(4)]
     assert middles == [(9, 0, 0), (0, 0, 9), (9, 1, 0), (0, 1, 9)]

@@ -61,9 +61,12 @@ def test_folders_around_it_make_no_difference(check: Checker, name: str) -> None
     assert annotations(checked) == {f"downloads/{file}": caption for file, caption in small.expected.items()}
 
 
+GENERAL = {"alpaca", "captions", "chat", "coco-stuff", "completions", "folders", "metadata", "pictures"}
+
+
 def test_the_api_offers_what_workers_read() -> None:
     assert sorted(NAMES) == sorted(FORMATS)
-    assert FORMATS.keys() - MINIATURES.keys() == {"alpaca", "captions", "chat", "coco-stuff", "folders", "metadata", "pictures"}
+    assert FORMATS.keys() - MINIATURES.keys() == GENERAL
     assert len(set(CLASSES)) == 102
 
 

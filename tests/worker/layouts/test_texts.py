@@ -9,26 +9,21 @@ import pytest
 
 from difffit_core.dataset import read_index, summarize
 from difffit_core.errors import DatasetError
-from tests.worker.checking import Checker, codes
+from tests.worker.checking import Checker, codes, warnings
 from tests.worker.pictures import picture
 from worker import dataset_report
 from worker.dataset_content import write_content, write_preview
 from worker.image_pool import ImagePool
 from worker.layouts import layout
 
+CASES = Path(__file__).parent / "cases"
 ALPACA = [
     {"instruction": "Name the capital.", "input": "France", "output": "Paris"},
     {"instruction": "Say {hello}.", "input": "", "output": "hello,\n世界"},
     {"instruction": "Count.", "output": "1 2"},
 ]
-PROMPT = (
-    "Below is an instruction that describes a task, paired with an input that provides further context. Write a response "
-    "that appropriately completes the request.\n\n### Instruction:\nName the capital.\n\n### Input:\nFrance\n\n### Response:"
-)
-SHORT_PROMPT = (
-    "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
-    "### Instruction:\nSay {hello}.\n\n### Response:"
-)
+
+TABLE = 'instruction,input,output\nName the capital.,France,Paris\nSay {hello}.,,"hello,\n世界"\nCount.,,1 2\n'
 
 
 def lines(*rows: Any) -> bytes:
@@ -50,13 +45,16 @@ def turns(*said: tuple[str, Any]) -> dict[str, Any]:
     ],
     ids=["list", "indented with a mark of bytes", "lines", "archive", "lines called json"],
 )
-def test_alpaca_has_the_known_prompts(check: Checker, upload: Any) -> None:
+def test_an_instruction_is_a_message_with_its_input(check: Checker, upload: Any) -> None:
     checked = check(upload)
-    assert [(e.prompt, e.answer) for e in checked.examples[:2]] == [(PROMPT, "Paris"), (SHORT_PROMPT, "hello,\n世界")]
+    assert [e.messages for e in checked.examples[:2]] == [
+        [{"role": "user", "content": "Name the capital.", "input": "France"}, {"role": "assistant", "content": "Paris"}],
+        [{"role": "user", "content": "Say {hello}."}, {"role": "assistant", "content": "hello,\n世界"}],
+    ]
     assert (checked.report["layout"], checked.report["kept"], checked.report["classes"]) == ("alpaca", 3, {"": 3})
     assert checked.report["sizes"] is None
     assert checked.report["texts"]["answer"] == {"count": 3, "shortest": 3, "longest": 9}
-    assert checked.holds == ["answer", "prompt"]
+    assert (checked.holds, checked.frame) == (["messages"], "alpaca")
 
 
 def test_rows_without_an_example_name_their_field(check: Checker) -> None:
@@ -107,26 +105,153 @@ def test_a_list_that_is_no_json_is_named(check: Checker, upload: bytes) -> None:
     assert (raised.value.code, raised.value.param) == ("invalid_metadata_file", "file")
 
 
-def test_each_answer_of_a_conversation_is_an_example(check: Checker) -> None:
+def test_a_conversation_is_one_example_with_its_messages(check: Checker) -> None:
     talk = turns(("system", "Be brief."), ("user", "Hi"), ("assistant", "Hello"), ("user", "Bye"), ("assistant", "Goodbye"))
     silent = turns(("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"))
     silent["messages"][1]["weight"] = 0
     checked = check(lines(talk, silent))
-    assert (checked.report["layout"], checked.report["refused"]) == ("chat", [])
-    start = "### System:\nBe brief.\n\n### User:\nHi\n\n### Assistant:\n"
-    assert [(e.source, e.prompt, e.answer) for e in checked.examples] == [
-        ("upload.jsonl:1", start, "Hello"),
-        ("upload.jsonl:1", f"{start}Hello\n\n### User:\nBye\n\n### Assistant:\n", "Goodbye"),
-        ("upload.jsonl:2", "### User:\na\n\n### Assistant:\nb\n\n### User:\nc\n\n### Assistant:\n", "d"),
+    assert (checked.report["layout"], checked.frame, checked.report["refused"]) == ("chat", "chat", [])
+    assert [example.messages for example in checked.examples] == [talk["messages"], silent["messages"]]
+    assert checked.report["texts"]["answer"] == {"count": 2, "shortest": 1, "longest": len("HelloGoodbye")}
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        {"conversations": [{"from": "system", "value": "S"}, {"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]},
+        {"conversations": [{"from": "human", "value": "Q"}, {"from": "chatgpt", "value": "A"}], "system": "S"},
+        {"conversation": [
+            {"role": "developer", "content": "S"},
+            {"role": "User", "content": "Q"},
+            {"role": "model", "content": "A"},
+        ]},
+        {"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}], "system_prompt": "S"},
+        {"prompt": [{"role": "system", "content": "S"}, {"role": "user", "content": "Q"}],
+         "completion": [{"role": "assistant", "content": "A"}]},
+        {"messages": [
+            {"role": "system", "content": [{"type": "text", "text": "S"}]},
+            {"role": "user", "content": [{"type": "text", "text": "Q"}]},
+            {"role": "assistant", "content": ["A"]},
+        ], "tools": []},
+        [{"role": "system", "content": "S"}, {"from": "human", "value": "Q"}, {"role": "assistant", "content": "A"}],
+    ],
+)  # fmt: skip
+def test_conversations_of_other_trainers_are_read_alike(check: Checker, theirs: Any) -> None:
+    ours = turns(("system", "S"), ("user", "Q"), ("assistant", "A"))["messages"]
+    for upload in (json.dumps([theirs]).encode(), lines(theirs, theirs), json.dumps({"data": [theirs]}, indent=1).encode()):
+        checked = check(upload)
+        assert ([e.messages for e in checked.examples], checked.frame) == ([ours], "chat")
+        assert "unknown_fields" not in warnings(checked)
+
+
+def test_answers_of_tools_are_kept_and_calls_of_tools_are_refused(check: Checker) -> None:
+    said = ("user", "Weather?"), ("observation", "rain"), ("function", "cold"), ("tool", "wet"), ("assistant", "Bad.")
+    called = turns(*said)
+    called["messages"].insert(1, {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]})
+    checked = check(lines(turns(*said), called, turns(*said) | {"tools": [{"name": "weather"}]}))
+    assert [m["role"] for m in checked.examples[0].messages] == ["user", "tool", "tool", "tool", "assistant"]
+    refused = {r["file"]: r["message"] for r in checked.report["refused"]}
+    assert "tool_calls" in refused["upload.jsonl:2"]
+    assert "`tools`" in refused["upload.jsonl:3"]
+
+
+def test_what_an_assistant_says_first_is_kept(check: Checker) -> None:
+    for said in (
+        [("system", "s"), ("assistant", "Hello, I am Bob.")],
+        [("assistant", "Hello"), ("user", "a"), ("assistant", "b")],
+    ):
+        (example,) = check(lines(turns(*said))).examples
+        assert [m["role"] for m in example.messages] == [role for role, _ in said]
+
+
+def test_a_prompt_before_an_answer_is_not_learned(check: Checker) -> None:
+    prompt = turns(("user", "a"), ("assistant", "b"), ("user", "c"))["messages"]
+    (example,) = check(lines({"prompt": prompt, "completion": turns(("assistant", "d"))["messages"]})).examples
+    assert [m.get("weight") for m in example.messages] == [None, 0, None, None]
+
+
+def test_a_system_text_goes_before_all_else(check: Checker) -> None:
+    checked = check((CASES / "sharegpt-system.json").read_bytes())
+    assert (checked.report["kept"], checked.report["refused"], warnings(checked)) == (8, [], {})
+    assert checked.examples[0].messages[0] == {"role": "system", "content": "You are a pirate."}
+    twice = {"system": "a", **turns(("system", "b"), ("user", "c"), ("assistant", "d"))}
+    report = check(lines(twice, turns(("user", "a"), ("assistant", "b")))).report
+    assert "two system messages" in report["refused"][0]["message"]
+
+
+def test_an_instruction_comes_after_its_system_text_and_its_history(check: Checker) -> None:
+    checked = check((CASES / "alpaca-lf.json").read_bytes())
+    assert [m["content"] for m in checked.examples[0].messages] == ["You are a pirate", "first q", "first a", "Say hi", "hi"]
+    assert [e.source for e in checked.examples[1:]] == ["upload.json:3", "upload.json:6"]  # with a blank input, and null
+    assert all("input" not in message for example in checked.examples for message in example.messages)
+    assert {r["file"]: r["message"] for r in checked.report["refused"]} == {
+        "upload.json:2": "The field `output` is no text.",
+        "upload.json:4": "The field `output` is empty.",
+        "upload.json:5": "The field `instruction` is empty.",
+        "upload.json:7": "The field `input` is no text.",
+    }
+    bad = check(lines(ALPACA[0], ALPACA[1] | {"history": [["a"]]}, ALPACA[1] | {"history": [["a", 2]]})).report["refused"]
+    assert [r["message"].split("`")[1] for r in bad] == ["history[0]", "history[0][1]"]
+
+
+def test_each_field_that_is_not_read_is_named_once(check: Checker) -> None:
+    talk = turns(("user", "a"), ("assistant", "b")) | {"id": 7, "meta": {"x": 1}, "empty": None}
+    talk["messages"][0]["name"] = "Ann"
+    told = warnings(
+        check(lines(talk, talk | {"meta": None, "id": 8, "messages": turns(("user", "c"), ("assistant", "d"))["messages"]}))
+    )
+    assert told["unknown_fields"].removeprefix("These fields of rows are not read: ") == (
+        "`id` (2 rows), `messages[].name` (1 rows), `meta` (1 rows)."
+    )
+    told = warnings(check(json.dumps([row | {"category": "x", "answer": "y"} for row in ALPACA]).encode()))
+    assert "`answer` (3 rows), `category` (3 rows)" in told["unknown_fields"]
+    many = [{"instruction": str(i), "output": "x", f"key \u0007 {i}": 1} for i in range(200)]
+    told = warnings(check(json.dumps(many).encode()))
+    assert "`others` (150 rows)" in told["unknown_fields"]
+    assert "\u0007" not in told["unknown_fields"]
+
+
+def test_prompts_with_completions_have_no_frame(check: Checker) -> None:
+    checked = check((CASES / "prompt-completion.jsonl").read_bytes())
+    assert (checked.report["layout"], checked.frame, checked.report["kept"]) == ("completions", "none", 4)
+    assert checked.examples[0].messages == [{"role": "user", "content": "Q0"}, {"role": "assistant", "content": " A"}]
+    texts = check(lines({"text": "Once upon a time"}, {"prompt": "", "completion": "x"}, {"prompt": "p", "system": "s"}))
+    assert [e.messages for e in texts.examples] == [
+        [{"role": "assistant", "content": "Once upon a time"}],
+        [{"role": "assistant", "content": "x"}],
     ]
+    assert "`system`" in texts.report["refused"][0]["message"]
 
 
-def test_conversations_of_sharegpt_are_read_alike(check: Checker) -> None:
-    said = [("system", "Be brief."), ("human", "Hi"), ("gpt", "Hello")]
-    theirs = {"id": "x", "conversations": [{"from": role, "value": text} for role, text in said]}
-    (example,) = check(json.dumps([theirs]).encode()).examples
-    (ours,) = check(lines(turns(("system", "Be brief."), ("user", "Hi"), ("assistant", "Hello")))).examples
-    assert (example.prompt, example.answer) == (ours.prompt, ours.answer)
+@pytest.mark.parametrize(
+    "upload",
+    [
+        json.dumps({"data": ALPACA}).encode(),
+        json.dumps({"version": "1", "data": ALPACA}, indent=2).encode(),
+        json.dumps(ALPACA).encode() + b"\n" + json.dumps(ALPACA[:1]).encode(),
+        json.dumps(ALPACA).encode("utf-16"),
+        {"rows.jsonl": lines(*ALPACA).decode().encode("utf-16")},
+        {"rows.csv": TABLE.encode()},
+        {"rows.tsv": TABLE.replace(",", "\t").encode("utf-16")},
+        {"rows.csv": TABLE.replace(",", ";").replace("instruction", "question").replace("output", "response").encode()},
+    ],
+    ids=["data", "data over lines", "a list a line", "utf-16", "lines in utf-16", "csv", "tsv", "semicolons"],
+)  # fmt: skip
+def test_rows_are_found_however_they_are_wrapped(check: Checker, upload: Any) -> None:
+    checked = check(upload)
+    answers = [e.messages[-1]["content"] for e in checked.examples]
+    assert [answers[0], answers[1][:5], answers[1][-2:], answers[2]] == ["Paris", "hello", "世界", "1 2"]
+    assert (checked.examples[0].messages[0].get("input"), checked.report["refused"]) == ("France", [])
+
+
+def test_a_table_that_cannot_be_read_says_why_in_words(check: Checker) -> None:
+    table = "instruction,output\na,b\n"
+    with pytest.raises(DatasetError, match="save it as UTF-8"):
+        check({"rows.csv": table.encode("utf-16-le")})
+    (refused,) = check({"rows.csv": table.encode() + b"caf\xe9,x\n"}).report["refused"]
+    assert refused["message"].endswith("Save the file as UTF-8.")
+    (refused,) = check({"rows.csv": table.encode() + b"a,b,c\n"}).report["refused"]
+    assert "more cells" in refused["message"]
 
 
 @pytest.mark.parametrize(
@@ -140,11 +265,11 @@ def test_conversations_of_sharegpt_are_read_alike(check: Checker) -> None:
         ({"messages": []}, "messages"),
         ({"messages": ["hi"]}, "messages[0]"),
         ({"messages": [{"content": "hi"}]}, "messages[0].role"),
-        (turns(("user", "a"), ("tool", "b")), "messages[1].role"),
+        (turns(("user", "a"), ("tool", "b")), "messages[1]"),
+        ({"messages": [{"role": "assistant", "content": "b", "weight": 0.5}]}, "messages[0].weight"),
+        (turns(*[("user", "a"), ("assistant", "b")] * 501), "messages"),
         (turns(("user", "a"), ("assistant", "")), "messages[1].content"),
         (turns(("user", "a"), ("assistant", [{"type": "text"}])), "messages[1].content"),
-        (turns(("assistant", "a")), "messages[0]"),
-        (turns(("user", "a"), ("system", "b"), ("assistant", "c")), "messages[1]"),
         (turns(("user", "a"), ("assistant", "b"), ("user", "c")), "messages[2]"),
         (turns(*[("user", "a" * 60_000), ("assistant", "b")] * 4), "messages"),
         ({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0}]}, "messages"),
@@ -164,10 +289,10 @@ def test_texts_are_a_content_that_training_reads_and_have_no_preview(check: Chec
     with tarfile.open(tmp_path / "content.tar") as tar:
         assert tar.getnames() == ["index.jsonl"]
         tar.extractall(tmp_path / "content")
-    items = read_index(tmp_path / "content", ("prompt", "answer"))
-    assert [(i.prompt, i.answer, i.source) for i in items] == [(e.prompt, e.answer, e.source) for e in checked.examples]
-    assert (summarize(items).sha256, summarize(items).holds) == (checked.sha256, ["answer", "prompt"])
-    assert write_preview(checked.examples, tmp_path, tmp_path / "preview.png", pool) is False
+    items = read_index(tmp_path / "content", ("messages",))
+    assert [(i.messages, i.source) for i in items] == [(e.messages, e.source) for e in checked.examples]
+    assert (summarize(items).sha256, summarize(items).holds) == (checked.sha256, ["messages"])
+    assert write_preview(checked.examples, tmp_path / "preview.png") is False
 
 
 def test_texts_among_pictures_are_no_dataset_of_texts(check: Checker) -> None:
