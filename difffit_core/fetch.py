@@ -13,6 +13,7 @@ import sys
 import zipfile
 from pathlib import Path, PurePosixPath
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
@@ -137,7 +138,8 @@ def _from_gguf(quantised: Path) -> None:
         raise ModelError(f"{name} cannot be read as a language model: {error}", code="invalid_weights") from error
     config = copy.deepcopy(model.config)
     del config.quantization_config  # the weights are numbers now, and such a model is not saved
-    plain = type(model)(config).half()
+    plain: Any = type(model)(config)
+    plain.to(torch.float16)
     plain.load_state_dict(model.state_dict())
     plain.generation_config = model.generation_config
     plain.save_pretrained(folder)
