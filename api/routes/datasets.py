@@ -99,7 +99,7 @@ def _record(resources: Resources, dataset: Dataset) -> DatasetView:
         return DatasetView.of(dataset)
 
 
-@router.get("", response_model=Listing[DatasetView], responses=errors())
+@router.get("", response_model=Listing[DatasetView], responses=errors(404))
 def list_datasets(page: PageQuery, tenant: TenantId, session: Transaction) -> Response:
     """The datasets that are not deleted, newest first."""
     all_rows = owned_rows(Dataset, tenant)

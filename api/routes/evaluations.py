@@ -95,7 +95,7 @@ def _spec(session: Session, request: EvaluationRequest, model: Drawer, dataset: 
     )
 
 
-@router.get("", responses=errors())
+@router.get("", responses=errors(404))
 def list_evaluations(page: PageQuery, tenant: TenantId, session: Transaction) -> Listing[EvaluationView]:
     """Evaluations, newest first."""
     rows, more = page_of(session, owned_rows(Evaluation, tenant), Evaluation, page)

@@ -247,7 +247,7 @@ def _queue(session: Session, rows: list[dict[str, Any]]) -> dict[str, JobView]:
     return {job.id: JobView.of(job, places[job.id], adapter=None) for job in jobs}
 
 
-@router.get("", responses=errors())
+@router.get("", responses=errors(404))
 def list_jobs(page: PageQuery, tenant: TenantId, session: Transaction) -> Listing[JobView]:
     """Jobs, newest first."""
     rows, more = page_of(session, owned_rows(Job, tenant), Job, page, known=select(Job).where(Job.tenant_id == tenant))

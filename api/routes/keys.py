@@ -53,7 +53,7 @@ def new_key(session: Session, tenant: Tenant, request: KeyRequest) -> NewKeyView
     return NewKeyView.with_key(row, key)
 
 
-@router.get("", responses=errors())
+@router.get("", responses=errors(404))
 def list_keys(page: PageQuery, tenant: AdminTenantId, session: Transaction) -> Listing[KeyView]:
     """The tenant's keys, newest first, those that are revoked or have expired too."""
     rows, more = page_of(session, owned_rows(ApiKey, tenant), ApiKey, page, known=owned_rows(ApiKey, tenant))

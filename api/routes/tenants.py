@@ -53,7 +53,7 @@ def make_tenant(request: TenantRequest, session: Transaction, resources: Resourc
     return NewTenantView.with_key(TenantView.of(tenant, resources.settings), key)
 
 
-@router.get("", responses=errors())
+@router.get("", responses=errors(404))
 def list_tenants(page: PageQuery, session: Transaction, resources: ResourcesDep) -> Listing[TenantView]:
     """All tenants, newest first."""
     rows, more = page_of(session, select(Tenant), Tenant, page, known=select(Tenant))

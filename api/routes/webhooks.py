@@ -47,7 +47,7 @@ def make_webhook(
     return NewWebhookView.with_secret(row)
 
 
-@router.get("", responses=errors())
+@router.get("", responses=errors(404))
 def list_webhooks(page: PageQuery, tenant: TenantId, session: Transaction) -> Listing[WebhookView]:
     """The tenant's endpoints, newest first."""
     rows, more = page_of(session, owned_rows(Webhook, tenant), Webhook, page)

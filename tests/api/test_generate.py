@@ -192,6 +192,8 @@ def test_models_take_what_their_task_takes(tiny: TestClient) -> None:
     assert texts.json()["parameters"] == {
         "labels": None,
         "prompts": ["1 + 1 = ", "1 + 1 = ", "hi", "hi"],
+        "messages": None,
+        "frame": "none",
         "negative_prompt": None,
         "steps": None,
         "guidance_scale": None,

@@ -263,7 +263,7 @@ def api_process(data_dir: Path) -> int:
             command, environment = (process / "cmdline").read_bytes(), (process / "environ").read_bytes()
         except OSError:
             continue
-        if b"api.app:create_app" in command and os.fsencode(data_dir) in environment:
+        if b"\0-m\0api\0" in command and os.fsencode(data_dir) in environment:
             return int(process.name)
     raise AssertionError("no API process")
 

@@ -12,7 +12,7 @@ from client.shapes import Plan
 from difffit_core.tasks.config import TaskName
 from difffit_core.tasks.words import WORDS, words_of
 
-PROGRESS = {"step": 1, "total_steps": 2, "train_loss": 1.0, "samples_per_second": 0.31, "seconds_remaining": 9}
+PROGRESS = {"step": 2, "total_steps": 2, "train_loss": 1.0, "samples_per_second": 0.31, "seconds_remaining": 9}
 
 
 def test_every_task_has_its_words() -> None:
