@@ -31,7 +31,7 @@ def main() -> None:
         with running_service(data_dir) as (first_start, _, _):
             pass
         with running_service(data_dir) as (second_start, client, own):
-            api = process_of(own, "api.app:create_app")
+            api = process_of(own, " -m api ")
             found = {
                 "first_start_seconds": first_start,
                 "second_start_seconds": second_start,

@@ -73,7 +73,7 @@ class Stack:
             "trainer": lambda p: TRAINER in p.command,
             "supervisor": lambda p: TRAIN in p.command,
             "generate": lambda p: GENERATE in p.command,
-            "api": lambda p: "api.app:create_app" in p.command,
+            "api": lambda p: " -m api " in p.command,
             "postgres": lambda p: p.pid in mains and "/postgres" in p.command,
             "valkey": lambda p: p.pid in mains and "valkey" in p.command,
         }
