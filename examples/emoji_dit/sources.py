@@ -1,4 +1,4 @@
-"""Fetch the emoji artwork the starter model learns from and lay it out as a folder of classes at 64 px on white."""
+"""Fetch the emoji artwork that the starter model and the demo learn from, and lay single pictures on white."""
 
 import json
 import subprocess
@@ -101,17 +101,6 @@ def twemoji_paths(form: Literal["72x72", "svg"] = "72x72") -> dict[str, Path]:
 def class_name(emoji: Emoji) -> str:
     """The class of an emoji: its Unicode subgroup as a folder name, such as `animal-mammal`."""
     return emoji.subcategory.replace(" & ", "-").replace(" ", "-")
-
-
-def write_class_folders(modules: Path, folder: Path) -> int:
-    """Write Noto as `folder/<class>/<code points>.png`; return how many pictures there are."""
-    emojis = emoji_list(modules)
-    for emoji in emojis:
-        target = folder / class_name(emoji) / f"{emoji.code_points}.png"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if not target.exists():
-            on_white(noto_path(modules, emoji)).save(target)
-    return len(emojis)
 
 
 # The demo's dataset: this many Fluent 3D pictures of each class, in Unicode's order. The autoencoder never sees them.
