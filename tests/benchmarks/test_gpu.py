@@ -14,6 +14,7 @@ from benchmarks.gpu.__main__ import run_in_time
 from benchmarks.gpu.plans import fitted
 from benchmarks.gpu.report import DOCS
 from benchmarks.gpu.step import METHODS, reached
+from tests.waiting import wait_for
 
 Figures = dict[str, dict[str, Any]]
 
@@ -115,5 +116,12 @@ def test_a_section_that_is_not_done_in_time_is_ended_with_all_it_started(tmp_pat
     )
     with (tmp_path / "log").open("wb") as log:
         assert run_in_time([sys.executable, "-c", script], 5, dict(os.environ), log) is None
-    command = Path("/proc") / started.read_text() / "cmdline"
-    assert not command.exists() or b"sleep" not in command.read_bytes()  # a zombie has no command
+    wait_for(lambda: has_ended(int(started.read_text())))
+
+
+def has_ended(pid: int) -> bool:
+    """A process that was ended by a signal is gone, or a zombie without a command, a moment later."""
+    try:
+        return b"sleep" not in (Path("/proc") / str(pid) / "cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
