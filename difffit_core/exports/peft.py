@@ -3,6 +3,9 @@
 γ on a layer is a DoRA without a low-rank part: DoRA replaces `W` by `m W / ‖W‖`, row by row, so that `m = γ ‖W‖` gives
 `γ W`. It does not multiply the bias, so `γ b` is stored. Norms and whole layers are saved as modules, and a new label space
 as trained rows of the base's class table.
+
+Of a bias that the base does not have, PEFT would leave out the value and say nothing. Such biases go into a second adapter,
+each as the bias of a LoRA whose matrices are zero; the folder then has no adapter at its root that could be loaded alone.
 """
 
 from collections import defaultdict
@@ -21,8 +24,8 @@ from difffit_core.base_models import BaseModelEntry, Source
 from difffit_core.dit import class_embedder, set_class_table, untie_conditioning
 from difffit_core.errors import AdapterError
 from difffit_core.exports.frames import write_frame
-from difffit_core.exports.networks import allow_biases, check_stock
-from difffit_core.exports.readme import LEARNED_EMBEDS, TRAINED_ENCODER, loads_as_lora, peft_readme
+from difffit_core.exports.networks import check_stock, take_new_biases
+from difffit_core.exports.readme import BIASES, LEARNED_EMBEDS, SCALES, TRAINED_ENCODER, loads_as_lora, peft_readme
 from difffit_core.fitting import fit, give_label_space
 from difffit_core.merging import at_strength, by_module, lora_layers, rows_scaled
 from difffit_core.methods.lora.config import LoRAConfig
@@ -52,19 +55,16 @@ def export_peft(base: BaseModelEntry, adapter: Adapter, folder: Path) -> None:
             param=next(iter(adapter.tensors)),
         )
     model = load_network(base, header.task.type)
-    wrapped, settings = write_peft(model, network_part(adapter), base, folder)
+    wrapped = write_peft(model, network_part(adapter), base, folder)
     encoder = write_subject(base, adapter, folder) if header.task.type == "dreambooth" else None
     if loads_as_lora(base, adapter):
         write_diffusers_lora(wrapped, encoder, folder)
     write_frame(base, adapter, folder)
-    (folder / "README.md").write_text(peft_readme(base, adapter, settings))
+    (folder / "README.md").write_text(peft_readme(base, adapter, BIASES in wrapped.peft_config))
 
 
-def write_peft(model: Any, adapter: Adapter, base: BaseModelEntry, folder: Path) -> tuple[PeftModel, dict[str, bool]]:
-    """Write the PEFT folder of one model, an untouched part of the base, which is changed.
-
-    Returns the model as PEFT has it, and what its config must say besides.
-    """
+def write_peft(model: Any, adapter: Adapter, base: BaseModelEntry, folder: Path) -> PeftModel:
+    """Write the PEFT folder of one model, an untouched part of the base, which is changed. Returns it as PEFT has it."""
     base_names = base.class_names()
     skeleton = fit(model, adapter, base_names)
     # PEFT saves biases, modules and rows as it finds them in the model: so the trained ones are put there first.
@@ -73,24 +73,29 @@ def write_peft(model: Any, adapter: Adapter, base: BaseModelEntry, folder: Path)
     paths = _paths(model)
     scales, whole = _put_values(model, adapter.tensors, paths)
     rows = None if base_rows is None else _put_rows(model, base_rows)
-    settings = allow_biases(model)
+    biases = take_new_biases(model)
     check_stock(model)
     trained_lora = lora_layers(skeleton, adapter.tensors)
     lora = {alias: layer for path, layer in trained_lora.items() for alias in paths[model.get_submodule(path)]}
     config = _config(adapter, model, scales, lora, whole, rows)
     if isinstance(model, DiTTransformer2DModel):
         untie_conditioning(model)
-    wrapped = get_peft_model(model, config)
+    name = SCALES if biases else NAME
+    wrapped = get_peft_model(model, config, adapter_name=name)
     for path, scale in scales.items():
-        magnitude = model.get_submodule(path).lora_magnitude_vector[NAME].weight  # ‖W‖, as PEFT computes it
+        magnitude = model.get_submodule(path).lora_magnitude_vector[name].weight  # ‖W‖, as PEFT computes it
         magnitude.mul_(scale.view(magnitude.shape))
     for path, trained in lora.items():
         layer = model.get_submodule(path)
-        layer.lora_A[NAME].weight.copy_(trained.lora_A[NAME].weight)
-        layer.lora_B[NAME].weight.copy_(trained.lora_B[NAME].weight)
-    config.base_model_name_or_path, config.revision = origin(base)  # PEFT has put the folder there that this machine has
-    wrapped.save_pretrained(str(folder))
-    return wrapped, settings
+        layer.lora_A[name].weight.copy_(trained.lora_A[NAME].weight)
+        layer.lora_B[name].weight.copy_(trained.lora_B[NAME].weight)
+    if biases:
+        _add_biases(wrapped, biases, whole)
+    for settings in wrapped.peft_config.values():  # PEFT has put the folder there that this machine has
+        settings.base_model_name_or_path, settings.revision = origin(base)
+    # Any but the default adapter has a folder of its name. Left to judge for itself, PEFT asks the Hub for a vocabulary.
+    wrapped.save_pretrained(str(folder), save_embedding_layers=False)
+    return wrapped
 
 
 def origin(base: BaseModelEntry) -> tuple[str, str | None]:
@@ -109,7 +114,7 @@ def write_subject(base: BaseModelEntry, adapter: Adapter, folder: Path) -> PeftM
     text = load_text_encoder(base.path, torch.device("cpu"))
     trained, wrapped = text_encoder_part(adapter, text.encoder), None
     if trained is not None:
-        wrapped, _ = write_peft(text.encoder, trained, base, folder / TRAINED_ENCODER)
+        wrapped = write_peft(text.encoder, trained, base, folder / TRAINED_ENCODER)
         text = load_text_encoder(base.path, torch.device("cpu"))
     add_subject(text.tokenizer, text.encoder, adapter)  # which checks it
     assert isinstance(adapter.header.task, DreamBoothConfig)
@@ -203,6 +208,22 @@ def _config(
         targets = list(scales) or [_any_layer(model, whole)]
         config = LoraConfig(r=1, use_dora=True, bias="all", target_modules=targets, **common)
     return config
+
+
+def _add_biases(wrapped: PeftModel, biases: Mapping[str, Tensor], whole: list[str]) -> None:
+    """Add the adapter of new biases, `[C]` by their layer's path."""
+    if held := sorted(biases.keys() & set(whole)):
+        raise AdapterError(
+            f"PEFT saves the layer {held[0]} whole, which has no bias in the base, so that the trained one has no place. "
+            "Download the adapter as format=difffit.",
+            code="not_exportable",
+            param=held[0],
+        )
+    wrapped.add_adapter(BIASES, LoraConfig(r=1, lora_alpha=1, lora_bias=True, target_modules=list(biases)))
+    for path, bias in biases.items():
+        layer: Any = wrapped.get_base_model().get_submodule(path)
+        layer.lora_A[BIASES].weight.zero_()
+        layer.lora_B[BIASES].bias.copy_(bias)
 
 
 def _any_layer(model: nn.Module, whole: list[str]) -> str:

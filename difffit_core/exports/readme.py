@@ -12,6 +12,7 @@ from difffit_core.tasks.config import DreamBoothConfig, InstructionConfig
 
 LEARNED_EMBEDS = "learned_embeds.safetensors"  # a subject's word in a PEFT folder, for diffusers' textual inversion
 TRAINED_ENCODER = "text_encoder"  # in a PEFT folder
+SCALES, BIASES = "scales", "biases"  # two adapters in a PEFT folder with biases that the base does not have
 
 # BASE is the folder or the Hub id of the base, FOLDER the folder with the README.
 MERGED: Mapping[Family, str] = {
@@ -37,29 +38,41 @@ PEFT: Mapping[Family, str] = {
 from peft import PeftModel
 
 pipeline = DiTPipeline.from_pretrained(BASE){resolution}
-pipeline.transformer = PeftModel.from_pretrained(pipeline.transformer, FOLDER){short_table}""",
+{peft}{short_table}""",
     "stable-diffusion": """from diffusers import StableDiffusionPipeline
 from peft import PeftModel
 
 pipeline = StableDiffusionPipeline.from_pretrained(BASE){subject}
-pipeline.unet = PeftModel.from_pretrained(pipeline.unet, FOLDER)""",
+{peft}""",
     "controlnet": """from diffusers import {classes}, StableDiffusionControlNetPipeline
 from peft import PeftModel
 
 controlnet = {controlnet}
-controlnet = PeftModel.from_pretrained(controlnet, FOLDER).get_base_model()
+{peft}
+controlnet = controlnet.get_base_model()
 pipeline = StableDiffusionControlNetPipeline.from_pretrained(BASE, controlnet=controlnet)""",
     "pixart": """from diffusers import DiffusionPipeline
 from peft import PeftModel
 
 pipeline = DiffusionPipeline.from_pretrained(BASE)
-pipeline.transformer = PeftModel.from_pretrained(pipeline.transformer, FOLDER)""",
+{peft}""",
     "llama": """from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-model = AutoModelForCausalLM.from_pretrained(BASE{settings})
-model = PeftModel.from_pretrained(model, FOLDER)""",
+model = AutoModelForCausalLM.from_pretrained(BASE)
+{peft}""",
 }
+NETWORK: Mapping[Family, str] = {
+    "dit": "pipeline.transformer",
+    "stable-diffusion": "pipeline.unet",
+    "controlnet": "controlnet",
+    "pixart": "pipeline.transformer",
+    "llama": "model",
+}
+ONE_ADAPTER = "{network} = PeftModel.from_pretrained({network}, FOLDER)"
+TWO_ADAPTERS = f"""{{network}} = PeftModel.from_pretrained({{network}}, FOLDER, adapter_name="{SCALES}", subfolder="{SCALES}")
+{{network}}.load_adapter(FOLDER, "{BIASES}", subfolder="{BIASES}")
+{{network}}.base_model.set_adapter(["{SCALES}", "{BIASES}"])"""
 LORA = """from diffusers import StableDiffusionPipeline
 
 pipeline = StableDiffusionPipeline.from_pretrained(BASE){word}
@@ -98,25 +111,26 @@ def merged_readme(base: BaseModelEntry, adapter: Adapter) -> str:
     return _page("", title, parts, base, adapter)
 
 
-def peft_readme(base: BaseModelEntry, adapter: Adapter, new_settings: Mapping[str, bool]) -> str:
-    """Markdown for a PEFT folder; `new_settings` are what the base's config must say besides, as that a Llama has biases."""
-    settings = "".join(f", {name}={value}" for name, value in new_settings.items())
+def peft_readme(base: BaseModelEntry, adapter: Adapter, new_biases: bool) -> str:
+    """Markdown for a PEFT folder; with `new_biases` these are an adapter beside that of all else."""
     if loads_as_lora(base, adapter):
         lines = LORA.format(word=_learned_word(adapter))
     else:
-        lines = PEFT[_network(base, adapter)].format(
+        network = _network(base, adapter)
+        lines = PEFT[network].format(
+            peft=(TWO_ADAPTERS if new_biases else ONE_ADAPTER).format(network=NETWORK[network]),
             resolution=_resolution(base, adapter),
             short_table=SHORT_TABLE if len(base.class_names()) < STOCK_CLASSES else "",
-            settings=settings,
             subject=_subject(adapter),
             **_controlnet(base),
         )
     biases = (
-        "The adapter has biases where the base has none. With the setting above the base is loaded with biases of zero, which "
-        "the adapter replaces; without it PEFT would leave them out and say nothing."
+        f"The adapter has biases where the base has none, and PEFT's form for those is an adapter of their own: `{SCALES}` and "
+        f"`{BIASES}` are active together, in this order. A layer without a bias cannot take one in, so that PEFT cannot merge "
+        "them; `format=merged` is the merged model."
     )
     as_lora = "PEFT takes the same folder: `pipeline.unet = PeftModel.from_pretrained(pipeline.unet, FOLDER)`."
-    parts = [_code(lines), as_lora if loads_as_lora(base, adapter) else "", biases if settings else ""]
+    parts = [_code(lines), as_lora if loads_as_lora(base, adapter) else "", biases if new_biases else ""]
     parts += [_drawing(base, adapter), _classes(adapter), _word(adapter), _frame(base, adapter)]
     return _page(
         "---\nlibrary_name: peft\n---\n\n", f"A {adapter.header.method.type} adapter for {base.id}", parts, base, adapter

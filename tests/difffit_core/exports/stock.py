@@ -24,10 +24,15 @@ CLASSES: dict[str, Any] = {
 
 
 def difference(case: dict[str, Any]) -> float:
-    """Of one case: {family, network, settings, peft or null, tensors}; `tensors` is a file of inputs and `expected`."""
-    model = CLASSES[case["family"]].from_pretrained(case["network"], **case["settings"])
+    """Of one case: {family, network, peft or null, tensors}; `tensors` is a file of inputs and `expected`."""
+    model: Any = CLASSES[case["family"]].from_pretrained(case["network"])
     if case["peft"] is not None:
-        model = PeftModel.from_pretrained(model, case["peft"])
+        folders = [path.parent for path in Path(case["peft"]).rglob("adapter_config.json")]
+        first, *others = sorted(folders, reverse=True)  # scales before biases
+        model = PeftModel.from_pretrained(model, str(first), adapter_name=first.name)
+        for folder in others:
+            model.load_adapter(str(folder), folder.name)
+        model.base_model.set_adapter([first.name, *(folder.name for folder in others)])
     tensors = load_file(case["tensors"])
     expected = tensors.pop("expected")
     with torch.no_grad():

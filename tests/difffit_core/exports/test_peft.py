@@ -26,10 +26,12 @@ def test_the_folder_holds_no_weight_of_the_base(tmp_path: Path) -> None:
     case = make_case("llama")
     base = write_base("llama", case, tmp_path / "base")
     export_peft(base, of_base(case.adapter(), base), tmp_path / "peft")
-    assert (tmp_path / "peft" / "adapter_model.safetensors").stat().st_size < (base.size_bytes()) / 4
+    weights = list((tmp_path / "peft").rglob("*.safetensors"))
+    assert weights
+    assert sum(path.stat().st_size for path in weights) < base.size_bytes() / 4
 
 
-@pytest.mark.parametrize(("family", "line"), [("dit", "DiTPipeline"), ("llama", "attention_bias=True")])
+@pytest.mark.parametrize(("family", "line"), [("dit", "DiTPipeline"), ("llama", "AutoModelForCausalLM.from_pretrained(BASE)")])
 def test_the_readme_says_for_which_base_it_is_and_how_to_load_it(tmp_path: Path, family: str, line: str) -> None:
     case = make_case(family)
     base = write_base(family, case, tmp_path / "base")
@@ -40,6 +42,29 @@ def test_the_readme_says_for_which_base_it_is_and_how_to_load_it(tmp_path: Path,
     code = readme.split("```python\n")[1].split("```")[0]
     scope = {"BASE": str(base.path), "FOLDER": str(tmp_path / "peft")}
     exec(code, scope)
+
+
+@pytest.mark.parametrize("family", ["llama", "llama-tied", "unet", "controlnet"])
+def test_biases_that_the_base_does_not_have_come_by_the_readmes_lines_and_never_half(tmp_path: Path, family: str) -> None:
+    """The folder has no adapter at its root that would load without them and say nothing."""
+    case = make_case(family)
+    base = write_base(family, case, tmp_path / "base")
+    adapter = of_base(case.adapter(type="difffit", new_biases="all"), base)
+    export_peft(base, adapter, tmp_path / "peft")
+    readme = (tmp_path / "peft" / "README.md").read_text()
+    scope: dict[str, Any] = {"BASE": str(base.path), "FOLDER": str(tmp_path / "peft")}
+    exec(readme.split("```python\n")[1].split("```")[0], scope)
+    model = {"unet": lambda: scope["pipeline"].unet, "controlnet": lambda: scope["controlnet"]}.get(
+        family, lambda: scope["model"]
+    )()
+    with torch.no_grad():
+        before = case.answer(case.model)
+        inject(case.model, adapter)
+        expected = case.answer(case.model)
+        assert (expected - before).abs().max() > 1e-3
+        torch.testing.assert_close(case.answer(model), expected, atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match=r"adapter_config\.json"):
+        PeftModel.from_pretrained(case.model, str(tmp_path / "peft"))
 
 
 def test_a_row_of_zeros_that_carries_a_factor_stays_zero(tmp_path: Path) -> None:
@@ -98,8 +123,9 @@ def test_the_base_is_named_as_others_find_it(tmp_path: Path, family: str) -> Non
     hub.sources.append(Source(hub="org/model", revision="abc", files=["*"]))
     for named, expected in ((base, (base.id, None)), (hub, ("org/model", "abc"))):
         export_peft(named, of_base(case.adapter(), base), tmp_path / str(expected[1]))
-        config = json.loads((tmp_path / str(expected[1]) / "adapter_config.json").read_text())
-        assert (config["base_model_name_or_path"], config["revision"]) == expected
+        for path in (tmp_path / str(expected[1])).rglob("adapter_config.json"):
+            config = json.loads(path.read_text())
+            assert (config["base_model_name_or_path"], config["revision"]) == expected
         for path in (tmp_path / str(expected[1])).rglob("*.*"):
             assert str(tmp_path).encode() not in path.read_bytes()
 

@@ -65,7 +65,7 @@ def export(family: str, method: str, folder: Path) -> list[dict[str, Any]]:
     inputs = case.inputs | labels
     with torch.no_grad():
         expected = case.flatten(trained(**inputs, return_dict=False))
-    entry: dict[str, Any] = {"family": family.removesuffix("-tied"), "settings": {}, "peft": None}
+    entry: dict[str, Any] = {"family": family.removesuffix("-tied"), "peft": None}
 
     export_merged(base, adapter, folder / "merged")
     save_file({**inputs, "expected": expected}, folder / "merged.safetensors")
@@ -81,8 +81,7 @@ def export(family: str, method: str, folder: Path) -> list[dict[str, Any]]:
         inputs = inputs | {"class_labels": torch.where(labels["class_labels"] == 2, 3, labels["class_labels"])}
     save_file({**inputs, "expected": expected}, folder / "peft.safetensors")
     network = base.path / WEIGHTS_FOLDER[base.family]
-    settings = {"attention_bias": True} if family.startswith("llama") and method != "lora" else {}
-    loaded = {"network": str(network), "settings": settings, "peft": str(folder / "peft")}
+    loaded = {"network": str(network), "peft": str(folder / "peft")}
     return [*entries, entry | loaded | {"name": f"{family} {method} peft", "tensors": str(folder / "peft.safetensors")}]
 
 
