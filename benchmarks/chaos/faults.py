@@ -34,19 +34,12 @@ class Faults:
         while time.monotonic() < until:
             time.sleep(self._random.uniform(*PAUSE))
             if not self._next:
-                self._next = self._round()
+                self._next = round_of(self._random)
             kind = self._next.pop(0)
             if self._inject(kind):
                 self.injected.append((kind, time.monotonic()))
             else:
                 self._next.insert(1, kind)  # another first
-
-    def _round(self) -> list[str]:
-        """Every kind once, in another order each time; the longest in the first half, so that there is time for it."""
-        kinds = self._random.sample(KINDS, len(KINDS))
-        kinds.remove(LONGEST)
-        kinds.insert(self._random.randrange(len(KINDS) // 2), LONGEST)
-        return kinds
 
     def counts(self) -> dict[str, int]:
         return dict(sorted(Counter(kind for kind, _ in self.injected).items()))
@@ -101,3 +94,11 @@ class Faults:
             pids = {p.pid for p in found}
             return found + [p for p in self._stack.processes() if p.parent in pids]
         return [self._random.choice(found)] if found else []
+
+
+def round_of(draw: random.Random) -> list[str]:
+    """Every kind once, in another order each time; the longest in the first half, so that there is time for it."""
+    kinds = draw.sample(KINDS, len(KINDS))
+    kinds.remove(LONGEST)
+    kinds.insert(draw.randrange(len(KINDS) // 2), LONGEST)
+    return kinds
