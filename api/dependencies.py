@@ -16,6 +16,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session, sessionmaker
 
 from api.keyring import KeyRing
 from api.notifications import Notifications
+from api.prompts import TokenCounter
 from api.rates import Rates
 from api.readiness import Readiness
 from api.together import Answer, Asked, Together
@@ -62,6 +63,7 @@ class Resources:
     # One thread takes forms apart, whatever many send: the event loop shares the interpreter with it alone.
     lane: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(1))
     filing: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(FILING_THREADS))
+    prompts: TokenCounter = field(default_factory=TokenCounter)
     gathered: dict[object, Together[Any, Any]] = field(default_factory=dict)  # by the function that answers
 
     @contextmanager

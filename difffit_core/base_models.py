@@ -159,6 +159,12 @@ class BaseModelEntry(BaseModel):
         own = settings.is_file() and bool(_read_json(settings).get("chat_template"))
         return own or (self.path / "chat_template.jinja").is_file()
 
+    def tokenizer_file(self) -> Path | None:
+        """Its whole tokenizer in one file, where it has such a one."""
+        folder = TOKENIZER_FOLDER[self.family]
+        file = None if folder is None else self.path / folder / TOKENIZER_FILES[0]
+        return file if file is not None and file.is_file() else None
+
     def vocabulary(self) -> set[str]:
         """The tokens of its tokenizer, as far as JSON files have them."""
         folder = TOKENIZER_FOLDER[self.family]

@@ -13,6 +13,8 @@ Scheduler = Literal["ddpm", "ddim", "dpmsolver++"]
 AdapterStrength = Annotated[float, Field(ge=0, le=2)]  # 0 is the base, 1 the adapter as it was trained
 
 
+AskedBy = Literal["prompts", "messages"]
+
 MAX_TOKENS = 256  # of an answer, where nobody says
 
 
@@ -68,6 +70,11 @@ class TextGenerationSpec(Strict):
         if bool(self.prompts) == bool(self.messages):
             raise ValueError("give either prompts or messages")
         return self
+
+    @property
+    def asked_by(self) -> AskedBy:
+        """The field that has the question."""
+        return "messages" if self.messages else "prompts"
 
     @property
     def conversations(self) -> list[list[Message]]:

@@ -21,12 +21,14 @@ from api.idempotency import Idempotent, created
 from api.keyring import KeyWatch
 from api.notifications import wait
 from api.prefer import LONGEST, RECHECK_SECONDS, wait_seconds
+from api.prompts import LongPrompts, long_prompts
 from api.schemas.answers import Answers, errors, file_answer
 from api.schemas.evaluations import EvaluationRequest
 from api.schemas.generations import GenerateRequest, GenerationView
 from api.texts import stream_texts
 from difffit_core.base_models import get_base_model
 from difffit_core.errors import SpecError
+from difffit_core.generation_spec import TextGenerationSpec
 from difffit_core.tasks.config import TASK, InstructionConfig
 from jobstore.dispatch import wake
 from jobstore.ids import new_id
@@ -76,9 +78,11 @@ async def generate(
     seconds = wait_seconds(prefer, LONGEST if as_png else 0)
     generation_id, condition = new_id("gen"), await run_in_threadpool(condition_picture, request)
     async with _stored(resources, f"conditions/{generation_id}", condition) as condition_key:
-        await resources.turns.run(
-            _queue, resources, request, tenant, accept, generation_id, condition_key, len(condition or b"")
-        )
+        queue = partial(_queue, resources, request, tenant, accept, generation_id, condition_key, len(condition or b""))
+        long = await resources.turns.run(queue)
+        if long is not None:
+            await resources.prompts.check(long)
+            await resources.turns.run(queue, counted=True)
     if EVENT_STREAM in accept:
         return _stream(resources, key, generation_id, tenant, NOTHING_YET, 201)
     view = await _wait_for(resources, generation_id, tenant, seconds)
@@ -111,7 +115,9 @@ def _queue(
     generation_id: str,
     condition_key: str | None,
     condition_bytes: int,
-) -> None:
+    counted: bool = False,
+) -> LongPrompts | None:
+    """Nothing is queued where there is something to be counted first: that it returns."""
     with resources.transaction() as session:
         model = find_model(session, resources, request, tenant)
         if PNG in accept and model.task == "instruction":
@@ -125,7 +131,11 @@ def _queue(
             free = resources.fullness.free_bytes(session, tenant, limits.storage_bytes)
             if free <= condition_bytes:
                 raise storage_full(free)
-        resources.rates.check("generate_per_minute", tenant, limits.generate_per_minute)
+        if not counted:
+            resources.rates.check("generate_per_minute", tenant, limits.generate_per_minute)
+            long = long_prompts(model.base, spec) if isinstance(spec, TextGenerationSpec) else None
+            if long is not None:
+                return long
         generation = Generation(
             id=generation_id,
             tenant_id=tenant,
@@ -139,6 +149,7 @@ def _queue(
         session.add(generation)
         created(session, f"/generate/{generation.id}")
         after_commit(session, partial(wake, "generate", generation.id))
+    return None
 
 
 def find_model(session: Session, resources: Resources, request: GenerateRequest | EvaluationRequest, tenant: str) -> Drawer:

@@ -1,7 +1,8 @@
 """Does the service lose anything? `python -m benchmarks.chaos --minutes 3 --seed 1 [--json]`; exits with 1 where it does.
 
-The real stack works off jobs and pictures of two tenants, while a random one of its processes is killed, or stopped for longer
-than a lease; in the end every job must have ended once and as it should, and every adapter be that of an undisturbed run.
+The real stack works off jobs and pictures of two tenants, while a random one of its processes is killed or stopped, PostgreSQL
+once for 40 seconds, or a checkpoint is damaged; in the end every job must have ended once and as it should, and every adapter
+be that of an undisturbed run.
 """
 
 import argparse

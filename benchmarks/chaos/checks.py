@@ -25,6 +25,7 @@ class Found:
     events_wrong: int = 0
     orphans: int = 0
     refused: int = 0
+    late: int = 0
     problems: list[str] = field(default_factory=list)
 
     def add(self, kind: str, what: str) -> None:
@@ -68,6 +69,8 @@ def adapter_digest(client: Client, adapter: str) -> str:
 def check_tenant(found: Found, tenant: Tenant, known: References) -> None:
     for answer in tenant.refused:
         found.add("refused", answer)
+    for request in tenant.late:
+        found.add("late", request)
     with Client(tenant.url, tenant.key) as client:
         for job in tenant.jobs:
             _check_job(found, client, job, known)

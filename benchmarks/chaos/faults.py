@@ -1,4 +1,4 @@
-"""The faults: a part of the stack is killed, stopped for longer than a lease, or loses its data; a checkpoint is damaged."""
+"""The faults: a part of the stack is killed, stopped or loses its data; a checkpoint is damaged."""
 
 import random
 import shutil
@@ -10,10 +10,14 @@ from benchmarks.chaos.stack import LEASE_SECONDS, Process, Stack
 
 PARTS = ("trainer", "supervisor", "generate", "api", "postgres", "valkey")
 DAMAGES = ("cut", "garble", "remove")  # what befalls the newest checkpoint, just before its trainer is killed
-KINDS = [f"{verb} {part}" for verb in ("kill", "stop") for part in PARTS] + ["wipe valkey"]
+LONGEST = "hang postgres"
+KINDS = [f"{verb} {part}" for verb in ("kill", "stop") for part in PARTS] + ["wipe valkey", LONGEST]
 KINDS += [f"{verb} checkpoint" for verb in DAMAGES]
-STOPPED_SECONDS = LEASE_SECONDS + 3.0
-PAUSE = (2.0, 10.0)  # seconds between a fault and the next, which may come before work goes on
+STOPPED_SECONDS = {
+    "stop": LEASE_SECONDS + 3.0,  # whoever has a lease loses it
+    "hang": 40.0,  # longer than any request may wait, and than PostgreSQL lets a transaction idle
+}
+PAUSE = (1.0, 7.0)  # seconds between a fault and the next, which may come before work goes on: all kinds fit into three minutes
 
 
 class Faults:
@@ -29,11 +33,13 @@ class Faults:
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             time.sleep(self._random.uniform(*PAUSE))
-            if not self._next:  # every kind once, in another order each time
-                self._next = self._random.sample(KINDS, len(KINDS))
-            kind = self._next.pop()
+            if not self._next:
+                self._next = round_of(self._random)
+            kind = self._next.pop(0)
             if self._inject(kind):
                 self.injected.append((kind, time.monotonic()))
+            else:
+                self._next.insert(1, kind)  # another first
 
     def counts(self) -> dict[str, int]:
         return dict(sorted(Counter(kind for kind, _ in self.injected).items()))
@@ -49,10 +55,10 @@ class Faults:
         victims = self._victims("trainer" if verb in DAMAGES else part)
         if not victims or (verb in DAMAGES and not self._damage(verb)):
             return False
-        if verb == "stop":
+        if verb in STOPPED_SECONDS:
             for victim in victims:
                 victim.send(signal.SIGSTOP)
-            time.sleep(STOPPED_SECONDS)
+            time.sleep(STOPPED_SECONDS[verb])
             for victim in victims:
                 victim.send(signal.SIGCONT)
             return True
@@ -88,3 +94,11 @@ class Faults:
             pids = {p.pid for p in found}
             return found + [p for p in self._stack.processes() if p.parent in pids]
         return [self._random.choice(found)] if found else []
+
+
+def round_of(draw: random.Random) -> list[str]:
+    """Every kind once, in another order each time; the longest in the first half, so that there is time for it."""
+    kinds = draw.sample(KINDS, len(KINDS))
+    kinds.remove(LONGEST)
+    kinds.insert(draw.randrange(len(KINDS) // 2), LONGEST)
+    return kinds

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 
+from benchmarks.chaos.stack import LEASE_SECONDS
 from client import Client
 from client.errors import ApiError, UnreachableError
 from client.shapes import Event
@@ -20,6 +21,9 @@ STEPS = 16
 OUTSTANDING = 2  # jobs of a tenant that wait or run at once
 PICTURES_EVERY = 2.0  # seconds, at least
 WISHES = {"cancel": 0.15, "pause": 0.3}  # the share of jobs of which each is asked
+# Until a request is answered, if with 503: as long as a database that hangs makes it wait (docs/operating.md), and an API that
+# is stopped besides. Less than the longest fault.
+ANSWER_SECONDS = 2 * 8.0 + 7.0 + LEASE_SECONDS + 3.0
 ENDED = {"succeeded", "failed", "cancelled"}
 
 
@@ -53,6 +57,7 @@ class Tenant:
         self.jobs: list[Watched] = []
         self.pictures: list[tuple[int, str]] = []  # (seed, generation)
         self.refused: list[str] = []  # answers that no fault excuses
+        self.late: list[str] = []  # requests that were not answered in time
         self.progress: list[float] = []  # when a training step was told of (time.monotonic)
         self.stop = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -137,8 +142,10 @@ class Tenant:
         headers = {"authorization": f"Bearer {self.key}", "idempotency-key": secrets.token_hex(16)}
         while True:
             try:
-                answer = httpx.post(self.url + path, json=body, headers=headers, timeout=10.0, trust_env=False)
-            except httpx.TransportError:
+                answer = httpx.post(self.url + path, json=body, headers=headers, timeout=ANSWER_SECONDS, trust_env=False)
+            except httpx.TransportError as error:
+                if isinstance(error, httpx.ReadTimeout):
+                    self.late.append(f"POST {path} had no answer after {ANSWER_SECONDS:g} s")
                 time.sleep(0.3)
                 continue
             if answer.status_code < 300:

@@ -8,10 +8,11 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from difffit_core.base_models import BaseModelEntry
+from difffit_core.context import room
 from difffit_core.devices import inference_autocast
 from difffit_core.errors import SpecError
 from difffit_core.framing import FrameError, Framing
-from difffit_core.generation_spec import MAX_TOKENS, TextGenerationSpec
+from difffit_core.generation_spec import TextGenerationSpec
 from difffit_core.generators.generator import Generator, OnText, Text
 from difffit_core.networks import load_tokenizer
 
@@ -40,7 +41,7 @@ class LanguageGenerator(Generator):
             raise SpecError(f"This cannot be asked: {error}.", code="frame_refused", param="messages") from error
         context = self.network.config.max_position_embeddings
         rooms = [
-            room(messages[-1]["content"], tokens.shape[1], spec.max_tokens, context)
+            room(messages[-1]["content"], tokens.shape[1], spec.max_tokens, context, param=spec.asked_by)
             for messages, tokens in zip(spec.conversations, prompts, strict=True)
         ]
         answers = []
@@ -48,26 +49,6 @@ class LanguageGenerator(Generator):
             with torch.inference_mode(), inference_autocast(self.device):
                 answers.append(answer(self.network, self.tokenizer, tokens, most, spec, number, on_text))
         return answers
-
-
-def room(prompt: str, length: int, max_tokens: int | None, context: int) -> int:
-    """How many tokens the answer to a prompt of `length` tokens may have, in a model that reads `context` of both.
-
-    Raises SpecError: `prompt_too_long`, or `context_exceeded` where fewer `max_tokens` would do.
-    """
-    shown, left = f"The prompt {prompt[:40]!r}{'…' if len(prompt) > 40 else ''} has {length} tokens", context - length
-    if left < 1:
-        raise SpecError(
-            f"{shown}, and the model reads {context} with the answer. Shorten it.", code="prompt_too_long", param="prompts"
-        )
-    if max_tokens is not None and max_tokens > left:
-        raise SpecError(
-            f"{shown}; with max_tokens {max_tokens} that is more than the {context} which the model reads. Ask for {left} at "
-            "most, or shorten the prompt.",
-            code="context_exceeded",
-            param="max_tokens",
-        )
-    return min(left, MAX_TOKENS) if max_tokens is None else max_tokens
 
 
 def answer(

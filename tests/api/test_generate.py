@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -394,3 +395,82 @@ def test_only_texts_come_word_by_word(tiny: TestClient) -> None:
     assert_error(tiny.post("/generate", json=request, headers={"accept": "text/event-stream"}), 406, "no_text")
     location = tiny.post("/generate", json=request).headers["location"]
     assert_error(tiny.get(location, headers={"accept": "text/event-stream"}), 406, "no_text")
+
+
+LONG = "x" * 260  # tokens of one character, in a context of 256
+TALK: list[dict[str, Any]] = [{"role": "user", "content": "x" * 100}, {"role": "assistant", "content": "x" * 100}]
+
+
+@pytest.mark.parametrize(
+    ("asked", "code", "param", "words"),
+    [
+        ({"prompts": [LONG]}, "prompt_too_long", "prompts", "has 262 tokens, and the model reads 256"),
+        ({"prompts": ["x" * 254]}, "prompt_too_long", "prompts", "has 256 tokens, and the model reads 256"),
+        ({"prompts": ["hi", LONG, "ho"], "n": 2}, "prompt_too_long", "prompts", "has 262 tokens"),
+        ({"prompts": ["\N{GRINNING FACE}" * 70]}, "prompt_too_long", "prompts", "tokens, and the model reads 256"),
+        ({"prompts": [LONG], "frame": "alpaca"}, "prompt_too_long", "prompts", "has at least 259 tokens"),
+        ({"prompts": ["x" * 253], "max_tokens": 2}, "context_exceeded", "max_tokens", "has 255 tokens; .* Ask for 1 at most"),
+        ({"prompts": ["say"], "max_tokens": 252}, "context_exceeded", "max_tokens", "has 5 tokens; .* Ask for 251 at most"),
+        (
+            {"messages": [*TALK, {"role": "user", "content": "y", "input": "x" * 80}]},
+            "prompt_too_long",
+            "messages",
+            "conversation that ends with 'y' has at least 27. tokens",
+        ),
+    ],
+)
+def test_what_a_language_model_cannot_read_is_refused_at_once(
+    tiny: TestClient, sessions: sessionmaker[Session], asked: dict[str, Any], code: str, param: str, words: str
+) -> None:
+    request = {"base_model": "tiny-instruction"} | asked
+    for headers in ({}, {"accept": "text/event-stream"}):
+        error = assert_error(tiny.post("/generate", json=request, headers=headers), 422, code)
+        assert error["param"] == param
+        assert re.search(words, error["message"])
+    with sessions() as session:
+        assert list(session.scalars(select(Generation))) == []
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"prompts": ["x" * 253]},
+        {"prompts": ["x" * 253], "max_tokens": 1},
+        {"prompts": [" " * 300 + "hi" + "\n" * 300], "frame": "chat"},  # templates leave out the space around a message
+        {"prompts": ["x" * 250], "frame": "chat"},  # its frame is the worker's to count
+        {"prompts": ["</s>" * 200]},  # marks of one token each
+        {"messages": [*TALK, {"role": "user", "content": "x" * 50}]},
+    ],
+)
+def test_what_may_have_room_is_left_to_the_worker(tiny: TestClient, asked: dict[str, Any]) -> None:
+    assert tiny.post("/generate", json={"base_model": "tiny-instruction"} | asked).status_code == 202
+
+
+def test_the_process_that_counts_tokens_may_end(tiny: TestClient) -> None:
+    """Without it the worker decides, and the next prompt finds another; so it does of a tokenizer that it cannot read."""
+
+    def post(prompt: str = LONG) -> Response:
+        return tiny.post("/generate", json={"base_model": "tiny-instruction", "prompts": [prompt]})
+
+    def counter() -> subprocess.Popen[str]:
+        process: subprocess.Popen[str] = tiny.app.state.resources.prompts._process  # type: ignore[attr-defined]
+        return process
+
+    assert_error(post(), 422, "prompt_too_long")
+    first = counter()
+    first.kill()
+    first.wait()
+    assert post().status_code == 202
+    assert_error(post(), 422, "prompt_too_long")
+    assert counter() is not first
+    file = tiny.app.state.resources.catalog["tiny-instruction"].tokenizer_file()  # type: ignore[attr-defined]
+    whole = file.read_text()
+    try:
+        file.write_text("{}")
+        assert post().status_code == 202
+        other = file.rename(file.with_name("tokenizer.model"))
+        assert post().status_code == 202
+        other.unlink()
+    finally:
+        file.write_text(whole)
+    assert_error(post(), 422, "prompt_too_long")
