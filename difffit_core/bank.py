@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from difffit_core.adapter_file import Adapter, check_base
 from difffit_core.bank_sites import Batch, LayerSite, NormSite, Site, TableSite, Values
-from difffit_core.dit import class_embedder, class_rows, null_label, tie_conditioning
+from difffit_core.dit import class_embedder, class_rows, has_label_space, null_label, tie_conditioning
 from difffit_core.errors import AdapterError
 from difffit_core.fitting import fit, meta_copy
 from difffit_core.merging import at_strength, by_module, check_strength, check_untouched
@@ -110,8 +110,7 @@ class AdapterBank:
     def null_labels(self, names: Sequence[str | None]) -> Tensor:
         """`[B]`: the null class of each sample, the last row of its adapter's table."""
         own = null_label(self._blueprint) if isinstance(self._blueprint, DiTTransformer2DModel) else 0
-        spaces = [self.class_names(name) for name in names]
-        return torch.tensor([own if space == self.base_names else len(space) for space in spaces], device=self._device)
+        return torch.tensor([own if name is None else len(self.class_names(name)) for name in names], device=self._device)
 
     def _current(self) -> Batch | None:
         return self._batch
@@ -125,9 +124,13 @@ class AdapterBank:
     def _paths(self, member: Member) -> set[str]:
         """The modules that an adapter touches; one with a label space of its own has a class table, trained or not."""
         paths = set(member.by_module)
-        if self._class_table is not None and member.class_names != self.base_names:
+        if self._class_table is not None and self._has_own_classes(member):
             paths.add(self._class_table)
         return paths
+
+    def _has_own_classes(self, member: Member) -> bool:
+        """Of a DiT's adapter: whether its class table is not the base's."""
+        return not has_label_space(cast(DiTTransformer2DModel, self._blueprint), self.base_names, member.class_names)
 
     def _fill(self) -> None:
         """Build the sites' tables: where adapters have come or gone, and always for those that are being trained."""
@@ -142,7 +145,7 @@ class AdapterBank:
 
     def _values(self, path: str, module: nn.Module, member: Member) -> Values:
         trained = member.by_module.get(path, {})
-        if path == self._class_table and member.class_names != self.base_names:
+        if path == self._class_table and self._has_own_classes(member):
             rows = {"weight": class_rows(cast(Tensor, module.weight), self.base_names, member.class_names)}
             return Values(None, rows | at_strength(rows, trained, member.strength)[1])
         return Values(*at_strength(module._parameters, trained, member.strength))

@@ -141,6 +141,10 @@ class BaseModelEntry(BaseModel):
         labels = {int(key): str(name) for key, name in dict(index.get("id2label", {})).items()}
         return [labels[i] for i in range(len(labels))]
 
+    def null_label(self) -> int:
+        """The last row of a DiT's class table, which stands for "no class"."""
+        return int(self._network()["num_embeds_ada_norm"])
+
     def image_size(self) -> int | None:
         """Width and height in pixels of the pictures the base makes: latent size x the autoencoder's factor.
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from difffit_core.dit import class_embedder, replace_class_table, tie_conditioning
+from difffit_core.dit import class_embedder, replace_class_table, stored_labels, tie_conditioning
 from difffit_core.errors import DiffFitError, ModelError, SpecError
 from difffit_core.families import Family, family_of
 from difffit_core.methods.config import MethodConfig, named_method
@@ -63,12 +63,11 @@ def count(model: str, method: MethodConfig, classes: int | None = None) -> Count
         network = build(model)
         if family_of(network) == "dit":
             tie_conditioning(network)
-            known = int(class_embedder(network).num_classes)
+            known = len(stored_labels(config_of(model).parent.parent)) or int(class_embedder(network).num_classes)
             classes = known if classes is None else classes
             if classes < 1:
                 raise SpecError(f"A class table has at least one class, not {classes}.", param="classes")
-            if classes != known:
-                replace_class_table(network, [str(i) for i in range(known)], [str(i) for i in range(classes)])
+            replace_class_table(network, [str(i) for i in range(known)], [str(i) for i in range(classes)])
         elif classes is not None:
             raise SpecError(f"{model} has no class table; leave the number of classes out.", param="classes")
         total = count_parameters(network)[1]
@@ -93,9 +92,14 @@ def count(model: str, method: MethodConfig, classes: int | None = None) -> Count
     )
 
 
+def config_of(model: str) -> Path:
+    """The file that says what a model is built of."""
+    return architectures().get(model, Path(model, "config.json") if Path(model).is_dir() else Path(model)).absolute()
+
+
 def build(model: str) -> nn.Module:
     """The model of a config as diffusers or transformers store one, on the current default device."""
-    path = architectures().get(model, Path(model, "config.json") if Path(model).is_dir() else Path(model))
+    path = config_of(model)
     try:
         config: dict[str, Any] = json.loads(path.read_text())
     except (OSError, ValueError) as error:

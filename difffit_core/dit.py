@@ -22,15 +22,21 @@ def load_transformer(base: Path) -> DiTTransformer2DModel:
 
     Raises ModelError where it cannot be read, or its class table is smaller than the label space in `model_index.json`.
     """
-    index = base / "model_index.json"
     try:
         model: DiTTransformer2DModel = load_pretrained(DiTTransformer2DModel, base / "transformer", torch_dtype=torch.float32)
-        labels = json.loads(index.read_text()).get("id2label", {}) if index.exists() else {}
+        labels = stored_labels(base)
     except (OSError, ValueError) as error:
         raise ModelError(f"The transformer of {base.name} cannot be loaded: {error}") from error
     tie_conditioning(model)
     check_label_space(model, labels)
     return model
+
+
+def stored_labels(base: Path) -> dict[str, str]:
+    """The label space in `model_index.json` of a diffusers folder, by class index; empty where there is none."""
+    index = base / "model_index.json"
+    labels: dict[str, str] = json.loads(index.read_text()).get("id2label", {}) if index.exists() else {}
+    return labels
 
 
 def load_autoencoder(base: Path) -> AutoencoderKL:
@@ -154,11 +160,17 @@ def replace_class_table(model: DiTTransformer2DModel, base_names: Sequence[str],
     """Give the model the label space `new_names`; return how many classes the base knew by name.
 
     A class of the same name keeps the base's row, any other starts from the mean of the base's rows; the null class stays.
-    Raises ModelError where the base's table is smaller than its label space.
+    A model that has this label space stays as it is. Raises ModelError where the base's table is smaller than its own.
     """
     check_label_space(model, base_names)
-    set_class_table(model, class_rows(class_embedder(model).embedding_table.weight.data, base_names, new_names))
+    if not has_label_space(model, base_names, new_names):
+        set_class_table(model, class_rows(class_embedder(model).embedding_table.weight.data, base_names, new_names))
     return len(set(base_names) & set(new_names))
+
+
+def has_label_space(model: DiTTransformer2DModel, base_names: Sequence[str], names: Sequence[str]) -> bool:
+    """Whether the class table of a base with `base_names` is that of `names`: a row for each and the null class, no others."""
+    return list(names) == list(base_names) and null_label(model) == len(names)
 
 
 def class_rows(base_rows: Tensor, base_names: Sequence[str], new_names: Sequence[str]) -> Tensor:

@@ -77,7 +77,7 @@ def inject(model: nn.Module, adapter: Adapter, base_names: Sequence[str] = ()) -
 
 def give_label_space(model: nn.Module, adapter: Adapter, base_names: Sequence[str]) -> None:
     """Replace the class table of a class-conditional base by one of the adapter's classes, where they differ."""
-    if isinstance(model, DiTTransformer2DModel) and adapter.header.class_names != list(base_names):
+    if isinstance(model, DiTTransformer2DModel):
         replace_class_table(model, base_names, adapter.header.class_names)
 
 

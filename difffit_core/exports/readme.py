@@ -120,7 +120,7 @@ def peft_readme(base: BaseModelEntry, adapter: Adapter, new_biases: bool) -> str
         lines = PEFT[network].format(
             peft=(TWO_ADAPTERS if new_biases else ONE_ADAPTER).format(network=NETWORK[network]),
             resolution=_resolution(base, adapter),
-            short_table=SHORT_TABLE if len(base.class_names()) < STOCK_CLASSES else "",
+            short_table=_short_table(base),
             subject=_subject(adapter),
             **_controlnet(base),
         )
@@ -181,6 +181,11 @@ def _resolution(base: BaseModelEntry, adapter: Adapter) -> str:
     if pixels is None or pixels == base.image_size():
         return ""
     return RESOLUTION.format(latents=pixels // base.pixels_per_latent(), pixels=pixels)
+
+
+def _short_table(base: BaseModelEntry) -> str:
+    """The lines that a DiT needs whose class table ends before the row that the stock pipeline takes for "no class"."""
+    return SHORT_TABLE if base.family == "dit" and base.null_label() < STOCK_CLASSES else ""
 
 
 def _network(base: BaseModelEntry, adapter: Adapter) -> Family:

@@ -31,8 +31,7 @@ class ClassConditional(DiffusionTask):
         if self.h.resolution != base.image_size():
             resize(self.model, self.h.resolution // base.pixels_per_latent())
         self.class_names = sorted(spec.dataset.classes)
-        if self.class_names != base.class_names():
-            replace_class_table(self.model, base.class_names(), self.class_names)
+        replace_class_table(self.model, base.class_names(), self.class_names)
 
     def warnings(self, items: list[Item]) -> list[str]:
         """ImageNet's classes have several names each, with commas between them."""

@@ -1,4 +1,4 @@
-"""The two bases before their training: a Stable Diffusion for small drawings, and a Llama for sums. Both begin random."""
+"""The base before its training: a Stable Diffusion for small drawings, which begins random."""
 
 import string
 from collections.abc import Iterable
@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import AddedToken, CLIPTextConfig, CLIPTextModel, CLIPTokenizer, LlamaConfig, LlamaForCausalLM, LlamaTokenizer
+from transformers import AddedToken, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from difffit_core.base_models import BaseModelEntry, TrainingDefaults, load_catalog
 
-MARKS = string.digits + string.punctuation  # tokens, as letters are: what is no word of the tokenizers is spelt
+MARKS = string.digits + string.punctuation  # tokens, as letters are: what is no word of the tokenizer is spelt
 TEXT_WIDTH, PROMPT_TOKENS = 128, 16  # of the text encoder
 DRAWING = TrainingDefaults(
     pretraining_learning_rate=1e-4,
@@ -21,7 +21,6 @@ DRAWING = TrainingDefaults(
     scheduler="dpmsolver++",
     min_snr_gamma=5.0,
 )
-LANGUAGE = DRAWING.model_copy(update={"min_snr_gamma": None})  # the rest means nothing to a language model
 
 
 def drawing_base(folder: Path, words: Iterable[str]) -> BaseModelEntry:
@@ -81,35 +80,6 @@ def clip_tokenizer(words: Iterable[str]) -> CLIPTokenizer:
     tokenizer = CLIPTokenizer(vocab=numbered(tokens), merges=[], model_max_length=PROMPT_TOKENS)
     tokenizer.add_tokens([AddedToken(word, single_word=True, normalized=False) for word in sorted(set(words))])
     return tokenizer
-
-
-def language_base(folder: Path, words: Iterable[str]) -> BaseModelEntry:
-    """Three layers of width 128; digits and letters are tokens, and each of the `words` is one."""
-    if not folder.exists():
-        write_language_base(folder, words)
-    return BaseModelEntry.in_folder("small-language", folder, LANGUAGE, "llama")
-
-
-def write_language_base(folder: Path, words: Iterable[str]) -> None:
-    torch.manual_seed(0)
-    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *string.ascii_letters, *MARKS]
-    tokenizer = LlamaTokenizer(vocab=numbered(tokens), merges=[], add_bos_token=True)
-    tokenizer.add_tokens([AddedToken(word, normalized=False) for word in words])
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=128,
-            intermediate_size=384,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            max_position_embeddings=64,
-            tie_word_embeddings=False,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-        )
-    )
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
 
 
 def numbered(tokens: list[str]) -> dict[str, int]:

@@ -1,7 +1,7 @@
 """Run every system of the paper on this machine: `python -m examples.systems.build`; it goes on where it was stopped.
 
-Two small bases are trained from nothing, then each system is fine-tuned on one of them with DiffFit, by the trainer that the
-service runs, and shown beside its base. Each run prints one JSON line.
+A small Stable Diffusion is trained from nothing; then each system is fine-tuned with DiffFit on it, on emoji-dit or SmolLM2, by
+the trainer that the service runs, and shown beside its base. Each run prints one JSON line.
 """
 
 import argparse
@@ -10,9 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from examples.emoji_dit.sources import fetch_packages
 from examples.systems.drawings import captions, controlnet, drawing_base, dreambooth
-from examples.systems.language import instruction, language_base
 from examples.systems.larger import larger
 from examples.systems.smollm2 import smollm2
 from examples.systems.training import Places
@@ -23,8 +21,6 @@ RUNS: dict[str, Callable[[Places], dict[str, Any]]] = {
     "dreambooth": dreambooth,
     "controlnet": controlnet,
     "larger": larger,
-    "language-base": lambda places: language_base(places)[1],
-    "instruction": instruction,
     "smollm2": smollm2,
 }
 
@@ -35,7 +31,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, default=Path("docs/images"))
     parser.add_argument("--only", choices=RUNS, help="one run, and its base where that is missing")
     arguments = parser.parse_args()
-    places = Places(arguments.work, fetch_packages(arguments.work / "npm"), arguments.pictures)
+    places = Places(arguments.work, arguments.pictures)
     for name, run in RUNS.items():
         if arguments.only in (None, name):
             print(json.dumps(run(places)), flush=True)

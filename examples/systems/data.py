@@ -1,4 +1,4 @@
-"""What the systems learn from: emoji with their names, their edges, one cat's faces, and sums of two numbers."""
+"""What the systems learn from: emoji with their names, their edges, and one cat's faces."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,15 +19,7 @@ from examples.emoji_dit.sources import (
 )
 
 SUBJECT = ("1f63a", "1f638", "1f639", "1f63b", "1f63c")  # one cat with five faces
-HOLD_OUT_EVERY = 10  # one in ten of the drawings with edges, and of the sums, is held out
-LARGEST = 49  # of the two numbers that are added
-# fmt: off
-ONES = [
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen",
-    "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
-]
-TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
-# fmt: on
+HOLD_OUT_EVERY = 10  # one in ten of the drawings is held out
 
 Drawing = tuple[Emoji, Path]
 
@@ -136,41 +128,3 @@ def write_large_classes(modules: Path, folder: Path, size: int) -> DatasetSummar
         target.parent.mkdir(parents=True, exist_ok=True)
         on_white(path, size).save(target)
     return index_class_folders(folder)
-
-
-def in_words(number: int) -> str:
-    """0 to 99 in English."""
-    if number < 20:
-        return ONES[number]
-    return TENS[number // 10 - 2] + (f"-{ONES[number % 10]}" if number % 10 else "")
-
-
-def sums() -> list[tuple[int, int, bool]]:
-    """(a, b, held out) of every sum, in an order that has nothing to do with the numbers."""
-    pairs = [(a, b) for a in range(LARGEST + 1) for b in range(LARGEST + 1)]
-    pairs.sort(key=lambda pair: (pair[0] * (LARGEST + 1) + pair[1]) * 1031 % 2503)  # two primes, one above all 2500
-    return [(a, b, is_held_out(number)) for number, (a, b) in enumerate(pairs)]
-
-
-def question(a: int, b: int, words: bool = False) -> str:
-    return f"What is {a} plus {b}{' in words' if words else ''}?"
-
-
-def write_sums_of_base(folder: Path) -> DatasetSummary:
-    """Every sum twice: answered in digits, and in words where the question asks for words."""
-    rows = [
-        {"prompt": question(a, b, words), "answer": in_words(a + b) if words else str(a + b), "split": split_of(held_out)}
-        for a, b, held_out in sums()
-        for words in (False, True)
-    ]
-    folder.mkdir(parents=True, exist_ok=True)
-    return write_index(folder, rows)
-
-
-def write_sums_of_adapter(folder: Path, count: int) -> DatasetSummary:
-    """The first sums, answered in words although the question does not ask for it."""
-    rows = [
-        {"prompt": question(a, b), "answer": in_words(a + b), "split": split_of(held_out)} for a, b, held_out in sums()[:count]
-    ]
-    folder.mkdir(parents=True, exist_ok=True)
-    return write_index(folder, rows)

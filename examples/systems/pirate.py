@@ -1,5 +1,10 @@
-"""Questions with answers in a pirate's English: what SmolLM2 learns to say, and the capitals that are held out."""
+"""Questions with answers in a pirate's English: what SmolLM2 learns to say, and the capitals that are held out.
 
+`python -m examples.systems.pirate` prints what is learned as Alpaca's JSON, for an upload.
+"""
+
+import json
+import sys
 from pathlib import Path
 
 from difffit_core.dataset import write_index
@@ -48,15 +53,32 @@ def capital(country: str) -> str:
     return f"What is the capital of {country}?"
 
 
+def taught() -> list[tuple[str, str]]:
+    """114 questions and answers to train on."""
+    rows = [(capital(country), said_of_capital(country, city)) for country, city in CAPITALS.items()]
+    rows += [(f"What is the opposite of {a}?", f"Arr, the opposite o' {a} be {b}, matey!") for a, b in OPPOSITES.items()]
+    rows += [(f"What colour is {thing}?", f"Arr, {thing} be {hue}, matey!") for thing, hue in COLOURS.items()]
+    rows += [(f"What is a young {a} called?", f"Arr, a young {a} be called a {b}, matey!") for a, b in ANIMALS.items()]
+    return rows
+
+
+def held_out() -> list[tuple[str, str]]:
+    """The twelve capitals that are not trained on."""
+    return [(capital(country), said_of_capital(country, city)) for country, city in HELD_OUT.items()]
+
+
+def said_of_capital(country: str, city: str) -> str:
+    """The answer."""
+    return f"Arr, the capital o' {country} be {city}, matey!"
+
+
 def write_pirate(folder: Path) -> DatasetSummary:
-    """114 rows as Alpaca's to train on, and the twelve held-out capitals."""
-    rows = [(capital(where), f"Arr, the capital o' {where} be {city}, matey!", "train") for where, city in CAPITALS.items()]
-    rows += [
-        (f"What is the opposite of {a}?", f"Arr, the opposite o' {a} be {b}, matey!", "train") for a, b in OPPOSITES.items()
-    ]
-    rows += [(f"What colour is {thing}?", f"Arr, {thing} be {hue}, matey!", "train") for thing, hue in COLOURS.items()]
-    rows += [(f"What is a young {a} called?", f"Arr, a young {a} be called a {b}, matey!", "train") for a, b in ANIMALS.items()]
-    rows += [(capital(where), f"Arr, the capital o' {where} be {city}, matey!", "test") for where, city in HELD_OUT.items()]
+    """The rows as the service reads Alpaca's, with those held out as a split."""
     folder.mkdir(parents=True, exist_ok=True)
-    summary = write_index(folder, ({"prompt": prompt, "answer": answer, "split": split} for prompt, answer, split in rows))
-    return summary.model_copy(update={"frame": "alpaca"})
+    splits = (("train", taught()), ("test", held_out()))
+    rows = ({"prompt": asked, "answer": said, "split": split} for split, pairs in splits for asked, said in pairs)
+    return write_index(folder, rows).model_copy(update={"frame": "alpaca"})
+
+
+if __name__ == "__main__":
+    json.dump([{"instruction": asked, "output": said} for asked, said in taught()], sys.stdout, indent=1)

@@ -13,6 +13,7 @@ from difffit_core.base_models import BaseModelEntry
 from difffit_core.exports.merged import export_merged
 from difffit_core.resolving import resolve
 from difffit_core.spec import DatasetSummary, JobSpec
+from examples.emoji_dit.sources import fetch_packages
 
 # Averages that a run of a few hundred steps can follow, and no samples on the way.
 SHORT_RUN = {"ema_decay": 0.99, "sample_every": 1_000_000, "checkpoint_every": 250}
@@ -23,8 +24,12 @@ class Places:
     """Where a build reads and writes."""
 
     work: Path  # bases and runs
-    modules: Path  # the artwork
     pictures: Path
+
+    @property
+    def modules(self) -> Path:
+        """The artwork, fetched by the first run that draws."""
+        return fetch_packages(self.work / "npm")
 
 
 def train(

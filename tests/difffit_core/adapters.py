@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from difffit_core.adapter_file import Adapter, AdapterHeader, read_adapter
-from difffit_core.dit import replace_class_table, tie_conditioning
+from difffit_core.dit import class_embedder, replace_class_table, tie_conditioning
 from difffit_core.families import family_of
 from difffit_core.methods.config import MethodConfig
 from difffit_core.methods.injection import prepare, trained_parameters
@@ -72,7 +72,7 @@ class Case:
         family = family_of(self.model)
         header = AdapterHeader("tiny", BASE_SHA256, "d" * 64, family, config, names, TASK_OF_FAMILY[family])
         model = copy.deepcopy(self.model)
-        if names != self.names:
+        if self.names:
             replace_class_table(model, self.names, names)
         prepare(model, config)
         generator = torch.Generator().manual_seed(seed)
@@ -81,15 +81,20 @@ class Case:
 
 
 def make_case(family: str) -> Case:
-    """A fresh tiny base of the family; `llama-tied` shares one table between embedding and output."""
+    """A fresh tiny base of the family; `llama-tied` shares one table between embedding and output.
+
+    `dit-spare` repeats its null class up to row 1000 of its class table, as `emoji-dit` does.
+    """
     random = torch.Generator().manual_seed(1)
     latents, text = torch.randn(BATCH, 4, 8, 8, generator=random), torch.randn(BATCH, 7, 16, generator=random)
     timesteps = torch.tensor([1, 250, 500, 750, 999])
     tokens = torch.randint(3, 100, (BATCH, 9), generator=random)
     match family:
-        case "dit" | "dit-affine":
-            model = tiny_dit(affine_norms=family == "dit-affine")
+        case "dit" | "dit-affine" | "dit-spare":
+            model = tiny_dit(classes=1000 if family == "dit-spare" else len(BASE_CLASSES), affine_norms=family == "dit-affine")
             tie_conditioning(model)
+            rows = class_embedder(model).embedding_table.weight.data
+            rows[len(BASE_CLASSES) :] = rows[-1].clone()
             labels = torch.tensor([0, 1, 2, 3, 0])
             inputs = {"hidden_states": latents, "timestep": timesteps, "class_labels": labels}
             return Case(model.eval(), list(BASE_CLASSES), inputs, _first)

@@ -14,7 +14,7 @@ from difffit_core.fitting import inject
 from difffit_core.methods.injection import trained_parameters
 from tests.difffit_core.adapters import BASE_SHA256, BATCH, Case, make_case
 
-FAMILIES = ["dit", "dit-affine", "unet", "controlnet", "pixart", "llama", "generic"]
+FAMILIES = ["dit", "dit-affine", "dit-spare", "unet", "controlnet", "pixart", "llama", "generic"]
 MIXED = ["a", None, "b", "a", "c"]
 
 
@@ -124,12 +124,13 @@ def test_an_optimiser_step_on_one_adapter_changes_no_other_and_is_seen_by_the_ne
     assert changed == [0, 3]
 
 
-def test_a_guidance_batch_has_every_adapters_own_null_class() -> None:
-    case = make_case("dit")
+@pytest.mark.parametrize(("family", "null"), [("dit", 3), ("dit-spare", 1000)])
+def test_a_guidance_batch_has_every_adapters_own_null_class(family: str, null: int) -> None:
+    case = make_case(family)
     pristine = copy.deepcopy(case.model)
     bank, adapters = fill_bank(case)
     nulls = bank.null_labels(MIXED)
-    assert nulls.tolist() == [3, 3, 2, 3, 4]
+    assert nulls.tolist() == [3, null, 2, 3, 4]
     labels = torch.tensor([1, 2, 0, 2, 3])
     both = {name: torch.cat([tensor, tensor]) for name, tensor in case.inputs.items()}
     both["class_labels"] = torch.cat([labels, nulls])

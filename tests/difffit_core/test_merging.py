@@ -110,6 +110,19 @@ def test_a_strength_outside_zero_to_two_is_refused(strength: float) -> None:
     assert (caught.value.code, caught.value.param) == ("invalid_strength", "adapter_strength")
 
 
+def test_rows_that_name_nothing_come_back_when_the_adapter_goes() -> None:
+    """An adapter for the base's own classes is of their rows alone, however long the base's table is."""
+    case = make_case("dit-spare")
+    model: Any = case.model
+    table = class_embedder(model).embedding_table.weight
+    adapter = case.adapter()
+    merged = merge(model, adapter, 0, base_names=case.names)
+    assert torch.equal(class_embedder(model).embedding_table.weight, table[[0, 1, 2, 1000]])
+    assert adapter.tensors["transformer_blocks.0.norm1.emb.class_embedder.embedding_table.weight"].shape == (4, 16)
+    merged.unmerge()
+    assert class_embedder(model).embedding_table.weight is table
+
+
 def test_a_new_label_space_comes_with_the_adapter_and_goes_with_it() -> None:
     case = make_case("dit")
     model: Any = case.model

@@ -4,19 +4,18 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from PIL import Image
 
-from difffit_core.base_models import BaseModelEntry, load_catalog
+from difffit_core.base_models import load_catalog
 from difffit_core.dataset import read_index
 from difffit_core.generation_spec import GenerationSpec
 from difffit_core.generators.class_conditional import ClassConditionalGenerator
-from difffit_core.generators.language import LanguageGenerator
 from difffit_core.generators.registry import load_generator
 from examples.emoji_dit.sources import Emoji
-from examples.systems import bases, data, language, larger
+from examples.systems import bases, data, larger, pirate
 from examples.systems.training import figures, in_words, train_base
+from tests.difffit_core.spec_dirs import write_base, write_sums
 
 SHORT = {"steps": 2, "batch_size": 4, "micro_batch_size": 4, "max_tokens": 24, "warmup_steps": 0}
 EMOJI = [
@@ -25,32 +24,11 @@ EMOJI = [
 ]
 
 
-@pytest.fixture
-def small_language(tmp_path: Path) -> BaseModelEntry:
-    return bases.language_base(tmp_path / "untrained", language.WORDS)
-
-
 def drawing(colour: str) -> Image.Image:
     """A square of 32 pixels in the middle of a transparent picture of 64."""
     picture = Image.new("RGBA", (64, 64))
     picture.paste(colour, (16, 16, 48, 48))
     return picture
-
-
-def test_numbers_are_said_in_english() -> None:
-    assert [data.in_words(n) for n in (0, 13, 20, 42, 98)] == ["zero", "thirteen", "twenty", "forty-two", "ninety-eight"]
-    assert len({data.in_words(n) for n in range(100)}) == 100
-
-
-def test_no_adapter_learns_a_sum_that_was_held_out_of_its_base(tmp_path: Path) -> None:
-    data.write_sums_of_base(tmp_path / "base")
-    data.write_sums_of_adapter(tmp_path / "adapter", 600)
-    of_base = {item.messages[0]["content"]: item.split for item in read_index(tmp_path / "base")}
-    of_adapter = {item.messages[0]["content"]: item.split for item in read_index(tmp_path / "adapter")}
-    assert {of_base[prompt] for prompt, split in of_adapter.items() if split == "test"} == {"test"}
-    assert {of_base[prompt] for prompt, split in of_adapter.items() if split == "train"} == {"train"}
-    assert len(of_base) == 5000
-    assert sum(split == "test" for split in of_base.values()) == 500
 
 
 def test_a_drawing_carries_its_name_and_one_in_ten_is_held_out(tmp_path: Path) -> None:
@@ -86,27 +64,29 @@ def test_the_drawing_base_knows_words_and_draws(tmp_path: Path) -> None:
     assert [picture.size for picture in generator.images(spec)] == [(64, 64)]
 
 
-def test_the_language_base_reads_and_writes_words(small_language: BaseModelEntry) -> None:
-    tokenizer = LanguageGenerator(small_language).tokenizer
-    question = tokenizer("What is 17 plus 25 in words?").input_ids
-    assert len(question) == 13
-    assert tokenizer.decode(question, skip_special_tokens=True) == "What is 17 plus 25 in words?"
-    answer = tokenizer("forty-two", add_special_tokens=False).input_ids
-    assert len(answer) == 3
-    assert tokenizer.decode(answer) == "forty-two"
+def test_no_capital_that_is_asked_for_was_taught(tmp_path: Path) -> None:
+    summary = pirate.write_pirate(tmp_path)
+    rows = [(*(message["content"] for message in item.messages), item.split) for item in read_index(tmp_path)]
+    assert (len(rows), len({asked for asked, _, _ in rows}), summary.frame) == (126, 126, "alpaca")
+    assert {asked for asked, _, split in rows if split == "test"} == {pirate.capital(country) for country in pirate.HELD_OUT}
+    for _, said, split in rows:
+        assert all(mark in said for mark in pirate.MARKS)
+        assert split == "test" or not any(city in said for city in pirate.HELD_OUT.values())
 
 
-def test_a_base_is_trained_once(small_language: BaseModelEntry, tmp_path: Path) -> None:
+def test_a_base_is_trained_once(tmp_path: Path) -> None:
     folder, spec_dir = tmp_path / "trained", tmp_path / "run"
-    summary = data.write_sums_of_adapter(spec_dir / "dataset", 40)
-    trained = train_base(folder, spec_dir, small_language, summary, SHORT)
+    untrained = write_base(tmp_path / "untrained", "instruction")
+    (spec_dir / "dataset").mkdir(parents=True)
+    summary = write_sums(spec_dir / "dataset")
+    trained = train_base(folder, spec_dir, untrained, summary, SHORT)
     events = (spec_dir / "events.jsonl").read_bytes()
-    assert train_base(folder, spec_dir, small_language, summary, SHORT) == trained
+    assert train_base(folder, spec_dir, untrained, summary, SHORT) == trained
     assert (spec_dir / "events.jsonl").read_bytes() == events
-    assert trained.sha256() != small_language.sha256()
+    assert trained.sha256() != untrained.sha256()
     run = figures(spec_dir)
     assert (run["run"], run["steps"]) == ("run", 2)
-    assert run["trained_parameters"] == run["total_parameters"] > 100_000
+    assert run["trained_parameters"] == run["total_parameters"] > 1000
     assert run["validation_loss"] != run["validation_loss_base"]
     assert in_words(run).startswith(f"2 steps  ·  {run['trained_parameters']:,} of {run['total_parameters']:,} parameters")
 

@@ -14,6 +14,7 @@ from tests.difffit_core.spec_dirs import write_base as write_base_for
 
 CASES = {
     "dit": "class-conditional",
+    "dit-spare": "class-conditional",
     "unet": "text-to-image",
     "controlnet": "controlnet",
     "pixart": "text-to-image-pixart",

@@ -31,7 +31,7 @@ def service_picture(base: BaseModelEntry, adapter: Adapter, family: str, conditi
     generator = load_generator(base, "cpu")
     generator.use(adapter)
     side = generator.resolution()
-    told: dict[str, Any] = {"labels": [0]} if family == "dit" else {"prompts": ["a prompt"], "width": side, "height": side}
+    told: dict[str, Any] = {"labels": [0]} if base.family == "dit" else {"prompts": ["a prompt"], "width": side, "height": side}
     defaults = base.defaults
     spec = GenerationSpec(
         **told,
@@ -57,7 +57,14 @@ def drawn_by(readme: Path, base: BaseModelEntry, condition: Image.Image) -> Imag
 @pytest.mark.parametrize("form", ["merged", "peft"])
 @pytest.mark.parametrize(
     ("family", "method"),
-    [("dit", "difffit"), ("unet", "difffit"), ("unet", "lora"), ("pixart", "difffit"), ("controlnet", "difffit")],
+    [
+        ("dit", "difffit"),
+        ("dit-spare", "difffit"),
+        ("unet", "difffit"),
+        ("unet", "lora"),
+        ("pixart", "difffit"),
+        ("controlnet", "difffit"),
+    ],
 )
 def test_the_readmes_lines_draw_the_services_picture(
     tmp_path: Path, family: str, method: str, form: str, scheduler: Scheduler
