@@ -37,7 +37,7 @@ from api.routes import (
 from api.security_headers import SecurityHeaders
 from api.turns import DatabaseTurns
 from api.tus import TusHeaders
-from difffit_core.base_models import load_catalog
+from difffit_core.spec.catalog import load_catalog
 from jobstore.database import make_engine, session_factory
 from jobstore.objects import ObjectStore
 from jobstore.settings import Settings, get_settings

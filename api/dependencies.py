@@ -21,8 +21,8 @@ from api.rates import Rates
 from api.readiness import Readiness
 from api.together import Answer, Asked, Together
 from api.turns import DatabaseTurns
-from difffit_core.base_models import BaseModelEntry
 from difffit_core.errors import DiffFitError
+from difffit_core.spec.catalog import BaseModelEntry
 from jobstore.database import Prepared, given
 from jobstore.errors import NotFoundError, StorageError
 from jobstore.objects import ObjectStore

@@ -6,11 +6,11 @@ import secrets
 from dataclasses import dataclass
 
 from api.schemas.generations import GenerateRequest
-from difffit_core.base_models import BaseModelEntry
-from difffit_core.buckets import Size, size_name
+from difffit_core.data.buckets import Size, size_name
 from difffit_core.errors import SpecError
-from difffit_core.generation_spec import GenerationSpec, TextGenerationSpec
-from difffit_core.picture_size import check_size
+from difffit_core.sampling.picture_size import check_size
+from difffit_core.spec.catalog import BaseModelEntry
+from difffit_core.spec.generation import GenerationSpec, TextGenerationSpec
 from difffit_core.tasks.config import Frame, TaskName
 from jobstore.tables import Adapter
 

@@ -15,9 +15,9 @@ from api.dependencies import Resources, after_commit, owned_rows
 from api.notifications import wait
 from api.prefer import RECHECK_SECONDS
 from api.schemas.jobs import Duration, Plan
-from difffit_core.base_models import BaseModelEntry
-from difffit_core.estimate import Estimate, essence
-from difffit_core.spec import TrainingSpec
+from difffit_core.planning.estimate import Estimate, essence
+from difffit_core.spec.catalog import BaseModelEntry
+from difffit_core.spec.job import TrainingSpec
 from jobstore import estimates, tables
 from jobstore.dispatch import wake
 from jobstore.tables import Job, JobEvent

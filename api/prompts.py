@@ -12,10 +12,10 @@ from pathlib import Path
 
 from anyio import CapacityLimiter, move_on_after, to_thread
 
-from difffit_core.base_models import BaseModelEntry
-from difffit_core.context import room
-from difffit_core.conversations import Message, question
-from difffit_core.generation_spec import TextGenerationSpec
+from difffit_core.sampling.context import room
+from difffit_core.spec.catalog import BaseModelEntry
+from difffit_core.spec.conversations import Message, question
+from difffit_core.spec.generation import TextGenerationSpec
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ class TokenCounter:
             await to_thread.run_sync(prompts.check, self.count, limiter=self._turns)
 
     def count(self, tokenizer: Path, text: str, special: bool) -> int | None:
-        """The tokens of a text, see `difffit_core.token_counts`; None where they cannot be counted."""
+        """The tokens of a text, see `difffit_core.sampling.token_counts`; None where they cannot be counted."""
         process = self._running()
         assert process.stdin is not None
         assert process.stdout is not None
@@ -110,7 +110,7 @@ class TokenCounter:
     def _running(self) -> subprocess.Popen[str]:
         if self._process is None:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "difffit_core.token_counts"],
+                [sys.executable, "-m", "difffit_core.sampling.token_counts"],
                 env=os.environ | {"TOKENIZERS_PARALLELISM": "false"},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

@@ -8,8 +8,8 @@ from typing import Any
 from diffusers import AutoencoderKL, DDPMScheduler
 from transformers import CLIPTokenizer, LlamaTokenizer
 
-from difffit_core.base_models import BaseModelEntry, Family, get_base_model, load_catalog
-from difffit_core.counting import ARCHITECTURES
+from difffit_core.planning.counting import ARCHITECTURES
+from difffit_core.spec.catalog import BaseModelEntry, Family, get_base_model, load_catalog
 
 Config = dict[str, Any]
 

@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.bases import base_in
 from benchmarks.trainings import Training, job, load
-from difffit_core.spec import TrainingSpec
+from difffit_core.spec.job import TrainingSpec
 
 STEPS = 3  # the second step is the first whose optimiser has its state
 

@@ -13,9 +13,9 @@ import torch
 from benchmarks.bases import base_in
 from benchmarks.peaks import peak_bytes, warm_up
 from benchmarks.trainings import job
-from difffit_core.devices import device_name, pick_device
-from difffit_core.planning import estimate
-from difffit_core.spec import TrainingSpec
+from difffit_core.planning.plan import estimate
+from difffit_core.runtime.devices import device_name, pick_device
+from difffit_core.spec.job import TrainingSpec
 
 EXAMPLES = 128
 BLOCKS_4 = "dit-xl-2-blocks-4"  # the published DiT-XL/2 needs a GPU; four of its 28 blocks have its shapes

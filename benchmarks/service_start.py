@@ -89,7 +89,7 @@ def wait_until_idle(launcher: int) -> None:
     """Until the standby trainer is there and has imported what it will need."""
     before = -1.0
     while True:
-        spent = sum(cpu_seconds(pid) for pid in descendants(launcher) if "difffit_core.train" in command_of(pid))
+        spent = sum(cpu_seconds(pid) for pid in descendants(launcher) if "difffit_core.training" in command_of(pid))
         if spent and spent == before:
             return
         before = spent

@@ -17,11 +17,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.peaks import resident, trim
 from benchmarks.trainings import matmul_flops_per_second, precision, synchronize
-from difffit_core.base_models import get_base_model, load_catalog
-from difffit_core.devices import pick_device, training_autocast
-from difffit_core.dit import load_transformer, replace_class_table, tie_conditioning
+from difffit_core.families.dit.network import load_transformer, replace_class_table, tie_conditioning
 from difffit_core.methods.config import named_method
 from difffit_core.methods.injection import prepare, trained_parameters
+from difffit_core.runtime.devices import pick_device, training_autocast
+from difffit_core.spec.catalog import get_base_model, load_catalog
 
 METHODS = ("difffit", "bitfit", "lora-r8", "lora-r16", "adapter-parallel", "adapter-sequential", "full")
 # The published DiT-XL/2 needs a GPU. Four of its 28 blocks have its shapes, and so its balance of arithmetic and memory.

@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 
 from benchmarks.bases import BASES
-from difffit_core.base_models import BaseModelEntry
-from difffit_core.devices import training_autocast
 from difffit_core.methods.config import named_method
-from difffit_core.resolving import resolve
-from difffit_core.spec import DatasetSummary, JobSpec, TrainingSpec
+from difffit_core.runtime.devices import training_autocast
+from difffit_core.runtime.fake_weights import random_weights
+from difffit_core.spec.catalog import BaseModelEntry
+from difffit_core.spec.job import DatasetSummary, JobSpec, TrainingSpec
+from difffit_core.spec.resolve import resolve
 from difffit_core.tasks.config import FIELDS_OF_TASK
 from difffit_core.tasks.registry import ready_task
 from difffit_core.tasks.task import Task, Tensors
-from difffit_core.training_state import TrainingState, random_generator
-from difffit_core.weightless import random_weights
+from difffit_core.training.state import TrainingState, random_generator
 
 
 def job(base: BaseModelEntry, method: str, examples: int, task: dict[str, Any] | None = None, **settings: Any) -> TrainingSpec:

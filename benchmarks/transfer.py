@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from diffusers import DiTTransformer2DModel
 from torch import Tensor
 
-from difffit_core.base_models import load_catalog
-from difffit_core.diffusion import add_noise, load_diffusion, per_sample_loss
-from difffit_core.dit import load_autoencoder, load_transformer
-from difffit_core.latents import encode_pictures
-from difffit_core.positions import positions, resize
+from difffit_core.data.latents import encode_pictures
+from difffit_core.families.dit.network import load_autoencoder, load_transformer
+from difffit_core.families.dit.positions import positions, resize
+from difffit_core.process.ddpm import add_noise, load_diffusion, per_sample_loss
+from difffit_core.spec.catalog import load_catalog
 
 PICTURES = Path(__file__).parent.parent / "examples" / "fluent"
 BATCH = 16

@@ -92,7 +92,7 @@ class Client(Connection):
         return page
 
     def create_job(self, spec: Mapping[str, Any]) -> Job:
-        """Start a training job; `spec` is the body of `POST /jobs` (difffit_core.spec.JobSpec), checked by the server."""
+        """Start a training job; `spec` is the body of `POST /jobs` (difffit_core.spec.job.JobSpec), checked by the server."""
         job: Job = self._create("/jobs", json=dict(spec))
         return job
 

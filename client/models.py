@@ -39,7 +39,7 @@ def fetch(
 
     The service here then has it. HF_TOKEN opens gated ones of the Hub.
     """
-    fetched = run_core("difffit_core.fetch", [model])
+    fetched = run_core("difffit_core.families.fetch", [model])
     if as_json:
         print_json(fetched)
     else:

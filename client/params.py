@@ -51,9 +51,9 @@ def params(
 
 
 def count(model: str, method: MethodConfig, classes: int | None) -> dict[str, Any]:
-    """What `difffit_core.counting` prints."""
+    """What `difffit_core.planning.counting` prints."""
     given = [] if classes is None else ["--classes", str(classes)]
-    return run_core("difffit_core.counting", [model, method.model_dump_json(), *given])
+    return run_core("difffit_core.planning.counting", [model, method.model_dump_json(), *given])
 
 
 @or_json

@@ -7,8 +7,8 @@ from typing import Annotated
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from difffit_core.base_models import MODELS_DIR, PACKAGED_CATALOG
 from difffit_core.evaluation.metrics import FeatureWeights
+from difffit_core.spec.catalog import MODELS_DIR, PACKAGED_CATALOG
 
 MEBIBYTE = 1024**2
 MINIMUM_KEY_LENGTH = 24  # characters; shorter keys could be guessed

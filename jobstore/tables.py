@@ -291,7 +291,8 @@ class Evaluation(Leased, Base):
 class Estimate(Leased, Base):
     """What a training needs, as a worker computes it. Status: queued, running, succeeded, failed.
 
-    It serves all tenants: nothing but numbers and operators' names of models is in it, see `difffit_core.estimate.essence`.
+    It serves all tenants: nothing but numbers and operators' names of models is in it, see
+    `difffit_core.planning.estimate.essence`.
     """
 
     __tablename__ = "estimates"
@@ -301,7 +302,7 @@ class Estimate(Leased, Base):
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))  # who asked first
     status: Mapped[str]
     spec: Mapped[Json]  # a TrainingSpec
-    result: Mapped[Json | None]  # a `difffit_core.estimate.Estimate`
+    result: Mapped[Json | None]  # a `difffit_core.planning.estimate.Estimate`
     error: Mapped[Json | None]  # {code, message, param}
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     finished_at: Mapped[datetime | None]

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from sentencepiece import SentencePieceTrainer
 from torch import Tensor
 
-from difffit_core.base_models import Family
+from difffit_core.spec.catalog import Family
 
 # What Transformer2DModel wrote for every model that it could be; those that are told apart today have fewer.
 ONE_TRANSFORMER: dict[str, Any] = {

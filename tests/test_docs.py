@@ -8,7 +8,7 @@ import pytest
 from pydantic_core import PydanticUndefined
 
 from api.app import create_app
-from difffit_core.base_models import MODELS_DIR, PACKAGED_CATALOG
+from difffit_core.spec.catalog import MODELS_DIR, PACKAGED_CATALOG
 from jobstore.settings import Settings
 
 ROOT = Path(__file__).parents[1]

@@ -34,7 +34,7 @@ from transformers import (
     T5Tokenizer,
 )
 
-from difffit_core.base_models import BaseModelEntry, TrainingDefaults
+from difffit_core.spec.catalog import BaseModelEntry, TrainingDefaults
 
 BASE_CLASSES = ["circle", "square", "star"]
 PROMPT_TOKENS = 16  # how long a prompt of the tiny text encoder is, padding included

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from difffit_core.contents import fields_of_all
+from difffit_core.data.contents import fields_of_all
 from difffit_core.errors import DatasetError
-from difffit_core.spec import content_sha256
+from difffit_core.spec.job import content_sha256
 from difffit_core.tasks.config import Frame, Holding
 from jobstore.settings import Settings, get_settings
 from jobstore.tables import Dataset

@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 from typing import Any
 
-from difffit_core.contents import fields_of_all
+from difffit_core.data.contents import fields_of_all
 from worker.archives import Refusal
 from worker.examples import Example
 from worker.layouts.layout import MAX_LISTED, Layout, some

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from sqlalchemy.orm import Session, sessionmaker
 
-from difffit_core.encodings import FILE, encodings_key
-from difffit_core.spec import read_spec
+from difffit_core.data.encodings import FILE, encodings_key
+from difffit_core.spec.job import read_spec
 from jobstore import encodings
 from jobstore.errors import StorageError
 from jobstore.objects import ObjectStore

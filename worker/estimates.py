@@ -6,10 +6,10 @@ from pathlib import Path
 
 from sqlalchemy import select
 
-from difffit_core.base_models import get_base_model, load_catalog
 from difffit_core.errors import DatasetError, DiffFitError
-from difffit_core.estimate import Rows
-from difffit_core.spec import TrainingSpec
+from difffit_core.planning.estimate import Rows
+from difffit_core.spec.catalog import get_base_model, load_catalog
+from difffit_core.spec.job import TrainingSpec
 from difffit_core.tasks.config import fields_of
 from jobstore.settings import get_settings
 from jobstore.tables import Dataset, Estimate, Json
@@ -41,8 +41,8 @@ def _bring_to_end(estimate: Estimate, lease: Lease) -> None:
 
 def _compute(spec: TrainingSpec, tenant_id: str | None) -> Json:
     # Here, because workers that never compute should not load torch.
-    from difffit_core.devices import pick_device
-    from difffit_core.planning import estimate
+    from difffit_core.planning.plan import estimate
+    from difffit_core.runtime.devices import pick_device
 
     settings = get_settings()
     base = get_base_model(load_catalog(settings.models, settings.models_dir), spec.base_model)
@@ -55,8 +55,8 @@ def _compute(spec: TrainingSpec, tenant_id: str | None) -> Json:
 
 def _rows(spec: TrainingSpec, tenant_id: str | None) -> Rows:
     """How long the rows of the tenant's dataset are. Raises DatasetError where it has gone."""
-    from difffit_core.dataset import read_index
-    from difffit_core.rows import measure
+    from difffit_core.data.dataset import read_index
+    from difffit_core.data.rows import measure
 
     content = select(Dataset.content_key).where(Dataset.tenant_id == tenant_id, Dataset.sha256 == spec.dataset.sha256)
     with sessions()() as session:

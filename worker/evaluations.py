@@ -11,8 +11,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from difffit_core.base_models import get_base_model, load_catalog
 from difffit_core.errors import AdapterError, DatasetError, DiffFitError
+from difffit_core.spec.catalog import get_base_model, load_catalog
 from jobstore import leases, turns
 from jobstore.dispatch import wake
 from jobstore.errors import StorageError

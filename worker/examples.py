@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from difffit_core.contents import example_sha256
-from difffit_core.conversations import Message, is_learned
+from difffit_core.data.contents import example_sha256
 from difffit_core.errors import DatasetError
+from difffit_core.spec.conversations import Message, is_learned
 from worker.archives import Refusal, UnpackedFile, refusal
 from worker.image_pool import CheckedImage, ImagePool, RefusedImage, Request
 from worker.layouts.layout import Annotation, Layout, some

@@ -5,8 +5,8 @@ import logging
 import sys
 from pathlib import Path
 
-from difffit_core.base_models import get_base_model, load_catalog
 from difffit_core.errors import AdapterError, DiffFitError
+from difffit_core.spec.catalog import get_base_model, load_catalog
 from jobstore.settings import get_settings
 from jobstore.tables import Adapter, Export
 from worker.child import running
@@ -17,7 +17,7 @@ from worker.runtime import child_environment, objects, scratch_folder, sessions
 
 logger = logging.getLogger(__name__)
 
-EXPORTER = [sys.executable, "-m", "difffit_core.exports", "--die-with-parent"]
+EXPORTER = [sys.executable, "-m", "difffit_core.adapters.export", "--die-with-parent"]
 CHECK_SECONDS = 0.2  # between two looks at the child and at the lease
 
 

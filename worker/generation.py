@@ -13,9 +13,9 @@ from PIL import Image as PillowImage
 from PIL.PngImagePlugin import PngInfo
 from sqlalchemy.exc import SQLAlchemyError
 
-from difffit_core.base_models import get_base_model, load_catalog
 from difffit_core.errors import DiffFitError
-from difffit_core.generation_spec import GenerationSpec, TextGenerationSpec
+from difffit_core.spec.catalog import get_base_model, load_catalog
+from difffit_core.spec.generation import GenerationSpec, TextGenerationSpec
 from jobstore.errors import NotFoundError, StorageError
 from jobstore.ids import new_id
 from jobstore.settings import get_settings
@@ -29,8 +29,8 @@ from worker.outages import persist
 from worker.runtime import objects, sessions
 
 if TYPE_CHECKING:
-    from difffit_core.adapter_file import Adapter as LoadedAdapter
-    from difffit_core.generators.generator import Generator
+    from difffit_core.adapters.file import Adapter as LoadedAdapter
+    from difffit_core.sampling.generator import Generator
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +131,7 @@ def _texts(model: "Generator", generation_id: str, spec: TextGenerationSpec) -> 
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    from difffit_core.devices import is_out_of_memory  # here, because workers that never generate should not load torch
+    from difffit_core.runtime.devices import is_out_of_memory  # here, because workers that never generate should not load torch
 
     return is_out_of_memory(error)
 
@@ -157,26 +157,26 @@ def _give_back() -> None:
 
 
 def _room_for_bases() -> int:
-    from difffit_core.devices import pick_device, total_memory
+    from difffit_core.runtime.devices import pick_device, total_memory
 
     return int(KEPT_SHARE * total_memory(pick_device(get_settings().device)))
 
 
 def _room_for_adapters() -> int:
-    from difffit_core.devices import pick_device, total_memory
+    from difffit_core.runtime.devices import pick_device, total_memory
 
     return int(KEPT_SHARE * total_memory(pick_device("cpu")))
 
 
 def _load_base(base_model: str) -> "Generator":
-    from difffit_core.generators.registry import load_generator
+    from difffit_core.sampling.registry import load_generator
 
     settings = get_settings()
     return load_generator(get_base_model(load_catalog(settings.models, settings.models_dir), base_model), settings.device)
 
 
 def _load_adapter(adapter_id: str) -> "LoadedAdapter":
-    from difffit_core.adapter_file import read_adapter
+    from difffit_core.adapters.file import read_adapter
 
     settings = get_settings()
     with sessions()() as session:

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from PIL import Image, ImageChops, UnidentifiedImageError
 
+from difffit_core.data.pictures import to_rgb
 from difffit_core.errors import DatasetError
-from difffit_core.pictures import to_rgb
 from worker.confined import confine
 from worker.label_colours import colour
 

@@ -10,9 +10,9 @@ from pathlib import Path, PurePosixPath
 from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
-from difffit_core.base_models import get_base_model, load_catalog
-from difffit_core.checkpoints import check_whole, step_name
 from difffit_core.errors import AdapterError, DatasetError, DiffFitError
+from difffit_core.spec.catalog import get_base_model, load_catalog
+from difffit_core.training.checkpoints import check_whole, step_name
 from jobstore.errors import StorageError
 from jobstore.objects import ObjectStore, references_prefix
 from jobstore.settings import Settings
@@ -22,7 +22,7 @@ from worker.dataset_content import CONTENT, make_plain
 
 logger = logging.getLogger(__name__)
 
-# Where the trainer looks for them; see difffit_core.initial_values, .evaluation.training and .evaluation.references
+# Where the trainer looks for them; see difffit_core.training.initial_values, .evaluation.training and .evaluation.references
 INITIAL_VALUES, EVALUATED, REFERENCES = "init.safetensors", "evaluated.json", "references"
 
 

@@ -11,7 +11,7 @@ from PIL import Image as PillowImage
 from sqlalchemy import Select, delete, select
 from sqlalchemy.orm import Session, sessionmaker
 
-from difffit_core.checkpoints import newest_first, step_name, step_of
+from difffit_core.training.checkpoints import newest_first, step_name, step_of
 from jobstore import encodings, events
 from jobstore.errors import StorageError
 from jobstore.ids import new_id

@@ -9,7 +9,7 @@ from pathlib import Path
 from jobstore.settings import get_settings
 from worker.child import Child, torch_environment
 
-TRAINER = [sys.executable, "-m", "difffit_core.train", "-", "--die-with-parent"]
+TRAINER = [sys.executable, "-m", "difffit_core.training", "-", "--die-with-parent"]
 LOG_BYTES = 4 * 1024**2  # of one attempt, the end of it
 
 

@@ -17,7 +17,7 @@ from api.schemas.evaluations import EvaluationRequest, EvaluationView
 from difffit_core.errors import SpecError
 from difffit_core.evaluation.metrics import check_configured, check_metrics
 from difffit_core.evaluation.spec import EvaluationSpec, drawn_by
-from difffit_core.spec import DatasetSummary
+from difffit_core.spec.job import DatasetSummary
 from jobstore.dispatch import wake
 from jobstore.ids import new_id
 from jobstore.objects import evaluation_prefix

@@ -26,9 +26,9 @@ from api.schemas.answers import Answers, errors, file_answer
 from api.schemas.evaluations import EvaluationRequest
 from api.schemas.generations import GenerateRequest, GenerationView
 from api.texts import stream_texts
-from difffit_core.base_models import get_base_model
 from difffit_core.errors import SpecError
-from difffit_core.generation_spec import TextGenerationSpec
+from difffit_core.spec.catalog import get_base_model
+from difffit_core.spec.generation import TextGenerationSpec
 from difffit_core.tasks.config import TASK, InstructionConfig
 from jobstore.dispatch import wake
 from jobstore.ids import new_id

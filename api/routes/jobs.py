@@ -31,11 +31,11 @@ from api.pagination import PageQuery, page_of
 from api.prefer import wait_seconds
 from api.schemas.answers import Answers, Listing, errors
 from api.schemas.jobs import JobView, Plan
-from difffit_core.base_models import get_base_model
 from difffit_core.errors import DatasetError, DiffFitError, SpecError
 from difffit_core.evaluation.metrics import check_configured
-from difffit_core.resolving import resolve
-from difffit_core.spec import DatasetSummary, JobSpec, TrainingSpec
+from difffit_core.spec.catalog import get_base_model
+from difffit_core.spec.job import DatasetSummary, JobSpec, TrainingSpec
+from difffit_core.spec.resolve import resolve
 from difffit_core.tasks.config import check_captioner
 from jobstore import events, queue
 from jobstore.database import Prepared, insert_rows

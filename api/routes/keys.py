@@ -15,7 +15,7 @@ from api.idempotency import Idempotent, created
 from api.pagination import PageQuery, page_of
 from api.schemas.answers import Listing, errors
 from api.schemas.keys import KeyView, NewKeyView
-from difffit_core.strict import Strict
+from difffit_core.spec.strict import Strict
 from jobstore.keys import Scope, create_key, revoke_key, rotate_key
 from jobstore.tables import ApiKey, Tenant
 

@@ -13,7 +13,7 @@ from api.pagination import PageQuery, page_of
 from api.routes.keys import KeyRequest, new_key
 from api.schemas.answers import Listing, errors
 from api.schemas.tenants import NewTenantView, TenantView, UsageView
-from difffit_core.strict import Strict
+from difffit_core.spec.strict import Strict
 from jobstore.errors import ConflictError, NotFoundError
 from jobstore.ids import new_id
 from jobstore.quotas import limits_of, usage_of

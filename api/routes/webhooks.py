@@ -12,7 +12,7 @@ from api.idempotency import Idempotent, created
 from api.pagination import PageQuery, page_of
 from api.schemas.answers import Listing, errors
 from api.schemas.webhooks import DeliveryView, NewWebhookView, WebhookView
-from difffit_core.strict import Strict
+from difffit_core.spec.strict import Strict
 from jobstore import webhooks
 from jobstore.addresses import MAX_URL, check_url
 from jobstore.errors import ConflictError, NotFoundError

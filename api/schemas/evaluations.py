@@ -8,8 +8,8 @@ from pydantic import BaseModel, Field
 from api.schemas.answers import RowError, columns
 from difffit_core.evaluation.metrics import DEFAULT_SAMPLES, Figure, MetricNames, SampleCount
 from difffit_core.evaluation.spec import EvaluationSpec, HoldOut
-from difffit_core.generation_spec import Scheduler
-from difffit_core.strict import Seed, Strict
+from difffit_core.spec.generation import Scheduler
+from difffit_core.spec.strict import Seed, Strict
 from jobstore import tables
 
 

@@ -7,9 +7,9 @@ from pydantic import BaseModel, Field
 
 from api.schemas.answers import RowError, columns
 from api.schemas.images import url_of
-from difffit_core.conversations import Message, Role
-from difffit_core.generation_spec import AdapterStrength, Scheduler
-from difffit_core.strict import PositiveInt, Seed, Strict
+from difffit_core.spec.conversations import Message, Role
+from difffit_core.spec.generation import AdapterStrength, Scheduler
+from difffit_core.spec.strict import PositiveInt, Seed, Strict
 from difffit_core.tasks.config import Frame
 from jobstore import tables
 

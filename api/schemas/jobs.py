@@ -8,10 +8,10 @@ from sqlalchemy import Row
 
 from api.schemas.answers import RowError, columns
 from api.schemas.images import media_type_of, url_of
-from difffit_core.estimate import Estimate
 from difffit_core.evaluation.metrics import Figure
 from difffit_core.methods.config import MethodConfig
-from difffit_core.spec import ResolvedHyperparameters, TrainingSpec
+from difffit_core.planning.estimate import Estimate
+from difffit_core.spec.job import ResolvedHyperparameters, TrainingSpec
 from difffit_core.tasks.config import TaskConfig
 from jobstore import tables
 

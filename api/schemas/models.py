@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, Field
 
-from difffit_core.base_models import BaseModelEntry, TrainingDefaults
+from difffit_core.spec.catalog import BaseModelEntry, TrainingDefaults
 from difffit_core.tasks.config import TaskName
 
 

@@ -28,7 +28,7 @@ SETTINGS = {
     "DIFFFIT_DEVICE": "cpu",
     "OMP_NUM_THREADS": "1",
 }
-TRAINER, TRAIN, GENERATE = "difffit_core.train", "-Q train", "-Q generate"
+TRAINER, TRAIN, GENERATE = "difffit_core.training", "-Q train", "-Q generate"
 
 
 @dataclass(frozen=True)

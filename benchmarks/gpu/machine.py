@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from difffit_core.devices import device_name, pick_device, total_memory
+from difffit_core.runtime.devices import device_name, pick_device, total_memory
 
 PACKAGES = ("torch", "triton", "diffusers", "transformers", "peft", "safetensors", "numpy")
 

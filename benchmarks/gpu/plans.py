@@ -16,10 +16,10 @@ from benchmarks.bases import base_in
 from benchmarks.gpu.record import Clock, Record, Row, scratch
 from benchmarks.peaks import peak_bytes, warm_up
 from benchmarks.trainings import job
-from difffit_core.devices import is_out_of_memory, pick_device
-from difffit_core.estimate import Memory
-from difffit_core.planning import estimate
-from difffit_core.spec import TrainingSpec
+from difffit_core.planning.estimate import Memory
+from difffit_core.planning.plan import estimate
+from difffit_core.runtime.devices import is_out_of_memory, pick_device
+from difffit_core.spec.job import TrainingSpec
 
 EXAMPLES = 64
 FORETELLING = 6  # processes, since a plan of a large model takes seconds; the figures are measured meanwhile

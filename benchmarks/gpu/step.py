@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.bases import base_in
 from benchmarks.gpu.record import Clock, Record, Row, scratch
 from benchmarks.trainings import Training, job, load, matmul_flops_per_second, precision, synchronize
-from difffit_core.devices import is_out_of_memory, pick_device
+from difffit_core.runtime.devices import is_out_of_memory, pick_device
 
 METHODS = ("difffit", "full", "lora-r8", "bitfit")
 GOALS = {"matmul_share": 0.55, "ratio_to_full": 0.60, "memory_to_lora": 1.0}  # of DiffFit on DiT-XL/2 at 256 pixels

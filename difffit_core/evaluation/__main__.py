@@ -7,8 +7,8 @@ import traceback
 from pathlib import Path
 
 from difffit_core.errors import DiffFitError
-from difffit_core.events import EventLog
-from difffit_core.train import die_with_parent
+from difffit_core.runtime.parent import die_with_parent
+from difffit_core.training.events import EventLog
 
 
 def main() -> int:
@@ -22,9 +22,9 @@ def main() -> int:
     folder: Path = arguments.folder
     events = EventLog(folder / "events.jsonl")
     # Only now, because these load torch.
-    from difffit_core.devices import is_out_of_memory
     from difffit_core.evaluation.spec import StandaloneEvaluation
     from difffit_core.evaluation.standalone import evaluate
+    from difffit_core.runtime.devices import is_out_of_memory
 
     try:
         asked = StandaloneEvaluation.model_validate_json((folder / "evaluation.json").read_text())

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from difffit_core.dataset import Item
+from difffit_core.data.dataset import Item
 from difffit_core.errors import DatasetError
 from difffit_core.evaluation.extractors import SHOWN_HASH, FeatureExtractor, load_extractor, pixels_of
 from difffit_core.evaluation.metrics import (

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from difffit_core.errors import ModelError, SpecError
-from difffit_core.strict import Strict
+from difffit_core.spec.strict import Strict
 
 MetricName = Literal["fid", "kid", "precision-recall", "clip-score", "fd-mobilenet"]
 ExtractorName = Literal["inception", "clip", "mobilenet"]

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from difffit_core.dataset import Item, load_picture
+from difffit_core.data.dataset import Item, load_picture
 from difffit_core.evaluation.extractors import BATCH, FeatureExtractor
 from difffit_core.evaluation.metrics import EvaluationPlan, ExtractorName
 

@@ -4,10 +4,10 @@ from typing import Annotated
 
 from pydantic import Field
 
-from difffit_core.base_models import BaseModelEntry
 from difffit_core.evaluation.metrics import FeatureWeights, MetricName
-from difffit_core.generation_spec import Scheduler
-from difffit_core.strict import Seed, Strict
+from difffit_core.spec.catalog import BaseModelEntry
+from difffit_core.spec.generation import Scheduler
+from difffit_core.spec.strict import Seed, Strict
 from difffit_core.tasks.config import FIELDS_OF_TASK, Holding, TaskName
 
 HoldOut = Annotated[

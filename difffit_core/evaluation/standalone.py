@@ -4,16 +4,16 @@ from pathlib import Path
 
 from PIL import Image
 
-from difffit_core.adapter_file import read_adapter
-from difffit_core.dataset import Item, read_index, split, split_name
-from difffit_core.devices import pick_device
+from difffit_core.adapters.file import read_adapter
+from difffit_core.data.dataset import Item, read_index, split, split_name
 from difffit_core.errors import SpecError
 from difffit_core.evaluation.measure import Evaluation, chosen_items
 from difffit_core.evaluation.metrics import EvaluationPlan, Reference
 from difffit_core.evaluation.spec import EvaluationSpec, StandaloneEvaluation, drawn_by
-from difffit_core.events import EventLog
-from difffit_core.generation_spec import GenerationSpec
-from difffit_core.generators.registry import load_generator
+from difffit_core.runtime.devices import pick_device
+from difffit_core.sampling.registry import load_generator
+from difffit_core.spec.generation import GenerationSpec
+from difffit_core.training.events import EventLog
 
 ADAPTER, DRAWN = "adapter.safetensors", "drawn"  # in the folder; `drawn/` keeps what was measured of each portion
 

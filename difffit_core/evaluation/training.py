@@ -7,15 +7,15 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from difffit_core.captions import read_items
-from difffit_core.checkpoints import step_name
-from difffit_core.dataset import split, split_name
+from difffit_core.data.captions import read_items
+from difffit_core.data.dataset import split, split_name
 from difffit_core.evaluation.measure import Evaluation, chosen_items
 from difffit_core.evaluation.metrics import EvaluationPlan, Reference
-from difffit_core.events import EventLog
-from difffit_core.spec import TrainingSpec
+from difffit_core.spec.job import TrainingSpec
 from difffit_core.tasks.diffusion import DiffusionTask
 from difffit_core.tasks.task import Examples, Task
+from difffit_core.training.checkpoints import step_name
+from difffit_core.training.events import EventLog
 
 DONE = "evaluated.json"  # in a SPEC_DIR: the steps that an earlier attempt, which may have been elsewhere, has reported on
 

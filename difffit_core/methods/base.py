@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from difffit_core.errors import SpecError
-from difffit_core.families import Family
-from difffit_core.strict import Strict
+from difffit_core.families.registry import Family
+from difffit_core.spec.strict import Strict
 
 FAMILY_OF_CATALOG: Mapping[str, str] = {"stable-diffusion": "unet"}  # a catalog names a pipeline, a method sees its network
 

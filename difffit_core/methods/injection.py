@@ -8,9 +8,9 @@ import torch
 from diffusers import DiTTransformer2DModel
 from torch import nn
 
-from difffit_core.dit import tie_conditioning
 from difffit_core.errors import SpecError
-from difffit_core.families import Family, family_of
+from difffit_core.families.dit.network import tie_conditioning
+from difffit_core.families.registry import Family, family_of
 from difffit_core.methods.adapter.config import ParallelAdapterConfig, SequentialAdapterConfig
 from difffit_core.methods.adapter.model import prepare_adapter
 from difffit_core.methods.bitfit.config import BitFitConfig

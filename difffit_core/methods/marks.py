@@ -4,7 +4,7 @@ from typing import Literal
 
 from torch import nn
 
-from difffit_core.families import COPIED_CONTROLNET, ZERO_CONVOLUTIONS, family_of
+from difffit_core.families.registry import COPIED_CONTROLNET, ZERO_CONVOLUTIONS, family_of
 from difffit_core.methods.structure import class_tables, has_own_bias, is_norm
 
 Kind = Literal["bias", "scale", "norm", "class_table", "weight", "added"]

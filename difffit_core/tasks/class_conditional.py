@@ -7,14 +7,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from difffit_core.base_models import BaseModelEntry
-from difffit_core.buckets import Size
-from difffit_core.dataset import Item
-from difffit_core.dit import load_transformer, null_label, replace_class_table
-from difffit_core.generation_spec import GenerationSpec
-from difffit_core.positions import resize
-from difffit_core.sampling import decode, grid, sample_latents
-from difffit_core.spec import TrainingSpec
+from difffit_core.data.buckets import Size
+from difffit_core.data.dataset import Item
+from difffit_core.families.dit.network import load_transformer, null_label, replace_class_table
+from difffit_core.families.dit.positions import resize
+from difffit_core.sampling.denoising import decode, grid, sample_latents
+from difffit_core.spec.catalog import BaseModelEntry
+from difffit_core.spec.generation import GenerationSpec
+from difffit_core.spec.job import TrainingSpec
 from difffit_core.tasks.diffusion import DiffusionTask
 from difffit_core.tasks.task import Examples, Tensors
 

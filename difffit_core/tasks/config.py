@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from difffit_core.errors import SpecError
-from difffit_core.strict import Auto, Flag, Strict
+from difffit_core.spec.strict import Auto, Flag, Strict
 
 TaskName = Literal["class-conditional", "text-to-image", "dreambooth", "controlnet", "instruction"]
 Holding = Literal["file", "label", "caption", "condition", "messages"]  # a field of an example, see `dataset.Item`

@@ -7,10 +7,10 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from difffit_core.buckets import Size
-from difffit_core.dataset import Item, load_picture
-from difffit_core.networks import load_part, predict, steering
-from difffit_core.sampling import Predict
+from difffit_core.data.buckets import Size
+from difffit_core.data.dataset import Item, load_picture
+from difffit_core.families.networks import load_part, predict, steering
+from difffit_core.sampling.denoising import Predict
 from difffit_core.tasks.task import Examples, Tensors
 from difffit_core.tasks.text_to_image import TextToImage
 

@@ -9,14 +9,14 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from torch import Tensor
 
-from difffit_core.base_models import BaseModelEntry
-from difffit_core.buckets import Size
-from difffit_core.dataset import Item
-from difffit_core.devices import training_autocast
-from difffit_core.diffusion import add_noise, load_diffusion, per_sample_loss
-from difffit_core.dit import latent_scale, load_autoencoder
-from difffit_core.latents import draw_latents, encode_pictures
-from difffit_core.spec import TrainingSpec
+from difffit_core.data.buckets import Size
+from difffit_core.data.dataset import Item
+from difffit_core.data.latents import draw_latents, encode_pictures
+from difffit_core.families.dit.network import latent_scale, load_autoencoder
+from difffit_core.process.ddpm import add_noise, load_diffusion, per_sample_loss
+from difffit_core.runtime.devices import training_autocast
+from difffit_core.spec.catalog import BaseModelEntry
+from difffit_core.spec.job import TrainingSpec
 from difffit_core.tasks.task import SHOWN_NAMES, Examples, Progress, Task, Tensors
 
 

@@ -7,23 +7,23 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from difffit_core.base_models import BaseModelEntry
-from difffit_core.buckets import Size
-from difffit_core.dataset import Item
-from difffit_core.generation_spec import GenerationSpec
-from difffit_core.generators.generator import Generator
-from difffit_core.generators.prompted import PromptedGenerator
-from difffit_core.generators.registry import load_generator
-from difffit_core.latents import encode_pictures
+from difffit_core.adapters.subject import PREFIX, SUBJECT, add_trained_subject
+from difffit_core.data.buckets import Size
+from difffit_core.data.dataset import Item
+from difffit_core.data.latents import encode_pictures
+from difffit_core.families.networks import told
+from difffit_core.families.text_encoders import load_text_encoder
 from difffit_core.methods.injection import prepare, trained_parameters
-from difffit_core.networks import told
-from difffit_core.spec import TrainingSpec
-from difffit_core.subject import PREFIX, SUBJECT, add_trained_subject
+from difffit_core.sampling.generator import Generator
+from difffit_core.sampling.prompted import PromptedGenerator
+from difffit_core.sampling.registry import load_generator
+from difffit_core.spec.catalog import BaseModelEntry
+from difffit_core.spec.generation import GenerationSpec
+from difffit_core.spec.job import TrainingSpec
 from difffit_core.tasks.config import DreamBoothConfig
 from difffit_core.tasks.diffusion import DiffusionTask
 from difffit_core.tasks.task import Examples, Progress, Tensors
 from difffit_core.tasks.text_to_image import TextToImage
-from difffit_core.text_encoders import load_text_encoder
 
 FEWEST, MOST = 3, 20  # pictures that DreamBooth is known to work with
 PRIOR = "prior_"  # before the names of tensors that belong to pictures of the whole kind

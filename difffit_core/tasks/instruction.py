@@ -6,19 +6,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from difffit_core.base_models import BaseModelEntry
-from difffit_core.buckets import Size
-from difffit_core.conversations import Message, is_learned
-from difffit_core.dataset import Item
-from difffit_core.devices import training_autocast
-from difffit_core.framing import Framing
-from difffit_core.networks import load_language_model, load_tokenizer
-from difffit_core.objectives import IGNORED, next_token_loss
-from difffit_core.rows import sort_rows
-from difffit_core.spec import TrainingSpec
+from difffit_core.data.buckets import Size
+from difffit_core.data.dataset import Item
+from difffit_core.data.framing import Framing
+from difffit_core.data.rows import sort_rows
+from difffit_core.families.networks import load_language_model, load_tokenizer
+from difffit_core.process.objectives import IGNORED, next_token_loss
+from difffit_core.runtime.devices import training_autocast
+from difffit_core.runtime.fake_weights import has_numbers
+from difffit_core.spec.catalog import BaseModelEntry
+from difffit_core.spec.conversations import Message, is_learned
+from difffit_core.spec.job import TrainingSpec
 from difffit_core.tasks.config import InstructionConfig
 from difffit_core.tasks.task import Examples, Progress, Task, Tensors
-from difffit_core.weightless import has_numbers
 
 PREVIEW_PROMPTS = 4
 PREVIEW_TOKENS = 64  # of an answer, at most

@@ -2,10 +2,10 @@
 
 import torch
 
-from difffit_core.base_models import BaseModelEntry
-from difffit_core.frozen_base import store_base
-from difffit_core.spec import TrainingSpec
+from difffit_core.spec.catalog import BaseModelEntry
+from difffit_core.spec.job import TrainingSpec
 from difffit_core.tasks.task import Task
+from difffit_core.training.frozen_base import store_base
 
 
 def ready_task(spec: TrainingSpec, base: BaseModelEntry, device: torch.device) -> Task:

@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from difffit_core.base_models import BaseModelEntry
-from difffit_core.buckets import Size
-from difffit_core.dataset import Item
+from difffit_core.data.buckets import Size
+from difffit_core.data.dataset import Item
 from difffit_core.methods.injection import prepare, trained_parameters
-from difffit_core.spec import TrainingSpec
+from difffit_core.spec.catalog import BaseModelEntry
+from difffit_core.spec.job import TrainingSpec
 
 Tensors = dict[str, Tensor]
 Progress = Callable[[int, int], None]  # (done, of) examples

@@ -10,16 +10,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from difffit_core.base_models import BaseModelEntry
-from difffit_core.buckets import Size
-from difffit_core.dataset import Item
-from difffit_core.generation_spec import GenerationSpec
-from difffit_core.networks import load_network, predict, told
-from difffit_core.sampling import Predict, decode, denoise, grid, learns_variance
-from difffit_core.spec import TrainingSpec
+from difffit_core.data.buckets import Size
+from difffit_core.data.dataset import Item
+from difffit_core.families.networks import load_network, predict, told
+from difffit_core.families.text_encoders import TextEncoder, blank_embeddings, cut_off, load_text_encoder, most_tokens
+from difffit_core.sampling.denoising import Predict, decode, denoise, grid, learns_variance
+from difffit_core.spec.catalog import BaseModelEntry
+from difffit_core.spec.generation import GenerationSpec
+from difffit_core.spec.job import TrainingSpec
 from difffit_core.tasks.diffusion import DiffusionTask
 from difffit_core.tasks.task import SHOWN_NAMES, Examples, Tensors
-from difffit_core.text_encoders import TextEncoder, blank_embeddings, cut_off, load_text_encoder, most_tokens
 
 PREVIEW_CAPTIONS = 4
 EMBEDDED = ("text", "text_mask")  # what a text encoder makes of prompts

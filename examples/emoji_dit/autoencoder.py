@@ -13,10 +13,10 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from torch import Tensor
 
-from difffit_core.devices import training_autocast
 from difffit_core.evaluation.extractors import load_network
 from difffit_core.evaluation.mobilenet import MobileNetV2
 from difffit_core.evaluation.weights import find_weights
+from difffit_core.runtime.devices import training_autocast
 
 LEARNING_RATE = 1e-3
 WARMUP_STEPS = 100

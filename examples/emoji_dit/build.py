@@ -17,10 +17,10 @@ from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from difffit_core.base_models import PACKAGED_CATALOG, load_catalog
-from difffit_core.devices import device_name, pick_device
 from difffit_core.evaluation.weights import find_weights
-from difffit_core.generators.registry import load_generator
+from difffit_core.runtime.devices import device_name, pick_device
+from difffit_core.sampling.registry import load_generator
+from difffit_core.spec.catalog import PACKAGED_CATALOG, load_catalog
 from examples.emoji_dit.autoencoder import encode, save_autoencoder, train_autoencoder
 from examples.emoji_dit.drawings import Drawing, load_drawings, read_drawings, save_drawings
 from examples.emoji_dit.model_card import Figures, write_model_card

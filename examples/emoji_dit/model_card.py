@@ -12,14 +12,14 @@ from pydantic import BaseModel, ConfigDict
 from safetensors.torch import load_file
 from torch import Tensor
 
-from difffit_core.base_models import BaseModelEntry
-from difffit_core.dit import load_autoencoder
 from difffit_core.evaluation.extractors import load_network
 from difffit_core.evaluation.mobilenet import MobileNetV2
 from difffit_core.evaluation.statistics import frechet_distance
 from difffit_core.evaluation.weights import WEIGHTS_PACKAGE
-from difffit_core.generation_spec import GenerationSpec
-from difffit_core.sampling import decode
+from difffit_core.families.dit.network import load_autoencoder
+from difffit_core.sampling.denoising import decode
+from difffit_core.spec.catalog import BaseModelEntry
+from difffit_core.spec.generation import GenerationSpec
 from examples.emoji_dit.autoencoder import load_pictures
 from examples.emoji_dit.drawings import SETS, Drawing
 from examples.emoji_dit.transformer import MIN_SNR_GAMMA, UNTOLD, hyperparameters, split_drawings

@@ -11,12 +11,12 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, DiTTransformer2DModel
 from torch import Tensor, nn
 
-from difffit_core.checkpoints import newest_first, step_name
-from difffit_core.devices import training_autocast
-from difffit_core.dit import set_class_table, tie_conditioning, untie_conditioning
-from difffit_core.objectives import min_snr_weight, velocity_loss
-from difffit_core.spec import ResolvedHyperparameters
-from difffit_core.training_state import TrainingState, random_generator
+from difffit_core.families.dit.network import set_class_table, tie_conditioning, untie_conditioning
+from difffit_core.process.objectives import min_snr_weight, velocity_loss
+from difffit_core.runtime.devices import training_autocast
+from difffit_core.spec.job import ResolvedHyperparameters
+from difffit_core.training.checkpoints import newest_first, step_name
+from difffit_core.training.state import TrainingState, random_generator
 from examples.emoji_dit.autoencoder import save_autoencoder
 from examples.emoji_dit.drawings import Drawing, class_names, held_out_keys
 

@@ -8,7 +8,7 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import AddedToken, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from difffit_core.base_models import BaseModelEntry, TrainingDefaults, load_catalog
+from difffit_core.spec.catalog import BaseModelEntry, TrainingDefaults, load_catalog
 
 MARKS = string.digits + string.punctuation  # tokens, as letters are: what is no word of the tokenizer is spelt
 TEXT_WIDTH, PROMPT_TOKENS = 128, 16  # of the text encoder

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from PIL import Image, ImageFilter, ImageOps
 
-from difffit_core.dataset import index_class_folders, write_index
-from difffit_core.spec import DatasetSummary
+from difffit_core.data.dataset import index_class_folders, write_index
+from difffit_core.spec.job import DatasetSummary
 from examples.emoji_dit.sources import (
     EXAMPLE_CLASSES,
     Emoji,

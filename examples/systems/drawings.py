@@ -5,11 +5,11 @@ from typing import Any
 
 from PIL import Image
 
-from difffit_core.adapter_file import Adapter, read_adapter
-from difffit_core.base_models import BaseModelEntry
-from difffit_core.generation_spec import GenerationSpec
-from difffit_core.generators.generator import Generator
-from difffit_core.generators.registry import load_generator
+from difffit_core.adapters.file import Adapter, read_adapter
+from difffit_core.sampling.generator import Generator
+from difffit_core.sampling.registry import load_generator
+from difffit_core.spec.catalog import BaseModelEntry
+from difffit_core.spec.generation import GenerationSpec
 from examples.contact_sheet import Group, contact_sheet
 from examples.emoji_dit.sources import Emoji, on_white
 from examples.systems import bases, data

@@ -4,11 +4,11 @@ from typing import Any
 
 from PIL import Image
 
-from difffit_core.adapter_file import Adapter, read_adapter
-from difffit_core.base_models import load_catalog
-from difffit_core.generation_spec import GenerationSpec
-from difffit_core.generators.class_conditional import ClassConditionalGenerator
-from difffit_core.positions import positions, resize
+from difffit_core.adapters.file import Adapter, read_adapter
+from difffit_core.families.dit.positions import positions, resize
+from difffit_core.sampling.class_conditional import ClassConditionalGenerator
+from difffit_core.spec.catalog import load_catalog
+from difffit_core.spec.generation import GenerationSpec
 from examples.contact_sheet import Group, contact_sheet
 from examples.emoji_dit.sources import EXAMPLE_CLASSES
 from examples.systems import data

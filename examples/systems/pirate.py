@@ -7,8 +7,8 @@ import json
 import sys
 from pathlib import Path
 
-from difffit_core.dataset import write_index
-from difffit_core.spec import DatasetSummary
+from difffit_core.data.dataset import write_index
+from difffit_core.spec.job import DatasetSummary
 
 # fmt: off
 CAPITALS = {

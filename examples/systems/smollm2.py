@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from difffit_core.adapter_file import Adapter, read_adapter
-from difffit_core.base_models import BaseModelEntry, load_catalog
-from difffit_core.fetch import fetch
-from difffit_core.generation_spec import TextGenerationSpec
-from difffit_core.generators.language import LanguageGenerator
+from difffit_core.adapters.file import Adapter, read_adapter
+from difffit_core.families.fetch import fetch
+from difffit_core.sampling.language import LanguageGenerator
+from difffit_core.spec.catalog import BaseModelEntry, load_catalog
+from difffit_core.spec.generation import TextGenerationSpec
 from difffit_core.tasks.config import Frame
 from examples.systems.pirate import HELD_OUT, MARKS, capital, write_pirate
 from examples.systems.training import Places, figures, train

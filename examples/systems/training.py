@@ -8,11 +8,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from difffit_core.adapter_file import read_adapter
-from difffit_core.base_models import BaseModelEntry
-from difffit_core.exports.merged import export_merged
-from difffit_core.resolving import resolve
-from difffit_core.spec import DatasetSummary, JobSpec
+from difffit_core.adapters.export.merged import export_merged
+from difffit_core.adapters.file import read_adapter
+from difffit_core.spec.catalog import BaseModelEntry
+from difffit_core.spec.job import DatasetSummary, JobSpec
+from difffit_core.spec.resolve import resolve
 from examples.emoji_dit.sources import fetch_packages
 
 # Averages that a run of a few hundred steps can follow, and no samples on the way.
@@ -49,7 +49,7 @@ def train(
         asked = {"base_model": base.id, "dataset": "here", "task": task, "method": method}
         job = JobSpec.model_validate(asked | {"hyperparameters": SHORT_RUN | hyperparameters})
         (spec_dir / "spec.json").write_text(resolve(job, base, summary).model_dump_json(indent=2))
-        command = [sys.executable, "-m", "difffit_core.train", str(spec_dir)]
+        command = [sys.executable, "-m", "difffit_core.training", str(spec_dir)]
         subprocess.run(command, check=True)
         if not adapter.exists():
             raise subprocess.CalledProcessError(0, command, stderr="stopped before its end")

@@ -7,7 +7,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy.orm import Session, sessionmaker
 
 from api.app import create_app
-from difffit_core.base_models import load_catalog
+from difffit_core.spec.catalog import load_catalog
 from jobstore.objects import ObjectStore, evaluation_prefix
 from jobstore.settings import Settings
 from jobstore.tables import Evaluation, Job

@@ -17,7 +17,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
 from api.app import create_app
-from difffit_core.base_models import load_catalog
+from difffit_core.spec.catalog import load_catalog
 from jobstore import events, leases
 from jobstore.ids import new_id
 from jobstore.objects import ObjectStore

@@ -11,8 +11,8 @@ from fastapi.testclient import TestClient
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, sessionmaker
 
-from difffit_core.estimate import Estimate as Needs
-from difffit_core.estimate import Memory
+from difffit_core.planning.estimate import Estimate as Needs
+from difffit_core.planning.estimate import Memory
 from jobstore import estimates, events, leases
 from jobstore.tables import Estimate, Job, Tenant
 from tests.api.conftest import Rows

@@ -6,8 +6,8 @@ from dataclasses import asdict
 import pytest
 
 from client.params import present
-from difffit_core.counting import count
 from difffit_core.methods.config import named_method
+from difffit_core.planning.counting import count
 from tests.client.conftest import Command
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from difffit_core.base_models import BaseModelEntry
+from difffit_core.spec.catalog import BaseModelEntry
 from tests.difffit_core.spec_dirs import TASKS, write_base
 from tests.published import as_published
 from tests.tiny_models import write_tiny_base
@@ -38,11 +38,11 @@ def tiny_learned_base(tmp_path_factory: pytest.TempPathFactory) -> BaseModelEntr
 @pytest.fixture
 def in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on hardware that does not multiply bf16: what differs by rounding alone differs very little."""
-    monkeypatch.setattr("difffit_core.devices.multiplies_bf16", lambda device: False)
+    monkeypatch.setattr("difffit_core.runtime.devices.multiplies_bf16", lambda device: False)
 
 
 @pytest.fixture(params=["fp32", "bf16"])
 def precision(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """What training multiplies in, whatever the hardware is best at."""
-    monkeypatch.setattr("difffit_core.devices.multiplies_bf16", lambda device: request.param == "bf16")
+    monkeypatch.setattr("difffit_core.runtime.devices.multiplies_bf16", lambda device: request.param == "bf16")
     return str(request.param)

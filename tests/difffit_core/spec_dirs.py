@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from difffit_core.base_models import BaseModelEntry, Family, TrainingDefaults
-from difffit_core.dataset import index_class_folders, write_index
-from difffit_core.events import EventLog
-from difffit_core.processes import Processes
-from difffit_core.resolving import resolve
-from difffit_core.spec import DatasetSummary, JobSpec, TrainingSpec
-from difffit_core.stopping import StopRequest
-from difffit_core.trainer import Trainer
+from difffit_core.data.dataset import index_class_folders, write_index
+from difffit_core.runtime.processes import Processes
+from difffit_core.spec.catalog import BaseModelEntry, Family, TrainingDefaults
+from difffit_core.spec.job import DatasetSummary, JobSpec, TrainingSpec
+from difffit_core.spec.resolve import resolve
+from difffit_core.training.events import EventLog
+from difffit_core.training.stopping import StopRequest
+from difffit_core.training.trainer import Trainer
 from tests.tiny_models import (
     write_tiny_base,
     write_tiny_controlnet,

@@ -2,8 +2,8 @@
 
 import sys
 
-from difffit_core import devices
-from difffit_core.train import main
+from difffit_core.runtime import devices
+from difffit_core.training.__main__ import main
 
 if __name__ == "__main__":
     devices.multiplies_bf16 = lambda device: False

@@ -9,10 +9,10 @@ import torch
 from diffusers import DiTPipeline
 from PIL import Image
 
-from difffit_core.base_models import BaseModelEntry, load_catalog
-from difffit_core.dit import load_transformer, null_label
 from difffit_core.evaluation.mobilenet import MobileNetV2
-from difffit_core.generators.registry import load_generator
+from difffit_core.families.dit.network import load_transformer, null_label
+from difffit_core.sampling.registry import load_generator
+from difffit_core.spec.catalog import BaseModelEntry, load_catalog
 from examples.emoji_dit import build, model_card
 from examples.emoji_dit.drawings import Drawing, class_names, held_out_keys, load_drawings, save_drawings
 from examples.emoji_dit.variants import FEATURES, draw_features, render, turn_hue

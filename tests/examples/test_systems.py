@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from difffit_core.base_models import load_catalog
-from difffit_core.dataset import read_index
-from difffit_core.generation_spec import GenerationSpec
-from difffit_core.generators.class_conditional import ClassConditionalGenerator
-from difffit_core.generators.registry import load_generator
+from difffit_core.data.dataset import read_index
+from difffit_core.sampling.class_conditional import ClassConditionalGenerator
+from difffit_core.sampling.registry import load_generator
+from difffit_core.spec.catalog import load_catalog
+from difffit_core.spec.generation import GenerationSpec
 from examples.emoji_dit.sources import Emoji
 from examples.systems import bases, data, larger, pirate
 from examples.systems.training import figures, in_words, train_base

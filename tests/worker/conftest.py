@@ -14,9 +14,9 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
-from difffit_core.base_models import load_catalog
-from difffit_core.resolving import resolve
-from difffit_core.spec import DatasetSummary, JobSpec
+from difffit_core.spec.catalog import load_catalog
+from difffit_core.spec.job import DatasetSummary, JobSpec
+from difffit_core.spec.resolve import resolve
 from jobstore.ids import new_id
 from jobstore.objects import ObjectStore
 from jobstore.settings import Settings, get_settings

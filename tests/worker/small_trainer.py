@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from difffit_core.checkpoints import TENSORS, check_whole, newest_first, seal, step_name
+from difffit_core.training.checkpoints import TENSORS, check_whole, newest_first, seal, step_name
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from difffit_core.contents import example_sha256
+from difffit_core.data.contents import example_sha256
 from difffit_core.errors import DatasetError
 from jobstore.tables import Dataset
 from tests.worker.checking import Checker, codes, warnings

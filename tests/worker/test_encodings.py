@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session, sessionmaker
 
-from difffit_core.encodings import FILE
+from difffit_core.data.encodings import FILE
 from jobstore import encodings
 from jobstore.objects import ObjectStore
 from jobstore.settings import Settings

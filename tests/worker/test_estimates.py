@@ -8,11 +8,11 @@ import pytest
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session, sessionmaker
 
-from difffit_core.base_models import get_base_model, load_catalog
-from difffit_core.estimate import Estimate as Needs
-from difffit_core.estimate import essence
-from difffit_core.resolving import resolve
-from difffit_core.spec import DatasetSummary, JobSpec, TrainingSpec
+from difffit_core.planning.estimate import Estimate as Needs
+from difffit_core.planning.estimate import essence
+from difffit_core.spec.catalog import get_base_model, load_catalog
+from difffit_core.spec.job import DatasetSummary, JobSpec, TrainingSpec
+from difffit_core.spec.resolve import resolve
 from jobstore import estimates, leases
 from jobstore.keys import install_key
 from jobstore.settings import Settings
@@ -94,7 +94,7 @@ def test_an_accident_is_tried_again_after_a_while(
 
     estimate_id = queue(sessions)
     with monkeypatch.context() as patch:
-        patch.setattr("difffit_core.planning.estimate", broken)
+        patch.setattr("difffit_core.planning.plan.estimate", broken)
         run_estimate(estimate_id)
     row = get(sessions, estimate_id)
     assert row.error is not None

@@ -110,7 +110,7 @@ def test_what_is_too_much_alone_fails_and_says_why(ask: Ask, rows: Rows, monkeyp
 
 def allocate_beside(engine: Engine, monkeypatch: pytest.MonkeyPatch, others: int) -> None:
     """Let drawing prompts want more memory than there is while so many other bases are in memory."""
-    from difffit_core.generators.prompted import PromptedGenerator
+    from difffit_core.sampling.prompted import PromptedGenerator
 
     images = PromptedGenerator.images
 

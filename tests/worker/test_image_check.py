@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from difffit_core.pictures import SIDEWAYS, upright_size
+from difffit_core.data.pictures import SIDEWAYS, upright_size
 from tests.odd_pictures import ODD, SIZE, saved
 from tests.worker.checking import Checker, codes, warnings
 from worker.image_check import SHORTER_SIDE

@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 from sqlalchemy import func, update
 
-from difffit_core.checkpoints import TENSORS, check_whole, newest_first, seal, step_name
-from difffit_core.dataset import read_index
+from difffit_core.data.dataset import read_index
 from difffit_core.errors import AdapterError, DatasetError
 from difffit_core.evaluation.references import FOLDER
 from difffit_core.evaluation.training import DONE
-from difffit_core.initial_values import FILE
+from difffit_core.training.checkpoints import TENSORS, check_whole, newest_first, seal, step_name
+from difffit_core.training.initial_values import FILE
 from jobstore import events
 from jobstore.ids import new_id
 from jobstore.objects import ObjectStore

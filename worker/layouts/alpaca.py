@@ -1,6 +1,6 @@
 """Instructions as Stanford Alpaca has them: `instruction`, `input` where there is one, and `output`; also earlier turns."""
 
-from difffit_core.conversations import Message
+from difffit_core.spec.conversations import Message
 from worker.layouts.files import Files
 from worker.layouts.layout import Format, Layout
 from worker.layouts.text_rows import BadRow, Row, is_text_upload, read_conversations, text_of

@@ -6,7 +6,7 @@ Also a prompt and its completion that are lists of messages each.
 import json
 from typing import Any
 
-from difffit_core.conversations import Message, Role, is_learned
+from difffit_core.spec.conversations import Message, Role, is_learned
 from worker.layouts.files import Files
 from worker.layouts.layout import MAX_PROMPT, Format, Layout, readable
 from worker.layouts.text_rows import (

@@ -1,6 +1,6 @@
 """Texts without a frame: `prompt` and `completion`, of which the second is learned, or `text`, all of which is."""
 
-from difffit_core.conversations import Message, pair
+from difffit_core.spec.conversations import Message, pair
 from worker.layouts.files import Files
 from worker.layouts.layout import Format, Layout
 from worker.layouts.text_rows import SYSTEM, BadRow, Row, first_rows, is_text_upload, read_conversations

@@ -5,8 +5,8 @@ from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-from difffit_core.conversations import Message
 from difffit_core.errors import DatasetError
+from difffit_core.spec.conversations import Message
 from difffit_core.tasks.config import Frame
 from jobstore.plain_text import is_plain
 from worker.archives import MAX_NAME, Refusal, refusal

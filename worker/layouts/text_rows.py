@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
-from difffit_core.conversations import Message
 from difffit_core.errors import DatasetError
+from difffit_core.spec.conversations import Message
 from worker.layouts.files import Files
 from worker.layouts.layout import MAX_PROMPT, Layout, storable
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from difffit_core.methods.base import Method
-from difffit_core.strict import PositiveInt
+from difffit_core.spec.strict import PositiveInt
 
 
 class ParallelAdapterConfig(Method):

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-from difffit_core.families import Family
+from difffit_core.families.registry import Family
 from difffit_core.methods.base import Method
 
 

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from difffit_core.methods.base import Method
-from difffit_core.strict import Auto, Count, Flag, ModulePath, ModulePaths
+from difffit_core.spec.strict import Auto, Count, Flag, ModulePath, ModulePaths
 
 
 class DiffFitConfig(Method):

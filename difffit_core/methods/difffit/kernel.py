@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from difffit_core.quantization import PackedWeight, unpack
+from difffit_core.runtime.quantization import PackedWeight, unpack
 
 # A γ closer to zero is taken as this, so that the output can be divided by it: γ's gradient is right at γ = 0 too, and
 # the output is off by 5e-20 of W x + b, far below what fp32 and bf16 resolve (fp16 would not; nothing trains in it here).

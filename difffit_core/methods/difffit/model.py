@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from difffit_core.errors import SpecError
-from difffit_core.families import family_of
+from difffit_core.families.registry import family_of
 from difffit_core.methods.difffit.config import DiffFitConfig
 from difffit_core.methods.difffit.layer import with_scales
 from difffit_core.methods.difffit.policies import Policy, policy_of

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, Literal
 
-from difffit_core.families import ZERO_CONVOLUTIONS, Family
+from difffit_core.families.registry import ZERO_CONVOLUTIONS, Family
 from difffit_core.methods.difffit.config import DiffFitConfig
 
 HALF, ALL = Fraction(1, 2), Fraction(1)

@@ -3,7 +3,7 @@
 from torch import nn
 
 from difffit_core.errors import SpecError
-from difffit_core.families import family_of
+from difffit_core.families.registry import family_of
 from difffit_core.methods.lora.config import LoRAConfig
 from difffit_core.methods.lora.layer import readers_of_one_input, share_down_matrices
 from difffit_core.methods.marks import Marks, never_trained

@@ -5,9 +5,9 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from difffit_core.families import Family
+from difffit_core.families.registry import Family
 from difffit_core.methods.base import Method
-from difffit_core.strict import Auto, Flag, PositiveInt
+from difffit_core.spec.strict import Auto, Flag, PositiveInt
 
 NO_SEQUENCE = "trained tokens need blocks that read one plain sequence of tokens, as a DiT's do"
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from difffit_core.dataset import Item, index_class_folders, read_index
+from difffit_core.data.dataset import Item, index_class_folders, read_index
 from difffit_core.errors import DatasetError, SpecError
 from difffit_core.evaluation import measure
 from difffit_core.evaluation.extractors import NetworkExtractor

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from difffit_core.base_models import BaseModelEntry
 from difffit_core.evaluation.__main__ import main
 from difffit_core.evaluation.metrics import FeatureWeights
 from difffit_core.evaluation.spec import EvaluationSpec, StandaloneEvaluation
+from difffit_core.spec.catalog import BaseModelEntry
 from difffit_core.tasks.config import TaskName
 from tests.difffit_core.spec_dirs import ADAPTER, events_of, run_here, write_pictures, write_spec_dir
 

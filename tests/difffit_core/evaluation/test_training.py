@@ -10,16 +10,16 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from difffit_core.base_models import BaseModelEntry
 from difffit_core.errors import SpecError
 from difffit_core.evaluation import measure
 from difffit_core.evaluation.metrics import FeatureWeights
 from difffit_core.evaluation.training import DONE
-from difffit_core.spec import TrainingSpec
-from difffit_core.stopping import StopRequest
+from difffit_core.spec.catalog import BaseModelEntry
+from difffit_core.spec.job import TrainingSpec
 from difffit_core.tasks.config import TaskName
 from difffit_core.tasks.task import Examples
-from difffit_core.train import train
+from difffit_core.training.__main__ import train
+from difffit_core.training.stopping import StopRequest
 from tests.difffit_core.spec_dirs import ADAPTER, events_of, make_trainer, run_here, write_spec_dir
 
 EVALUATED: dict[str, Any] = {

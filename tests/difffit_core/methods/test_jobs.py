@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from difffit_core.adapter_file import read_adapter
-from difffit_core.base_models import BaseModelEntry
-from difffit_core.generation_spec import GenerationSpec
-from difffit_core.generators.registry import load_generator
+from difffit_core.adapters.file import read_adapter
+from difffit_core.sampling.registry import load_generator
+from difffit_core.spec.catalog import BaseModelEntry
+from difffit_core.spec.generation import GenerationSpec
 from tests.difffit_core.spec_dirs import ADAPTER, run_here, write_spec_dir
 
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from difffit_core.adapters.fitting import load_trained
 from difffit_core.errors import SpecError
-from difffit_core.fitting import load_trained
 from difffit_core.methods.config import named_method
 from difffit_core.methods.injection import prepare, trained_parameters
-from tests.difffit_core.adapters import make_case
+from tests.difffit_core.cases import make_case
 from tests.tiny_models import tiny_controlnet, tiny_dit, tiny_llama, tiny_unet
 
 NEUTRAL = [  # methods that change nothing before they are trained, and the families they fit

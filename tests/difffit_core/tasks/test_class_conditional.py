@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from difffit_core.base_models import BaseModelEntry
-from difffit_core.dataset import read_index
+from difffit_core.data.dataset import read_index
+from difffit_core.spec.catalog import BaseModelEntry
 from tests.difffit_core.spec_dirs import make_trainer, write_spec_dir
 from tests.tiny_models import write_tiny_base
 

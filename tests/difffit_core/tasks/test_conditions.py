@@ -7,12 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
-from difffit_core.base_models import BaseModelEntry
-from difffit_core.dataset import INDEX, Item, read_index, write_index
+from difffit_core.data.dataset import INDEX, Item, read_index, write_index
 from difffit_core.errors import DatasetError
+from difffit_core.families.text_encoders import most_tokens
+from difffit_core.spec.catalog import BaseModelEntry
 from difffit_core.tasks.diffusion import DiffusionTask
 from difffit_core.tasks.task import Examples, Tensors
-from difffit_core.text_encoders import most_tokens
 from tests.difffit_core.spec_dirs import make_trainer, write_spec_dir
 
 Bases = dict[str, BaseModelEntry]

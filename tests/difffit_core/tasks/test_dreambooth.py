@@ -7,14 +7,14 @@ import pytest
 import torch
 from transformers import CLIPTextModel
 
-from difffit_core.adapter_file import read_adapter
-from difffit_core.base_models import BaseModelEntry
-from difffit_core.dataset import index_class_folders, read_index
+from difffit_core.adapters.file import read_adapter
+from difffit_core.adapters.subject import SUBJECT
+from difffit_core.data.dataset import index_class_folders, read_index
 from difffit_core.errors import AdapterError, SpecError
-from difffit_core.generation_spec import GenerationSpec
-from difffit_core.generators.registry import load_generator
-from difffit_core.spec import TrainingSpec
-from difffit_core.subject import SUBJECT
+from difffit_core.sampling.registry import load_generator
+from difffit_core.spec.catalog import BaseModelEntry
+from difffit_core.spec.generation import GenerationSpec
+from difffit_core.spec.job import TrainingSpec
 from difffit_core.tasks.config import DreamBoothConfig
 from difffit_core.tasks.dreambooth import DreamBooth
 from difffit_core.tasks.task import Examples

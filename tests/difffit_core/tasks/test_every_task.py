@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from difffit_core.base_models import BaseModelEntry
-from difffit_core.spec import TrainingSpec
+from difffit_core.spec.catalog import BaseModelEntry
+from difffit_core.spec.job import TrainingSpec
 from tests.difffit_core.spec_dirs import ADAPTER, CASES, TASKS, events_of, make_trainer, run_here, write_spec_dir
 
 Bases = dict[str, BaseModelEntry]

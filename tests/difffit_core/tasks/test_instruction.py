@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
-from difffit_core.base_models import BaseModelEntry
-from difffit_core.conversations import pair
-from difffit_core.dataset import Item
-from difffit_core.objectives import IGNORED
+from difffit_core.data.dataset import Item
+from difffit_core.process.objectives import IGNORED
+from difffit_core.spec.catalog import BaseModelEntry
+from difffit_core.spec.conversations import pair
 from difffit_core.tasks.instruction import Instruction
 from difffit_core.tasks.task import Examples
 from tests.difffit_core.spec_dirs import CPU, write_spec_dir

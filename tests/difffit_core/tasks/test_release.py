@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from difffit_core.base_models import BaseModelEntry
+from difffit_core.spec.catalog import BaseModelEntry
 from difffit_core.tasks.diffusion import DiffusionTask
 from difffit_core.tasks.task import Tensors
 from difffit_core.tasks.text_to_image import TextToImage

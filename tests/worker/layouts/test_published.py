@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from difffit_core.dataset import read_index, split, summarize
+from difffit_core.data.dataset import read_index, split, summarize
 from difffit_core.errors import DatasetError
 from jobstore.formats import FORMATS as NAMES
 from tests.worker.checking import Checker, codes, warnings

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from difffit_core.dataset import read_index, summarize
+from difffit_core.data.dataset import read_index, summarize
 from difffit_core.errors import DatasetError
 from tests.worker.checking import Checker, codes, warnings
 from tests.worker.pictures import picture

@@ -9,14 +9,14 @@ import torch
 from diffusers import DiTTransformer2DModel
 from torch import nn
 
-from difffit_core.base_models import BaseModelEntry
-from difffit_core.dit import class_embedder, load_transformer, replace_class_table, tie_conditioning
 from difffit_core.errors import ModelError
+from difffit_core.families.dit.network import class_embedder, load_transformer, replace_class_table, tie_conditioning
 from difffit_core.methods.config import MethodConfig
 from difffit_core.methods.difffit.config import DiffFitConfig
 from difffit_core.methods.difffit.layer import ScaledConv2d, ScaledLinear
 from difffit_core.methods.full.config import FullConfig
 from difffit_core.methods.injection import count_parameters, prepare, trained_parameters
+from difffit_core.spec.catalog import BaseModelEntry
 
 DIFFFIT = DiffFitConfig(type="difffit")
 IMAGENET = [str(i) for i in range(1000)]

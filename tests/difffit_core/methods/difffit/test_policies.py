@@ -13,7 +13,7 @@ from difffit_core.errors import SpecError
 from difffit_core.methods.config import named_method
 from difffit_core.methods.difffit.layer import ScaledConv2d, ScaledLinear
 from difffit_core.methods.injection import Preparation, prepare, trained_parameters
-from tests.difffit_core.adapters import make_case
+from tests.difffit_core.cases import make_case
 from tests.tiny_models import tiny_controlnet, tiny_dit, tiny_llama, tiny_text_encoder, tiny_unet
 
 FAMILIES = ["dit", "dit-affine", "unet", "controlnet", "pixart", "llama", "llama-tied", "text-encoder"]

@@ -1,0 +1,1 @@
+"""Diffusion transformers with classes, as diffusers stores them."""

@@ -1,1 +1,0 @@
-"""Make pictures or texts with a base, and with one adapter after the other on it."""

@@ -1,0 +1,1 @@
+"""Devices, kernels, number formats and processes."""

@@ -1,0 +1,1 @@
+"""Pictures and texts from a base with an adapter."""

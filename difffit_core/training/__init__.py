@@ -1,0 +1,1 @@
+"""Training one adapter on a frozen base."""
