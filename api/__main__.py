@@ -5,4 +5,4 @@ import sys
 import uvicorn
 
 if __name__ == "__main__":
-    uvicorn.main(["api.app:create_app", "--factory", "--http", "api.connections:Connection", "--ws", "none", *sys.argv[1:]])
+    uvicorn.main(["api.app:create_app", "--factory", "--http", "api.kit.connections:Connection", "--ws", "none", *sys.argv[1:]])

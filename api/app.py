@@ -10,38 +10,35 @@ from importlib.metadata import version
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 
-from api.dependencies import Resources
-from api.errors import Failures, install_error_handlers
-from api.idempotency import Idempotency
-from api.keyring import KeyRing
-from api.limits import BodyLimits
-from api.notifications import Notifications
-from api.rates import Rates
-from api.request_ids import RequestIds
-from api.routes import (
-    adapters,
-    datasets,
-    docs,
-    evaluations,
-    generate,
-    health,
-    images,
-    job_outputs,
-    jobs,
-    keys,
-    models,
-    tenants,
-    uploads,
-    webhooks,
-)
-from api.security_headers import SecurityHeaders
-from api.turns import DatabaseTurns
-from api.tus import TusHeaders
+from api.adapters import routes as adapters
+from api.datasets import routes as datasets
+from api.evaluations import routes as evaluations
+from api.generations import image_routes as images
+from api.generations import routes as generate
+from api.jobs import outputs as job_outputs
+from api.jobs import routes as jobs
+from api.kit import docs, health
+from api.kit.database_turns import DatabaseTurns
+from api.kit.dependencies import Resources
+from api.kit.errors import Failures, install_error_handlers
+from api.kit.idempotency import Idempotency
+from api.kit.keyring import KeyRing
+from api.kit.limits import BodyLimits
+from api.kit.notifications import Notifications
+from api.kit.rates import Rates
+from api.kit.request_ids import RequestIds
+from api.kit.security_headers import SecurityHeaders
+from api.models import routes as models
+from api.tenants import key_routes as keys
+from api.tenants import routes as tenants
+from api.uploads import routes as uploads
+from api.uploads.tus import TusHeaders
+from api.webhooks import routes as webhooks
 from difffit_core.spec.catalog import load_catalog
-from jobstore.database import make_engine, session_factory
-from jobstore.objects import ObjectStore
-from jobstore.settings import Settings, get_settings
-from jobstore.text_stream import TextReader
+from jobstore.generations.text_stream import TextReader
+from jobstore.kit.database import make_engine, session_factory
+from jobstore.kit.objects import ObjectStore
+from jobstore.kit.settings import Settings, get_settings
 
 DESCRIPTION = "Fine-tune generative models with DiffFit: upload a dataset, post a job, download an adapter, ask for images."
 

@@ -28,10 +28,10 @@ from api.app import create_app
 from benchmarks.service_start import job_start_seconds
 from benchmarks.services import resident, running_api, running_service
 from benchmarks.upload_memory import upload
-from jobstore import queue
-from jobstore.database import make_engine, session_factory
-from jobstore.ids import new_id
-from jobstore.tables import Dataset, Job, Tenant
+from jobstore.jobs import queue
+from jobstore.kit.database import make_engine, session_factory
+from jobstore.kit.ids import new_id
+from jobstore.kit.tables import Dataset, Job, Tenant
 
 CONNECTIONS = 8  # that send at once
 QUEUE_LENGTHS = (10, 1_000, 10_000)

@@ -19,7 +19,7 @@ from pydantic import SecretStr
 from client import Client
 from jobstore.embedded import postgres, valkey
 from jobstore.embedded.directory import DataDirectory
-from jobstore.migrate import upgrade
+from jobstore.kit.migrate import upgrade
 
 START_SECONDS = 30.0
 STOP_SECONDS = 120
@@ -31,7 +31,7 @@ def running_service(data_dir: Path) -> Iterator[tuple[float, Client, int]]:
     environment = {
         k: v for k, v in os.environ.items() if k not in {"DATABASE_URL", "REDIS_URL"} and not k.startswith("DIFFFIT_")
     }
-    command = [sys.executable, "-m", "jobstore.up", "--data-dir", str(data_dir), "--port", "0", "--json"]
+    command = [sys.executable, "-m", "jobstore.embedded.up", "--data-dir", str(data_dir), "--port", "0", "--json"]
     began = time.monotonic()
     launcher = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     try:
@@ -71,8 +71,8 @@ def running_api(key: str, app: str = "api.app:create_app", **settings: str) -> I
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = str(probe.getsockname()[1])
-        command = [sys.executable, "-m", "uvicorn", app, "--factory", "--http", "api.connections:Connection", "--ws", "none"]
-        command += ["--port", port, "--log-level", "error"]
+        command = [sys.executable, "-m", "uvicorn", app, "--factory"]
+        command += ["--http", "api.kit.connections:Connection", "--ws", "none", "--port", port, "--log-level", "error"]
         process = subprocess.Popen(command, env=os.environ | environment)
         stack.callback(process.wait)
         stack.callback(process.terminate)

@@ -128,7 +128,7 @@ def up(
     options = [text for name, value in given.items() if value is not None for text in (name, str(value))]
     options += ["--json"] if as_json else []
     # The launcher takes this process's place: signals reach it, and its exit code is the command's.
-    os.execv(sys.executable, [sys.executable, "-m", "jobstore.up", *options])
+    os.execv(sys.executable, [sys.executable, "-m", "jobstore.embedded.up", *options])
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""The database's schema, step by step; `python -m jobstore.migrate` brings a database to the newest step."""
+"""The database's schema, step by step; `python -m jobstore.kit.migrate` brings a database to the newest step."""

@@ -1,12 +1,12 @@
-"""Alembic's entry: runs the steps in one transaction, on the connection that `jobstore.migrate` gives or on DATABASE_URL."""
+"""Alembic's entry: the steps in one transaction, on the connection that `jobstore.kit.migrate` gives or on DATABASE_URL."""
 
 import os
 
 from alembic import context
 from sqlalchemy import Connection
 
-from jobstore.database import make_engine
-from jobstore.tables import Base
+from jobstore.kit.database import make_engine
+from jobstore.kit.tables import Base
 
 
 def run(connection: Connection) -> None:

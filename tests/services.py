@@ -22,14 +22,14 @@ import redis
 from sqlalchemy import URL, Engine, create_engine, make_url, text
 from sqlalchemy.orm import Session, sessionmaker
 
-from jobstore.database import make_engine, session_factory
 from jobstore.embedded import postgres, valkey
 from jobstore.embedded.directory import DataDirectory
-from jobstore.keys import install_key
-from jobstore.migrate import upgrade
-from jobstore.objects import ObjectStore
-from jobstore.settings import Settings, get_settings
-from jobstore.tables import Tenant
+from jobstore.kit.database import make_engine, session_factory
+from jobstore.kit.migrate import upgrade
+from jobstore.kit.objects import ObjectStore
+from jobstore.kit.settings import Settings, get_settings
+from jobstore.kit.tables import Tenant
+from jobstore.tenants.keys import install_key
 
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")  # the number of this process among those that test
 

@@ -9,7 +9,7 @@ from pydantic_core import PydanticUndefined
 
 from api.app import create_app
 from difffit_core.spec.catalog import MODELS_DIR, PACKAGED_CATALOG
-from jobstore.settings import Settings
+from jobstore.kit.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]

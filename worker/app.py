@@ -8,11 +8,11 @@ from typing import Any
 
 from celery import signals
 
-from jobstore.dispatch import QUEUES, celery_app
-from jobstore.settings import get_settings
-from worker import runtime, tasks
-from worker.garbage import collect_forever
-from worker.sweeper import Sweeper
+from jobstore.kit.dispatch import QUEUES, celery_app
+from jobstore.kit.settings import get_settings
+from worker.kit import runtime, tasks
+from worker.kit.garbage import collect_forever
+from worker.kit.sweeper import Sweeper
 
 app = celery_app
 

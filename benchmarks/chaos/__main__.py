@@ -21,8 +21,8 @@ from benchmarks.chaos.load import SEEDS, Tenant, job_spec
 from benchmarks.chaos.stack import GARBAGE_SECONDS, Stack, running, running_stack, wait_for
 from client import Client
 from client.upload import prepare_upload
-from jobstore.database import make_engine, session_factory
-from jobstore.objects import ObjectStore
+from jobstore.kit.database import make_engine, session_factory
+from jobstore.kit.objects import ObjectStore
 
 DATASET = Path(__file__).parents[2] / "examples" / "fluent"
 DRAIN_SECONDS = 600.0  # for what was accepted, after the last fault

@@ -9,10 +9,10 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from benchmarks.chaos.load import ENDED, SEEDS, Tenant, Watched, digest
 from client import Client
-from jobstore.objects import ObjectStore
-from jobstore.tables import Adapter, Checkpoint, Dataset, Image, Job, JobEvent
-from jobstore.uploads import upload_keys
-from worker.garbage import PREFIXES, unnamed
+from jobstore.kit.objects import ObjectStore
+from jobstore.kit.tables import Adapter, Checkpoint, Dataset, Image, Job, JobEvent
+from jobstore.uploads.service import upload_keys
+from worker.kit.garbage import PREFIXES, unnamed
 
 
 @dataclass

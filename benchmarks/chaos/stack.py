@@ -91,7 +91,7 @@ class Stack:
 def running_stack(data_dir: Path) -> Iterator[Stack]:
     """`difffit up` on a data directory of its own and any free port; stopped as a person does with Ctrl-C."""
     kept = {k: v for k, v in os.environ.items() if k not in {"DATABASE_URL", "REDIS_URL"} and not k.startswith("DIFFFIT_")}
-    command = [sys.executable, "-m", "jobstore.up", "--data-dir", str(data_dir), "--port", "0", "--json"]
+    command = [sys.executable, "-m", "jobstore.embedded.up", "--data-dir", str(data_dir), "--port", "0", "--json"]
     with (data_dir.parent / "launcher.log").open("w") as log:
         process = subprocess.Popen(command, env=kept | SETTINGS, stdout=subprocess.PIPE, stderr=log, text=True)
     try:

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from jobstore.embedded.process import POLL_SECONDS
-from jobstore.errors import EmbeddedServerError
+from jobstore.kit.errors import EmbeddedServerError
 
 LONGEST_SOCKET_PATH = 107  # bytes; sun_path of unix(7) less its final zero
 LONGEST_SOCKET_NAME = ".s.PGSQL.5432"

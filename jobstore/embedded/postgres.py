@@ -14,7 +14,7 @@ from psycopg.conninfo import make_conninfo
 from jobstore.embedded import process
 from jobstore.embedded.directory import DataDirectory
 from jobstore.embedded.process import Part, Prepare
-from jobstore.errors import EmbeddedServerError
+from jobstore.kit.errors import EmbeddedServerError
 
 NAME = "postgres"
 USER = DATABASE = "difffit"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from jobstore.errors import EmbeddedServerError
+from jobstore.kit.errors import EmbeddedServerError
 
 Prepare = Callable[[], None]
 

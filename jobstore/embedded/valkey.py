@@ -8,7 +8,7 @@ import redis
 from jobstore.embedded import process
 from jobstore.embedded.directory import DataDirectory
 from jobstore.embedded.process import Part
-from jobstore.errors import EmbeddedServerError
+from jobstore.kit.errors import EmbeddedServerError
 
 NAME = "valkey"
 START_SECONDS = 60.0  # the log's replay included

@@ -17,11 +17,11 @@ from fastapi.testclient import TestClient
 from sqlalchemy.orm import Session, sessionmaker
 
 from api.app import create_app
-from jobstore.ids import new_id
-from jobstore.keys import install_key
-from jobstore.objects import ObjectStore
-from jobstore.settings import Settings
-from jobstore.tables import Adapter, Dataset, Job, Tenant
+from jobstore.kit.ids import new_id
+from jobstore.kit.objects import ObjectStore
+from jobstore.kit.settings import Settings
+from jobstore.kit.tables import Adapter, Dataset, Job, Tenant
+from jobstore.tenants.keys import install_key
 
 Row = TypeVar("Row", Dataset, Adapter)
 

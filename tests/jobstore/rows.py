@@ -3,8 +3,8 @@
 from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
-from jobstore.ids import new_id
-from jobstore.tables import Dataset, Generation, Job, JobEvent, Tenant
+from jobstore.kit.ids import new_id
+from jobstore.kit.tables import Dataset, Generation, Job, JobEvent, Tenant
 
 
 def add_dataset(session: Session, tenant: Tenant, status: str = "ready") -> Dataset:

@@ -13,15 +13,15 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from api.app import create_app
-from jobstore.settings import Settings, get_settings
-from jobstore.tables import Tenant
+from jobstore.kit.settings import Settings, get_settings
+from jobstore.kit.tables import Tenant
 from tests.difffit_core.spec_dirs import CASES
-from worker import runtime
-from worker.dataset_check import check_dataset
-from worker.exports import run_export
-from worker.generation import Engine
-from worker.supervisor import run_next
-from worker.trainer import TRAINER, Standby
+from worker.adapters.exports import run_export
+from worker.datasets.check import check_dataset
+from worker.generations.engine import Engine
+from worker.jobs.supervisor import run_next
+from worker.jobs.trainer import TRAINER, Standby
+from worker.kit import runtime
 
 COLOURS = {"sunset": (250, 120, 40), "forest": (20, 120, 40)}
 PER_COLOUR = 5

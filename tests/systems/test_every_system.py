@@ -13,7 +13,7 @@ from PIL import Image
 from tests.difffit_core.spec_dirs import CASES
 from tests.systems.conftest import Service, png
 from tests.waiting import wait_for
-from worker.generation import PNG_KEY
+from worker.generations.engine import PNG_KEY
 
 TRAINING_SECONDS = 120.0  # until a step is done, on a machine that is busy
 

@@ -6,12 +6,12 @@ from typing import Any
 
 from sqlalchemy import select
 
-from jobstore.tables import Estimate
+from jobstore.kit.tables import Estimate
 from tests.systems.conftest import SMALL, Service
-from tests.worker.layouts.test_texts import CASES
-from worker.dataset_check import check_dataset
-from worker.estimates import run_estimate
-from worker.runtime import sessions
+from tests.worker.datasets.layouts.test_texts import CASES
+from worker.datasets.check import check_dataset
+from worker.estimates.run import run_estimate
+from worker.kit.runtime import sessions
 
 TALKS = [{"messages": [{"role": "user", "content": f"{a}?"}, {"role": "assistant", "content": "yes"}] * 2} for a in "abcdefgh"]
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.odd_pictures import ODD
 from tests.systems.conftest import SMALL, Service
-from worker.dataset_check import check_dataset
+from worker.datasets.check import check_dataset
 
 DREAMBOOTH: dict[str, Any] = {"type": "dreambooth", "subject": "dog"}
 # (base model, what the dataset was made for, the task, code, field)

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from jobstore.settings import Settings
+from jobstore.kit.settings import Settings
 from tests.worker.pictures import zip_of
-from worker.dataset_check import CheckedDataset, examine
-from worker.image_pool import ImagePool
+from worker.datasets.check import CheckedDataset, examine
+from worker.kit.image_pool import ImagePool
 
 
 class Checker:

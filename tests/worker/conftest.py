@@ -17,18 +17,18 @@ from sqlalchemy.orm import Session, sessionmaker
 from difffit_core.spec.catalog import load_catalog
 from difffit_core.spec.job import DatasetSummary, JobSpec
 from difffit_core.spec.resolve import resolve
-from jobstore.ids import new_id
-from jobstore.objects import ObjectStore
-from jobstore.settings import Settings, get_settings
-from jobstore.tables import Dataset, Generation, Job, JobEvent, Tenant
+from jobstore.kit.ids import new_id
+from jobstore.kit.objects import ObjectStore
+from jobstore.kit.settings import Settings, get_settings
+from jobstore.kit.tables import Dataset, Generation, Job, JobEvent, Tenant
 from tests.waiting import wait_for
 from tests.worker.checking import Checker
 from tests.worker.pictures import two_classes, zip_of
-from worker import runtime
-from worker.dataset_check import check_dataset
-from worker.image_pool import ImagePool
-from worker.supervisor import run_next
-from worker.trainer import Standby
+from worker.datasets.check import check_dataset
+from worker.jobs.supervisor import run_next
+from worker.jobs.trainer import Standby
+from worker.kit import runtime
+from worker.kit.image_pool import ImagePool
 
 ROOT = Path(__file__).parents[2]
 SMALL_TRAINER = [sys.executable, str(Path(__file__).with_name("small_trainer.py"))]

@@ -3,8 +3,8 @@
 import sys
 
 from tests.worker.conftest import SMALL_TRAINER
-from worker.supervisor import run_next
-from worker.trainer import Standby
+from worker.jobs.supervisor import run_next
+from worker.jobs.trainer import Standby
 
 if __name__ == "__main__":
     standby = Standby(SMALL_TRAINER + sys.argv[1:])

@@ -1,0 +1,1 @@
+"""Unpacking what users send, in a confined process."""
