@@ -13,7 +13,21 @@ from httpx_sse import EventSource, SSEError, connect_sse
 
 from client.connection import Connection, path_of, pauses, raise_for_refusal
 from client.errors import ApiError, UnreachableError
-from client.shapes import Dataset, Evaluation, Event, Generation, Job, Key, Model, NewKey, NewTenant, Page, Plan, Tenant, Usage
+from client.responses import (
+    Dataset,
+    Evaluation,
+    Event,
+    Generation,
+    Job,
+    Key,
+    Model,
+    NewKey,
+    NewTenant,
+    Page,
+    Plan,
+    Tenant,
+    Usage,
+)
 from client.tus import ResumableUpload
 from client.upload import CHUNK, MultipartBody, ProgressCallback, is_whole_dataset
 

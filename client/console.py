@@ -15,7 +15,7 @@ from rich.table import Table
 
 from client.api import Client
 from client.config import ServerConfig, find_server
-from client.shapes import Page
+from client.responses import Page
 
 T = TypeVar("T")
 Item = TypeVar("Item", bound=Mapping[str, Any])

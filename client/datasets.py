@@ -23,7 +23,7 @@ from client.console import (
 )
 from client.options import After, AsJson, Limit
 from client.progress import transfer_bar
-from client.shapes import Dataset, DatasetReport
+from client.responses import Dataset, DatasetReport
 from client.upload import prepare_upload
 
 SMALL_BASES = {"label": "emoji-dit", "messages": "smollm2-135m"}  # which run anywhere, by what examples have

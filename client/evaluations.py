@@ -24,7 +24,7 @@ from client.console import (
 )
 from client.options import After, AsJson, Limit
 from client.progress import count_bar
-from client.shapes import Evaluation
+from client.responses import Evaluation
 
 app = typer.Typer(no_args_is_help=True, help="How good the pictures of models are.")
 

@@ -24,7 +24,7 @@ from client.console import (
 from client.options import After, AsJson, Limit, named_values
 from client.plans import present_plan
 from client.progress import TrainingView
-from client.shapes import Job
+from client.responses import Job
 from difffit_core.tasks.words import words_of
 
 app = typer.Typer(no_args_is_help=True, help="Train adapters.")

@@ -7,7 +7,7 @@ import typer
 
 from client.console import Columns, connect, facts, note, or_json, out, plain, show_page, table, when
 from client.options import After, AsJson, Limit
-from client.shapes import Key, NewKey, NewTenant, Tenant, Usage
+from client.responses import Key, NewKey, NewTenant, Tenant, Usage
 
 keys_app = typer.Typer(no_args_is_help=True, help="The keys of your tenant; wants a key with the scope admin.")
 tenants_app = typer.Typer(no_args_is_help=True, help="The server's tenants; wants an admin key of the operator's tenant.")

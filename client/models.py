@@ -7,7 +7,7 @@ import typer
 from client.console import Columns, connect, out, plain, print_json, show_page, size_text
 from client.local import run_core
 from client.options import AsJson
-from client.shapes import Model
+from client.responses import Model
 
 app = typer.Typer(no_args_is_help=True, help="The base models this server offers.")
 

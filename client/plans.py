@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from datetime import timedelta
 
 from client.console import facts, or_json, out, plain, size_text, table
-from client.shapes import Plan
+from client.responses import Plan
 from difffit_core.tasks.words import words_of
 
 

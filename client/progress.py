@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from client.console import number_text, plain
-from client.shapes import Event
+from client.responses import Event
 from client.upload import ProgressCallback
 from difffit_core.tasks.words import words_of
 

@@ -24,7 +24,7 @@ from PIL import Image
 from client import Client
 from client.console import err, note
 from client.progress import TrainingView, transfer_bar
-from client.shapes import Generation, Job
+from client.responses import Generation, Job
 from client.upload import prepare_upload
 from difffit_core.errors import DiffFitError
 from examples.contact_sheet import Group, contact_sheet

@@ -15,7 +15,7 @@ from api.jobs.schemas import Duration, Plan
 from api.kit.dependencies import Resources, after_commit, owned_rows
 from api.kit.notifications import wait
 from api.kit.prefer import RECHECK_SECONDS
-from difffit_core.planning.estimate import Estimate, essence
+from difffit_core.planning.estimate import Estimate, cache_key
 from difffit_core.spec.catalog import BaseModelEntry
 from difffit_core.spec.job import TrainingSpec
 from jobstore.estimates import service as estimates
@@ -47,7 +47,7 @@ def draft(session: Session, jobs: list[tuple[TrainingSpec, str]], catalog: dict[
     ids: dict[tuple[str, str], str | None] = {}
     for (key, tenant), (spec, _) in sorted(zip(asked, jobs, strict=True), key=itemgetter(0)):
         if (key, tenant) not in ids:
-            row, fresh = estimates.find_or_queue(session, tenant, key, essence(spec).model_dump(mode="json"))
+            row, fresh = estimates.find_or_queue(session, tenant, key, cache_key(spec).model_dump(mode="json"))
             ids[key, tenant] = None if row is None else row.id
             if row is not None and fresh:
                 after_commit(session, partial(wake, "estimate", row.id))
@@ -55,7 +55,7 @@ def draft(session: Session, jobs: list[tuple[TrainingSpec, str]], catalog: dict[
 
 
 def _key(spec: TrainingSpec, base: BaseModelEntry) -> str:
-    return hashlib.sha256(f"{essence(spec).model_dump_json()} {base.configs_state()}".encode()).hexdigest()
+    return hashlib.sha256(f"{cache_key(spec).model_dump_json()} {base.configs_state()}".encode()).hexdigest()
 
 
 async def finish(resources: Resources, draft: Draft, seconds: float) -> Plan:

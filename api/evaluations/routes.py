@@ -6,7 +6,7 @@ from fastapi import APIRouter, Response
 from sqlalchemy.orm import Session
 
 from api.evaluations.schemas import EvaluationRequest, EvaluationView
-from api.generations.resolve import Drawer
+from api.generations.resolve import ResolvedModel
 from api.generations.routes import find_model
 from api.jobs.routes import dataset_summary
 from api.kit.answers import Listing, errors
@@ -58,7 +58,7 @@ def create_evaluation(
     return EvaluationView.of(evaluation)
 
 
-def _check(request: EvaluationRequest, model: Drawer, dataset: DatasetSummary, resources: Resources) -> None:
+def _check(request: EvaluationRequest, model: ResolvedModel, dataset: DatasetSummary, resources: Resources) -> None:
     """Raise SpecError where a metric cannot be had of this model, or the dataset does not say what the model is to draw."""
     fields = drawn_by(model.task)
     check_metrics(request.metrics, has_pictures="file" in fields, has_captions="caption" in fields, param="metrics")
@@ -77,7 +77,7 @@ def _check(request: EvaluationRequest, model: Drawer, dataset: DatasetSummary, r
         )
 
 
-def _spec(session: Session, request: EvaluationRequest, model: Drawer, dataset: DatasetSummary) -> EvaluationSpec:
+def _spec(session: Session, request: EvaluationRequest, model: ResolvedModel, dataset: DatasetSummary) -> EvaluationSpec:
     """With a value for every setting. What an adapter was trained on is not held out: its job says what was."""
     fraction, defaults = request.validation_fraction, model.base.defaults
     if fraction is None and model.adapter is not None:

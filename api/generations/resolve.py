@@ -33,7 +33,7 @@ FIELDS: dict[TaskName, set[str]] = {
 
 
 @dataclass(frozen=True)
-class Drawer:
+class ResolvedModel:
     """The model that a request is for: a base and perhaps an adapter on it, which was made for a task."""
 
     base: BaseModelEntry
@@ -48,7 +48,7 @@ class Drawer:
         return self.base.class_names() if self.adapter is None else self.adapter.class_names
 
 
-def generation_spec(request: GenerateRequest, model: Drawer) -> GenerationSpec | TextGenerationSpec:
+def generation_spec(request: GenerateRequest, model: ResolvedModel) -> GenerationSpec | TextGenerationSpec:
     """The request with a value for every setting, those of a model that takes them.
 
     Raises SpecError (`not_for_this_model`, `missing_field`, `unknown_label`, `too_many_results`, `no_adapter`, `wrong_size`,
@@ -92,7 +92,7 @@ def generation_spec(request: GenerateRequest, model: Drawer) -> GenerationSpec |
     )
 
 
-def _check_fields(request: GenerateRequest, model: Drawer) -> None:
+def _check_fields(request: GenerateRequest, model: ResolvedModel) -> None:
     """Raise SpecError unless the request has what models of this task need, and nothing that they do not take."""
     takes = FIELDS[model.task]
     for field in sorted(set().union(*FIELDS.values()) - takes):
@@ -116,7 +116,7 @@ def _check_fields(request: GenerateRequest, model: Drawer) -> None:
         )
 
 
-def _frame(request: GenerateRequest, model: Drawer) -> Frame:
+def _frame(request: GenerateRequest, model: ResolvedModel) -> Frame:
     """As asked for, or as the adapter was trained; a base is asked in its own chat template, where it has one."""
     own = request.frame or model.frame or ("chat" if request.messages or model.base.has_chat_template() else "none")
     if request.messages and own == "none":
@@ -147,7 +147,7 @@ def _max_tokens(request: GenerateRequest, base: BaseModelEntry) -> int | None:
     return request.max_tokens
 
 
-def _size(request: GenerateRequest, model: Drawer, results: int) -> Size | None:
+def _size(request: GenerateRequest, model: ResolvedModel, results: int) -> Size | None:
     """Width and height of the pictures; None where a worker takes them from the condition picture.
 
     Together they are no more than the most pictures of the model's own size: larger ones count as so many times more.

@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 
 from api.evaluations.schemas import EvaluationRequest
 from api.generations.prompts import LongPrompts, long_prompts
-from api.generations.resolve import Drawer, check_condition, condition_picture, generation_spec
+from api.generations.resolve import ResolvedModel, check_condition, condition_picture, generation_spec
 from api.generations.schemas import GenerateRequest, GenerationView
 from api.generations.texts import stream_texts
 from api.kit.answers import Answers, errors, file_answer
@@ -152,19 +152,21 @@ def _queue(
     return None
 
 
-def find_model(session: Session, resources: Resources, request: GenerateRequest | EvaluationRequest, tenant: str) -> Drawer:
+def find_model(
+    session: Session, resources: Resources, request: GenerateRequest | EvaluationRequest, tenant: str
+) -> ResolvedModel:
     """The model that the request names, which nobody deletes until the commit."""
     if (request.adapter is None) == (request.base_model is None):
         raise SpecError("Name either an `adapter` or a `base_model`.", code="one_model_only", param="adapter")
     if request.adapter is None:
         base = get_base_model(resources.catalog, str(request.base_model))
-        return Drawer(base, None, base.tasks[0], base.image_size())
+        return ResolvedModel(base, None, base.tasks[0], base.image_size())
     adapter = owned(session, Adapter, request.adapter, tenant, param="adapter", keep=True)
     trained = session.get_one(Job, adapter.job_id).training_spec
     base = get_base_model(resources.catalog, adapter.base_model)
     task = TASK.validate_python(trained["task"])
     frame = task.asked_in if isinstance(task, InstructionConfig) else None
-    return Drawer(base, adapter, task.type, trained["hyperparameters"]["resolution"], frame)
+    return ResolvedModel(base, adapter, task.type, trained["hyperparameters"]["resolution"], frame)
 
 
 async def _wait_for(resources: Resources, generation_id: str, tenant: str, seconds: float) -> GenerationView:

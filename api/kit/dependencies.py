@@ -20,7 +20,7 @@ from api.kit.keyring import KeyRing
 from api.kit.notifications import Notifications
 from api.kit.rates import Rates
 from api.kit.readiness import Readiness
-from api.kit.request_batcher import Answer, Asked, Together
+from api.kit.request_batcher import Answer, Asked, RequestBatcher
 from difffit_core.errors import DiffFitError
 from difffit_core.spec.catalog import BaseModelEntry
 from jobstore.generations.text_stream import TextReader
@@ -64,7 +64,7 @@ class Resources:
     lane: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(1))
     filing: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(FILING_THREADS))
     prompts: TokenCounter = field(default_factory=TokenCounter)
-    gathered: dict[object, Together[Any, Any]] = field(default_factory=dict)  # by the function that answers
+    gathered: dict[object, RequestBatcher[Any, Any]] = field(default_factory=dict)  # by the function that answers
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
@@ -81,7 +81,9 @@ class Resources:
         self, answer: Callable[["Resources", list[Asked]], Sequence[Answer | DiffFitError]], asked: Asked
     ) -> Answer:
         """What `answer` says of this request, which it is given with all others for it that come at the same time."""
-        gathering: Together[Asked, Answer] = self.gathered.setdefault(answer, Together(partial(answer, self), self.turns.run))
+        gathering: RequestBatcher[Asked, Answer] = self.gathered.setdefault(
+            answer, RequestBatcher(partial(answer, self), self.turns.run)
+        )
         return await gathering.ask(asked)
 
 

@@ -14,7 +14,7 @@ Asked = TypeVar("Asked")
 Answer = TypeVar("Answer")
 
 
-class Together(Generic[Asked, Answer]):
+class RequestBatcher(Generic[Asked, Answer]):
     """Collects requests: those that come while others are being answered are the next, all at once.
 
     So an idle process answers each request immediately, and a busy one asks the database once for many. `answer` gives the

@@ -13,7 +13,7 @@ import httpx
 from benchmarks.chaos.stack import LEASE_SECONDS
 from client import Client
 from client.errors import ApiError, UnreachableError
-from client.shapes import Event
+from client.responses import Event
 
 BASE = "emoji-dit"
 SEEDS = (1, 2, 3)  # of the jobs; each gives another adapter

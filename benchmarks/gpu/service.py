@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.gpu.record import Clock, Record, Row
 from benchmarks.services import running_service
 from client import Client
-from client.shapes import Generation
+from client.responses import Generation
 from client.upload import prepare_upload
 
 DATASET = Path(__file__).parent.parent.parent / "examples" / "fluent"

@@ -22,7 +22,7 @@ from difffit_core.methods.full.config import FullConfig
 from difffit_core.methods.full.model import prepare_full
 from difffit_core.methods.lora.config import LoRAConfig
 from difffit_core.methods.lora.model import prepare_lora
-from difffit_core.methods.marks import Kind, Marks
+from difffit_core.methods.trained_parameters import Kind, TrainedParameters
 from difffit_core.methods.vpt.config import VPTDeepConfig
 from difffit_core.methods.vpt.model import prepare_vpt
 
@@ -70,7 +70,7 @@ def prepare(model: nn.Module, config: MethodConfig) -> Preparation:
     return Preparation(family, kinds)
 
 
-def _put(model: nn.Module, config: MethodConfig) -> Marks:
+def _put(model: nn.Module, config: MethodConfig) -> TrainedParameters:
     match config:
         case DiffFitConfig():
             return prepare_difffit(model, config)

@@ -16,7 +16,7 @@ from difffit_core.families.dit.network import class_embedder, replace_class_tabl
 from difffit_core.families.registry import Family, family_of
 from difffit_core.methods.config import MethodConfig, named_method
 from difffit_core.methods.injection import count_parameters, prepare, trained_parameters
-from difffit_core.methods.marks import Kind
+from difffit_core.methods.trained_parameters import Kind
 
 PACKAGE = Path(__file__).parents[1]
 ARCHITECTURES = PACKAGE / "families" / "architectures"

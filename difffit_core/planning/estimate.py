@@ -10,7 +10,7 @@ from difffit_core.spec.job import Overlong, TrainingSpec
 from difffit_core.tasks.config import DreamBoothConfig
 
 # Settings that change neither what is trained nor what a step takes.
-INDIFFERENT: dict[str, Any] = {
+NOT_IN_THE_KEY: dict[str, Any] = {
     "steps": 1,
     "learning_rate": 1.0,
     "lr_schedule": "constant",
@@ -104,7 +104,7 @@ class Estimate(BaseModel):
     rows: Rows | None = Field(None, description="Of texts: how many are trained on, and how many are too long")
 
 
-def essence(spec: TrainingSpec) -> TrainingSpec:
+def cache_key(spec: TrainingSpec) -> TrainingSpec:
     """What an estimate depends on: nothing that users have named or written is in it, and alike jobs have the same."""
     counts = {str(index): 0 for index in range(len(spec.dataset.classes))} | {"0": spec.dataset.examples}
     task = spec.task
@@ -115,7 +115,7 @@ def essence(spec: TrainingSpec) -> TrainingSpec:
         update={
             "task": task,
             "base_model_path": "",
-            "hyperparameters": spec.hyperparameters.model_copy(update=INDIFFERENT),
+            "hyperparameters": spec.hyperparameters.model_copy(update=NOT_IN_THE_KEY),
             "dataset": spec.dataset.model_copy(update={"sha256": measured, "classes": counts}),
             "seed": 0,
             "feature_weights": FeatureWeights(),

@@ -292,7 +292,7 @@ class Estimate(Leased, Base):
     """What a training needs, as a worker computes it. Status: queued, running, succeeded, failed.
 
     It serves all tenants: nothing but numbers and operators' names of models is in it, see
-    `difffit_core.planning.estimate.essence`.
+    `difffit_core.planning.estimate.cache_key`.
     """
 
     __tablename__ = "estimates"

@@ -3,7 +3,7 @@
 import pytest
 
 from client.datasets import present_report
-from client.shapes import DatasetReport
+from client.responses import DatasetReport
 
 
 def test_a_report_shows_the_split_and_warns(capsys: pytest.CaptureFixture[str]) -> None:

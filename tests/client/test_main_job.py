@@ -12,7 +12,7 @@ from PIL import Image
 
 from client.api import Client
 from client.errors import ApiError
-from client.shapes import Job
+from client.responses import Job
 from client.upload import prepare_upload
 from tests.client.conftest import Command, Service
 

@@ -1,7 +1,7 @@
 """How the command shows a plan: figures where there are some, reasons where there are none."""
 
 from client.plans import needs_of
-from client.shapes import Plan
+from client.responses import Plan
 
 MEMORY = {"frozen_weights": 3 << 30, "activations_per_example": 5 << 20, "total": 4 << 30, "error": 0.35}
 ESTIMATE = {

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from client import progress
 from client.progress import TrainingView
-from client.shapes import Event
+from client.responses import Event
 from tests.waiting import wait_for
 
 

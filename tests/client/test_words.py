@@ -8,7 +8,7 @@ from rich.console import Console
 
 from client.plans import present_plan
 from client.progress import TrainingView
-from client.shapes import Plan
+from client.responses import Plan
 from difffit_core.tasks.config import TaskName
 from difffit_core.tasks.words import WORDS, words_of
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from client.api import Client
-from client.shapes import Job
+from client.responses import Job
 
 ROOT = Path(__file__).resolve().parents[2]
 DATASET = ROOT / "examples" / "fluent"

@@ -16,7 +16,7 @@ from worker.jobs.outcome import CutOff
 from worker.jobs.recorder import Recorder
 from worker.jobs.trainer import Standby, TrainerProcess
 from worker.kit.child import read_events
-from worker.kit.interrupts import Bell
+from worker.kit.interrupts import Interrupts
 from worker.kit.lease import Lease, LeaseLost, Stopping
 from worker.kit.outages import persist
 from worker.kit.runtime import has_room, objects, scratch_folder, sessions, stop_requested
@@ -39,7 +39,7 @@ def run_next(standby: Standby) -> bool:
         job = session.get_one(Job, job_id)
     with (
         Lease(sessions(), Job, job_id, token, settings) as lease,
-        Bell(settings.database_url.get_secret_value(), job_id, lease.look),
+        Interrupts(settings.database_url.get_secret_value(), job_id, lease.look),
         scratch_folder(job_id, token) as spec_dir,
     ):
         try:

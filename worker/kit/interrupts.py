@@ -19,7 +19,7 @@ CONNECT_TIMEOUT = 5  # seconds
 RETRY_SECONDS = 2.0  # between attempts to connect; meanwhile the heartbeat sees what is asked
 
 
-class Bell:
+class Interrupts:
     """Calls `ring` for every notification that something is asked of the job, while the `with` block is open.
 
     It listens in a thread, on a connection of its own. Where that breaks it is made again, and then rings as well: what was
@@ -30,7 +30,7 @@ class Bell:
         self._conninfo = database_url.replace("postgresql+psycopg://", "postgresql://", 1)
         self._payload, self._ring = json.dumps({"asked": job_id}), ring
         self._closing, self._close = socket.socketpair()
-        self._thread = threading.Thread(target=self._listen, name=f"bell-{job_id}", daemon=True)
+        self._thread = threading.Thread(target=self._listen, name=f"interrupts-{job_id}", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()

@@ -9,7 +9,7 @@ import torch
 from diffusers import DiTTransformer2DModel
 from torch import Tensor, nn
 
-from difffit_core.adapters.bank.sites import Batch, LayerSite, NormSite, Site, TableSite, Values
+from difffit_core.adapters.bank.layers import BankedLayer, BankedLinear, BankedNorm, BankedTable, Batch, Values
 from difffit_core.adapters.file import Adapter, check_base
 from difffit_core.adapters.fitting import fit, meta_copy
 from difffit_core.adapters.merging import at_strength, by_module, check_strength, check_untouched
@@ -34,7 +34,7 @@ class AdapterBank:
     """The adapters on one frozen base, which stays as it is, bit for bit.
 
     Within `using`, a forward of the base gives every sample the output it would have with its adapter alone. An adapter
-    is a set of per-channel vectors, so a site holds `[adapters, C]` and broadcasts the samples' rows, `[B, 1, C]`: the
+    is a set of per-channel vectors, so a layer holds `[adapters, C]` and broadcasts the samples' rows, `[B, 1, C]`: the
     matrices are multiplied once for the whole batch. The base must be on its device before the bank is made.
     """
 
@@ -49,7 +49,7 @@ class AdapterBank:
         self._device = next(model.parameters()).device
         self._class_table = _path_of_class_table(model)
         self._members: dict[str, Member] = {}
-        self._sites: dict[str, Site] = {}
+        self._layers: dict[str, BankedLayer] = {}
         self._filled = True
         self._batch: Batch | None = None
 
@@ -67,9 +67,9 @@ class AdapterBank:
         fit(self._blueprint, adapter, self.base_names)
         tensors = {n: nn.Parameter(t.detach().to(self._device, copy=True), trainable) for n, t in adapter.tensors.items()}
         member = Member(tensors, by_module(tensors), strength, adapter.header.class_names)
-        new = {path: self._model.get_submodule(path) for path in self._paths(member) - self._sites.keys()}
-        kinds = {path: _site_kind(path, module) for path, module in new.items()}
-        self._sites |= {path: kinds[path](path, module, self._current) for path, module in new.items()}
+        new = {path: self._model.get_submodule(path) for path in self._paths(member) - self._layers.keys()}
+        kinds = {path: _layer_kind(path, module) for path, module in new.items()}
+        self._layers |= {path: kinds[path](path, module, self._current) for path, module in new.items()}
         self._members[name] = member
         self._filled = False
 
@@ -78,8 +78,8 @@ class AdapterBank:
         self._member(name)
         del self._members[name]
         touched = {path for member in self._members.values() for path in self._paths(member)}
-        for path in self._sites.keys() - touched:
-            self._sites.pop(path).remove()
+        for path in self._layers.keys() - touched:
+            self._layers.pop(path).remove()
         self._filled = False
 
     @contextmanager
@@ -133,14 +133,14 @@ class AdapterBank:
         return not has_label_space(cast(DiTTransformer2DModel, self._blueprint), self.base_names, member.class_names)
 
     def _fill(self) -> None:
-        """Build the sites' tables: where adapters have come or gone, and always for those that are being trained."""
+        """Build the layers' tables: where adapters have come or gone, and always for those that are being trained."""
         trained = any(p.requires_grad for member in self._members.values() for p in member.tensors.values())
         if self._filled and not trained:
             return
         # Tables made in inference mode could never serve in training.
         with torch.inference_mode(False), torch.set_grad_enabled(trained and torch.is_grad_enabled()):
-            for path, site in self._sites.items():
-                site.fill([self._values(path, site.module, member) for member in self._members.values()])
+            for path, layer in self._layers.items():
+                layer.fill([self._values(path, layer.module, member) for member in self._members.values()])
         self._filled = True
 
     def _values(self, path: str, module: nn.Module, member: Member) -> Values:
@@ -171,14 +171,14 @@ def _check_bankable(adapter: Adapter) -> None:
         )
 
 
-def _site_kind(path: str, module: nn.Module) -> type[Site]:
+def _layer_kind(path: str, module: nn.Module) -> type[BankedLayer]:
     """What stands in for a module; raises AdapterError (`not_bankable`) where nothing can."""
     if isinstance(module, nn.Linear | nn.Conv2d):
-        return LayerSite
+        return BankedLinear
     if isinstance(module, nn.Embedding):
-        return TableSite
+        return BankedTable
     if is_norm(module):
-        return NormSite
+        return BankedNorm
     raise AdapterError(
         f"{path} is a {type(module).__name__}, whose parameters cannot differ between the samples of a batch.",
         code="not_bankable",

@@ -5,11 +5,11 @@ from torch import nn
 from difffit_core.errors import SpecError
 from difffit_core.methods.adapter.config import ParallelAdapterConfig, SequentialAdapterConfig
 from difffit_core.methods.adapter.layer import Bottleneck, behind, beside
-from difffit_core.methods.marks import Marks, never_trained, whole
 from difffit_core.methods.structure import mlps
+from difffit_core.methods.trained_parameters import TrainedParameters, never_trained, whole
 
 
-def prepare_adapter(model: nn.Module, config: ParallelAdapterConfig | SequentialAdapterConfig) -> Marks:
+def prepare_adapter(model: nn.Module, config: ParallelAdapterConfig | SequentialAdapterConfig) -> TrainedParameters:
     """Add a bottleneck to each MLP, as its submodule `adapter`, and mark it. Raises SpecError where there is no MLP."""
     marks = never_trained(model)
     parallel = isinstance(config, ParallelAdapterConfig)

@@ -2,9 +2,9 @@
 
 from torch import nn
 
-from difffit_core.methods.marks import Marks, biases, never_trained
+from difffit_core.methods.trained_parameters import TrainedParameters, biases, never_trained
 
 
-def prepare_bitfit(model: nn.Module) -> Marks:
+def prepare_bitfit(model: nn.Module) -> TrainedParameters:
     """Mark every bias of Linears, convolutions and norms, and what the base does not know."""
     return biases(model) | never_trained(model)

@@ -11,13 +11,13 @@ from difffit_core.families.registry import family_of
 from difffit_core.methods.difffit.config import DiffFitConfig
 from difffit_core.methods.difffit.layer import with_scales
 from difffit_core.methods.difffit.policies import Policy, policy_of
-from difffit_core.methods.marks import Marks, biases, class_table, new_in_copy, whole
 from difffit_core.methods.structure import attentions, blocks, branch_ends, find, is_norm, is_token_norm, replace_modules
+from difffit_core.methods.trained_parameters import TrainedParameters, biases, class_table, new_in_copy, whole
 
 SCALABLE = (nn.Linear, nn.Conv2d)
 
 
-def prepare_difffit(model: nn.Module, config: DiffFitConfig) -> Marks:
+def prepare_difffit(model: nn.Module, config: DiffFitConfig) -> TrainedParameters:
     """Mark each bias, norm and class table, the modules trained whole, and γ on the layers that the family's policy names.
 
     Everything is chosen by the types of modules, never by names of parameters: in a DiT of diffusers "norm1" also holds
@@ -39,9 +39,9 @@ def prepare_difffit(model: nn.Module, config: DiffFitConfig) -> Marks:
     return marks | add_scales(model, config, policy, frozenset(marks))
 
 
-def add_new_biases(model: nn.Module, policy: Policy) -> Marks:
+def add_new_biases(model: nn.Module, policy: Policy) -> TrainedParameters:
     """Give the Linears that the policy names a bias of zeros where they have none: it changes nothing until it is trained."""
-    marks: Marks = {}
+    marks: TrainedParameters = {}
     if policy.new_biases == "none":
         return marks
     chosen = [path for linears in attentions(model) for path in linears]
@@ -56,7 +56,7 @@ def add_new_biases(model: nn.Module, policy: Policy) -> Marks:
     return marks
 
 
-def norm_weights(model: nn.Module, policy: Policy) -> Marks:
+def norm_weights(model: nn.Module, policy: Policy) -> TrainedParameters:
     """The weights and biases of the norms that the policy names."""
     chosen: Callable[[nn.Module], bool] = is_token_norm if policy.norms == "layer" else is_norm
     if policy.norms == "none":
@@ -64,7 +64,7 @@ def norm_weights(model: nn.Module, policy: Policy) -> Marks:
     return {p: "norm" for module in model.modules() if chosen(module) for p in module.parameters(recurse=False)}
 
 
-def add_scales(model: nn.Module, config: DiffFitConfig, policy: Policy, trained: frozenset[nn.Parameter]) -> Marks:
+def add_scales(model: nn.Module, config: DiffFitConfig, policy: Policy, trained: frozenset[nn.Parameter]) -> TrainedParameters:
     """Replace the chosen layers by scaled ones. A layer whose weight is trained itself needs no γ and gets none."""
     has_scales = region(model, config, policy)
     names: dict[nn.Linear | nn.Conv2d, list[str]] = defaultdict(list)

@@ -6,11 +6,11 @@ from difffit_core.errors import SpecError
 from difffit_core.families.registry import family_of
 from difffit_core.methods.lora.config import LoRAConfig
 from difffit_core.methods.lora.layer import readers_of_one_input, share_down_matrices
-from difffit_core.methods.marks import Marks, never_trained
 from difffit_core.methods.structure import attentions, find
+from difffit_core.methods.trained_parameters import TrainedParameters, never_trained
 
 
-def prepare_lora(model: nn.Module, config: LoRAConfig) -> Marks:
+def prepare_lora(model: nn.Module, config: LoRAConfig) -> TrainedParameters:
     """Let PEFT put its matrices beside the chosen Linears, and mark them. Raises SpecError for a layer that does not exist."""
     from peft import LoraConfig, inject_adapter_in_model  # here, because it takes a second to import and most jobs need no LoRA
 

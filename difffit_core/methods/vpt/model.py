@@ -5,14 +5,14 @@ from diffusers import DiTTransformer2DModel
 from torch import nn
 
 from difffit_core.errors import SpecError
-from difffit_core.methods.marks import Marks, never_trained, whole
+from difffit_core.methods.trained_parameters import TrainedParameters, never_trained, whole
 from difffit_core.methods.vpt.config import VPTDeepConfig
 from difffit_core.methods.vpt.layer import add_tokens
 
 PAPER_BLOCKS = 5  # what the paper's count of 2.81 M comes to, at a token each
 
 
-def prepare_vpt(model: DiTTransformer2DModel, config: VPTDeepConfig) -> Marks:
+def prepare_vpt(model: DiTTransformer2DModel, config: VPTDeepConfig) -> TrainedParameters:
     """Add tokens to the first blocks and mark them, and the final layer with its adaLN.
 
     Raises SpecError where the model has fewer blocks.

@@ -9,7 +9,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from difffit_core.planning.estimate import Estimate as Needs
-from difffit_core.planning.estimate import essence
+from difffit_core.planning.estimate import cache_key
 from difffit_core.spec.catalog import get_base_model, load_catalog
 from difffit_core.spec.job import DatasetSummary, JobSpec, TrainingSpec
 from difffit_core.spec.resolve import resolve
@@ -34,7 +34,7 @@ def spec_of(**changes: Any) -> TrainingSpec:
 
 def queue(sessions: sessionmaker[Session], key: str = "k", spec: TrainingSpec | None = None) -> str:
     with sessions.begin() as session:
-        row, fresh = find_or_queue(session, key, essence(spec or spec_of()).model_dump(mode="json"))
+        row, fresh = find_or_queue(session, key, cache_key(spec or spec_of()).model_dump(mode="json"))
         assert fresh
         assert row is not None
         return row.id
@@ -64,13 +64,13 @@ def test_what_a_row_asks_for_is_computed_once(sessions: sessionmaker[Session], f
 
 
 def test_nothing_of_a_tenant_is_in_the_row() -> None:
-    spec = essence(spec_of())
+    spec = cache_key(spec_of())
     assert "my cat" not in spec.model_dump_json()
     assert spec.dataset.examples == 20
     assert len(spec.dataset.classes) == 2
-    assert spec == essence(spec_of(seed=7, hyperparameters=SETTINGS | {"steps": 9, "learning_rate": 0.1}))
-    assert spec != essence(spec_of(hyperparameters=SETTINGS | {"batch_size": 8}))
-    assert spec != essence(spec_of(method={"type": "lora"}))
+    assert spec == cache_key(spec_of(seed=7, hyperparameters=SETTINGS | {"steps": 9, "learning_rate": 0.1}))
+    assert spec != cache_key(spec_of(hyperparameters=SETTINGS | {"batch_size": 8}))
+    assert spec != cache_key(spec_of(method={"type": "lora"}))
 
 
 def test_a_base_that_is_not_there_is_the_reason(

@@ -21,7 +21,7 @@ class Values:
 
 
 class Batch:
-    """Which row of the sites' tables each sample uses; row 0 is the plain base."""
+    """Which row of the layers' tables each sample uses; row 0 is the plain base."""
 
     def __init__(self, rows: Sequence[int], device: torch.device) -> None:
         order = sorted(range(len(rows)), key=rows.__getitem__)
@@ -31,7 +31,7 @@ class Batch:
         self.groups = {row: rows.count(row) for row in sorted(set(rows))}  # how many samples use each row
 
 
-class Site(ABC):
+class BankedLayer(ABC):
     """A module whose output depends on the sample's adapter. Its parameters are read and never changed."""
 
     def __init__(self, path: str, module: nn.Module, current: Callable[[], Batch | None]) -> None:
@@ -65,7 +65,7 @@ class Site(ABC):
         """The output for `x`, whose samples (dimension 0) have the adapters of `batch`."""
 
 
-class LayerSite(Site):
+class BankedLinear(BankedLayer):
     """A Linear or a convolution: `γ * (W x) + γ * b`, both vectors those of the sample's adapter.
 
     Where adapters train the matrix itself, as ControlNet's do for its zero convolutions, the samples of each adapter go
@@ -102,7 +102,7 @@ class LayerSite(Site):
         return F.linear(x, weight)
 
 
-class NormSite(Site):
+class BankedNorm(BankedLayer):
     """A layer, group or root-mean-square norm whose weight and bias are those of the sample's adapter."""
 
     def __init__(self, path: str, module: nn.Module, current: Callable[[], Batch | None]) -> None:
@@ -136,7 +136,7 @@ def affine(x: Tensor, scales: Tensor | None, shifts: Tensor, rows: Tensor, chann
     return torch.addcmul(shift, x, scales[rows].to(x.dtype).view(shape))
 
 
-class TableSite(Site):
+class BankedTable(BankedLayer):
     """A table of classes: each adapter has its own label space, whose last row is the null class."""
 
     module: nn.Embedding
