@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import torch
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: the cores are busy with other tests
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # the tests start a hundred processes, which would all compile the project anew
 
 
 def pytest_configure(config: pytest.Config) -> None:

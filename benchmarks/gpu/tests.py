@@ -9,6 +9,7 @@ from benchmarks.gpu.record import Record
 
 ROOT = Path(__file__).parent.parent.parent
 ROOM = "tests/difffit_core"  # whose tests need no database and no queue
+SMALL_ROOM = f"{ROOM}/training"  # enough to see that they are found
 SHOWN = 600  # characters of a failure
 
 
@@ -42,11 +43,11 @@ class Outcomes:
 
 
 def run(record: Record, small: bool, seconds: float) -> None:
-    """Alike in small: without a GPU the tests that need one are skipped."""
+    """Alike in small, for one folder: without a GPU the tests that need one are skipped."""
     outcomes = Outcomes(record)
     record.write(**outcomes.counts)
     options = ["-m", "gpu", f"--rootdir={ROOT}", "-p", "no:cacheprovider", "--tb=short", "-q"]
-    status = pytest.main([*options, str(ROOT / ROOM)], plugins=[outcomes])
+    status = pytest.main([*options, str(ROOT / (SMALL_ROOM if small else ROOM))], plugins=[outcomes])
     record.write(pytest_status=int(status))
 
 
