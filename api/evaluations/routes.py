@@ -5,10 +5,9 @@ from functools import partial
 from fastapi import APIRouter, Response
 from sqlalchemy.orm import Session
 
+from api.datasets.summary import dataset_summary
 from api.evaluations.schemas import EvaluationRequest, EvaluationView
-from api.generations.resolve import ResolvedModel
-from api.generations.routes import find_model
-from api.jobs.routes import dataset_summary
+from api.generations.resolve import ResolvedModel, find_model
 from api.kit.answers import Listing, errors
 from api.kit.auth import TenantId
 from api.kit.dependencies import Resources, ResourcesDep, Transaction, after_commit, discard, owned, owned_rows
@@ -81,9 +80,9 @@ def _spec(session: Session, request: EvaluationRequest, model: ResolvedModel, da
     """With a value for every setting. What an adapter was trained on is not held out: its job says what was."""
     fraction, defaults = request.validation_fraction, model.base.defaults
     if fraction is None and model.adapter is not None:
-        trained = session.get_one(Job, model.adapter.job_id).training_spec
-        if trained["dataset"]["sha256"] == dataset.sha256:
-            fraction = trained["hyperparameters"]["validation_fraction"]
+        plan = session.get_one(Job, model.adapter.job_id).plan
+        if plan.dataset.sha256 == dataset.sha256:
+            fraction = plan.hyperparameters.validation_fraction
     return EvaluationSpec(
         metrics=list(dict.fromkeys(request.metrics)),
         samples=request.samples,

@@ -5,14 +5,18 @@ import difflib
 import secrets
 from dataclasses import dataclass
 
+from sqlalchemy.orm import Session
+
+from api.evaluations.schemas import EvaluationRequest
 from api.generations.schemas import GenerateRequest
+from api.kit.dependencies import Resources, owned
 from difffit_core.data.buckets import Size, size_name
 from difffit_core.errors import SpecError
 from difffit_core.sampling.picture_size import check_size
-from difffit_core.spec.catalog import BaseModelEntry
+from difffit_core.spec.catalog import BaseModelEntry, get_base_model
 from difffit_core.spec.generation import GenerationSpec, TextGenerationSpec
-from difffit_core.tasks.config import Frame, TaskName
-from jobstore.kit.tables import Adapter
+from difffit_core.tasks.config import Frame, InstructionConfig, TaskName
+from jobstore.kit.tables import Adapter, Job
 
 MAX_RESULTS = 64  # images or texts, in one request
 TEMPERATURE, TOP_P = 0.7, 0.9  # where a request does not say
@@ -46,6 +50,22 @@ class ResolvedModel:
     def class_names(self) -> list[str]:
         """By index; empty unless it draws classes."""
         return self.base.class_names() if self.adapter is None else self.adapter.class_names
+
+
+def find_model(
+    session: Session, resources: Resources, request: GenerateRequest | EvaluationRequest, tenant: str
+) -> ResolvedModel:
+    """The model that the request names, which nobody deletes until the commit."""
+    if (request.adapter is None) == (request.base_model is None):
+        raise SpecError("Name either an `adapter` or a `base_model`.", code="one_model_only", param="adapter")
+    if request.adapter is None:
+        base = get_base_model(resources.catalog, str(request.base_model))
+        return ResolvedModel(base, None, base.tasks[0], base.image_size())
+    adapter = owned(session, Adapter, request.adapter, tenant, param="adapter", keep=True)
+    plan = session.get_one(Job, adapter.job_id).plan
+    base = get_base_model(resources.catalog, adapter.base_model)
+    frame = plan.task.asked_in if isinstance(plan.task, InstructionConfig) else None
+    return ResolvedModel(base, adapter, plan.task.type, plan.hyperparameters.resolution, frame)
 
 
 def generation_spec(request: GenerateRequest, model: ResolvedModel) -> GenerationSpec | TextGenerationSpec:

@@ -11,9 +11,8 @@ from fastapi.responses import StreamingResponse
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
-from api.evaluations.schemas import EvaluationRequest
 from api.generations.prompts import LongPrompts, long_prompts
-from api.generations.resolve import ResolvedModel, check_condition, condition_picture, generation_spec
+from api.generations.resolve import check_condition, condition_picture, find_model, generation_spec
 from api.generations.schemas import GenerateRequest, GenerationView
 from api.generations.texts import stream_texts
 from api.kit.answers import Answers, errors, file_answer
@@ -26,13 +25,10 @@ from api.kit.idempotency import Idempotent, created
 from api.kit.keyring import KeyWatch
 from api.kit.notifications import wait
 from api.kit.prefer import LONGEST, RECHECK_SECONDS, wait_seconds
-from difffit_core.errors import SpecError
-from difffit_core.spec.catalog import get_base_model
 from difffit_core.spec.generation import TextGenerationSpec
-from difffit_core.tasks.config import TASK, InstructionConfig
 from jobstore.kit.dispatch import wake
 from jobstore.kit.ids import new_id
-from jobstore.kit.tables import Adapter, Generation, Image, Job, Tenant
+from jobstore.kit.tables import Adapter, Generation, Image, Tenant
 from jobstore.tenants.quotas import limits_of, storage_full
 
 router = APIRouter(prefix="/generate", tags=["images"])
@@ -150,23 +146,6 @@ def _queue(
         created(session, f"/generate/{generation.id}")
         after_commit(session, partial(wake, "generate", generation.id))
     return None
-
-
-def find_model(
-    session: Session, resources: Resources, request: GenerateRequest | EvaluationRequest, tenant: str
-) -> ResolvedModel:
-    """The model that the request names, which nobody deletes until the commit."""
-    if (request.adapter is None) == (request.base_model is None):
-        raise SpecError("Name either an `adapter` or a `base_model`.", code="one_model_only", param="adapter")
-    if request.adapter is None:
-        base = get_base_model(resources.catalog, str(request.base_model))
-        return ResolvedModel(base, None, base.tasks[0], base.image_size())
-    adapter = owned(session, Adapter, request.adapter, tenant, param="adapter", keep=True)
-    trained = session.get_one(Job, adapter.job_id).training_spec
-    base = get_base_model(resources.catalog, adapter.base_model)
-    task = TASK.validate_python(trained["task"])
-    frame = task.asked_in if isinstance(task, InstructionConfig) else None
-    return ResolvedModel(base, adapter, task.type, trained["hyperparameters"]["resolution"], frame)
 
 
 async def _wait_for(resources: Resources, generation_id: str, tenant: str, seconds: float) -> GenerationView:

@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api.adapters.routes import DOWNLOADS, Format, adapter_answer
-from api.jobs.routes import FoundJob
+from api.adapters.downloads import DOWNLOADS, Format, adapter_answer
+from api.jobs.dependencies import FoundJob
 from api.jobs.schemas import CheckpointView, EventView, Metric, Metrics, SampleView
 from api.jobs.streams import events_after, stream_events
 from api.kit.answers import Answers, Listing, errors, file_answer, long_answer

@@ -6,12 +6,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Query, Response
+from fastapi import APIRouter, Header, Query, Response
 from pydantic import BaseModel
-from sqlalchemy import Row, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from api.datasets.summary import dataset_summary
 from api.estimates import plans
+from api.jobs.dependencies import FoundJob
 from api.jobs.schemas import JobView, Plan
 from api.kit.answers import Answers, Listing, errors
 from api.kit.auth import TenantId
@@ -31,17 +33,16 @@ from api.kit.dependencies import (
 from api.kit.idempotency import Idempotent, created_by, current_claim
 from api.kit.pagination import PageQuery, page_of
 from api.kit.prefer import wait_seconds
-from difffit_core.errors import DatasetError, DiffFitError, SpecError
+from difffit_core.errors import DiffFitError, SpecError
 from difffit_core.evaluation.metrics import check_configured
 from difffit_core.spec.catalog import get_base_model
-from difffit_core.spec.job import DatasetSummary, JobSpec, TrainingSpec
+from difffit_core.spec.job import JobSpec, TrainingSpec
 from difffit_core.spec.resolve import resolve
 from difffit_core.tasks.config import check_captioner
 from jobstore.jobs import events, queue
 from jobstore.jobs.lifecycle import Action, JobStatus, UserAction, request
 from jobstore.kit.database import Prepared, insert_rows
 from jobstore.kit.dispatch import wake
-from jobstore.kit.errors import ConflictError
 from jobstore.kit.idempotency import Claim
 from jobstore.kit.ids import new_id
 from jobstore.kit.tables import Adapter, Dataset, Job
@@ -186,27 +187,13 @@ def _resolve(session: Session, jobs: list[NewJob], resources: Resources) -> list
     return [resolved(job) for job in jobs]
 
 
-def dataset_summary(dataset: Row[Any] | Dataset) -> DatasetSummary:
-    """What training needs of a dataset; raises where it is not ready."""
-    if dataset.status == "checking":
-        raise ConflictError(
-            f"The dataset is still being checked. Post the job again when GET /datasets/{dataset.id} says `ready`.",
-            code="dataset_not_ready",
-            param="dataset",
-        )
-    if dataset.status != "ready" or dataset.sha256 is None or dataset.classes is None:
-        reason = dataset.error["message"] if dataset.error else "Upload it again."
-        raise DatasetError(f"The dataset is {dataset.status}. {reason}", code=f"dataset_{dataset.status}", param="dataset")
-    return DatasetSummary(sha256=dataset.sha256, classes=dataset.classes, holds=dataset.holds, frame=dataset.frame)
-
-
 def _check_initial(session: Session, adapter: Adapter, spec: TrainingSpec) -> None:
     """Raises SpecError (`wrong_init_adapter`) unless the adapter's values can be those that this training begins with."""
-    trained = session.get_one(Job, adapter.job_id).training_spec
+    trained = session.get_one(Job, adapter.job_id).plan
     pairs = {
         "base model": (adapter.base_model, spec.base_model),
-        "task": (trained["task"], spec.task.model_dump(mode="json")),
-        "method": (trained["method"], spec.method.model_dump(mode="json")),
+        "task": (trained.task.model_dump(mode="json"), spec.task.model_dump(mode="json")),
+        "method": (trained.method.model_dump(mode="json"), spec.method.model_dump(mode="json")),
         "classes": (adapter.class_names, sorted(spec.dataset.classes) if adapter.class_names else []),
     }
     for what, (theirs, ours) in pairs.items():
@@ -252,13 +239,6 @@ def list_jobs(page: PageQuery, tenant: TenantId, session: Transaction) -> Listin
     """Jobs, newest first."""
     rows, more = page_of(session, owned_rows(Job, tenant), Job, page, known=select(Job).where(Job.tenant_id == tenant))
     return Listing(data=job_views(session, rows), has_more=more)
-
-
-def find_job(job_id: str, tenant: TenantId, session: Transaction) -> Job:
-    return owned(session, Job, job_id, tenant)
-
-
-FoundJob = Annotated[Job, Depends(find_job)]
 
 
 @router.get("/{job_id}", response_model=JobView, responses=errors(404))

@@ -6,8 +6,6 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body, Depends, Response
 from pydantic import Field
-from sqlalchemy import func, select
-from sqlalchemy.orm import Session
 
 from api.kit.answers import Listing, errors
 from api.kit.auth import AdminTenantId
@@ -15,19 +13,12 @@ from api.kit.dependencies import ResourcesDep, Transaction, after_commit, owned,
 from api.kit.idempotency import Idempotent, created
 from api.kit.pagination import PageQuery, page_of
 from api.tenants.key_schemas import KeyView, NewKeyView
+from api.tenants.keys import KeyRequest, new_key
 from difffit_core.spec.strict import Strict
 from jobstore.kit.tables import ApiKey, Tenant
-from jobstore.tenants.keys import Scope, create_key, revoke_key, rotate_key
+from jobstore.tenants.keys import revoke_key, rotate_key
 
 router = APIRouter(prefix="/keys", tags=["keys"])
-
-MAX_DAYS = 3650
-
-
-class KeyRequest(Strict):
-    name: str = Field(min_length=1, max_length=200, description="What the key is for")
-    scope: Scope = Field("write", description="`read` looks, `write` also changes, `admin` also manages keys")
-    expires_in_days: Annotated[int, Field(strict=True, ge=1, le=MAX_DAYS)] | None = Field(None, description="Absent: never")
 
 
 class RotateRequest(Strict):
@@ -43,14 +34,6 @@ def make_key(request: KeyRequest, tenant: AdminTenantId, session: Transaction, r
     response.headers["location"] = f"/keys/{view.id}"
     created(session, response.headers["location"])
     return view
-
-
-def new_key(session: Session, tenant: Tenant, request: KeyRequest) -> NewKeyView:
-    now = session.scalars(select(func.now())).one()
-    expires_at = None if request.expires_in_days is None else now + timedelta(days=request.expires_in_days)
-    row, key = create_key(session, tenant, request.name, request.scope, expires_at)
-    session.refresh(row)
-    return NewKeyView.with_key(row, key)
 
 
 @router.get("", responses=errors(404))

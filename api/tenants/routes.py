@@ -11,7 +11,7 @@ from api.kit.auth import Operator, TenantId
 from api.kit.dependencies import ResourcesDep, Transaction
 from api.kit.idempotency import Idempotent, created
 from api.kit.pagination import PageQuery, page_of
-from api.tenants.key_routes import KeyRequest, new_key
+from api.tenants.keys import KeyRequest, new_key
 from api.tenants.schemas import NewTenantView, TenantView, UsageView
 from difffit_core.spec.strict import Strict
 from jobstore.kit.errors import ConflictError, NotFoundError

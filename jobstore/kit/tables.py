@@ -8,6 +8,8 @@ from sqlalchemy import BigInteger, ForeignKey, Index, MetaData, String, UniqueCo
 from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from difffit_core.spec.job import TrainingSpec
+
 Json = dict[str, Any]
 
 
@@ -159,6 +161,11 @@ class Job(Leased, Base):
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     deleted_at: Mapped[datetime | None]
+
+    @property
+    def plan(self) -> TrainingSpec:
+        """`training_spec`, validated."""
+        return TrainingSpec.model_validate(self.training_spec)
 
 
 class JobEvent(Base):

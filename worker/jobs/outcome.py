@@ -55,20 +55,20 @@ def _failed(job: Job, lease: Lease, ending: Event) -> None:
 
 def _out_of_memory(job: Job, lease: Lease, ending: Event) -> None:
     """Queue the job again with half as many examples on the device at a time, out of the same batch; fail it at one."""
-    settings = job.training_spec["hyperparameters"]
-    held = min(settings["micro_batch_size"], settings["batch_size"])
-    examples = words_of(job.training_spec["task"]["type"]).examples
+    plan = job.plan
+    settings, examples = plan.hyperparameters, words_of(plan.task.type).examples
+    held = min(settings.micro_batch_size, settings.batch_size)
     if held == 1:
         advice = "One example at a time is too much for this device: set gradient_checkpointing, a smaller resolution or base."
         fail(lease, {"code": "out_of_memory", "message": f"{advice} {ending['message']}", "param": ending["param"]})
         return
     message = f"Out of memory with {held} {examples} at a time; the job goes on with {held // 2}, so the batch stays as it is."
-    spec = job.training_spec | {"hyperparameters": settings | {"micro_batch_size": held // 2}}
+    halved = plan.model_copy(update={"hyperparameters": settings.model_copy(update={"micro_batch_size": held // 2})})
     event_id = new_id("evt")
 
     def halve() -> None:
         with sessions().begin() as session:
-            lease.write(session, training_spec=spec)
+            lease.write(session, training_spec=halved.model_dump(mode="json"))
             events.append(session, job.id, "out_of_memory", {"message": message, "micro_batch_size": held // 2}, event_id)
             leases.stop(session, job.id, lease.token, message)
 

@@ -98,7 +98,7 @@ class Recorder:
     def _encoded(self, event: Event) -> None:
         """Share what the trainer has encoded with the tenant's other jobs."""
         row = Encoding(tenant_id=self._job.tenant_id, key=self._staged.key, bytes=event["bytes"], sha256=event["sha256"])
-        row.dataset_sha256 = self._job.training_spec["dataset"]["sha256"]
+        row.dataset_sha256 = self._job.plan.dataset.sha256
         row.object_key = key = encodings_object(row.key, self._lease.token)
         persist(self._lease, lambda: self._objects.put_file(key, self._spec_dir / event["path"]))
         self._commit(event, row)

@@ -16,7 +16,7 @@ from difffit_core.errors import ModelError, SpecError
 from difffit_core.methods.config import named_method
 from difffit_core.methods.injection import count_parameters, prepare
 from difffit_core.methods.structure import is_norm, replace_modules
-from difffit_core.planning.counting import ARCHITECTURES, architectures, build, count, main
+from difffit_core.planning.counting import ARCHITECTURES, PACKAGE, architectures, build, count, main
 from tests.tiny_models import write_tiny_llama
 
 DIT, UNET, CONTROLNET, LLAMA = "dit-xl-2-256", "sd-1.5-unet", "sd-1.5-controlnet", "llama-7b"
@@ -148,7 +148,7 @@ def test_a_published_dit_is_known_under_the_older_name_of_its_class(tmp_path: Pa
 def test_the_counts_of_the_documentation_are_these() -> None:
     from client.options import json_value  # here: the client is not everywhere where the library is
 
-    text = (Path(__file__).parents[2] / "docs" / "method.md").read_text().partition("\n## Counts\n")[2].partition("\n## ")[0]
+    text = (Path(__file__).parents[3] / "docs" / "method.md").read_text().partition("\n## Counts\n")[2].partition("\n## ")[0]
     rows = [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
     assert len(rows) > 15
     for model, words, classes, trained, _ in rows[2:]:
@@ -181,8 +181,8 @@ def test_the_module_prints_one_line_of_json_or_an_error(capsys: pytest.CaptureFi
 
 
 def test_every_architecture_is_in_the_package() -> None:
-    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())
     patterns = project["tool"]["setuptools"]["package-data"]["difffit_core"]
-    names = {f"{ARCHITECTURES.name}/{path.name}" for path in ARCHITECTURES.iterdir()}
+    names = {str(path.relative_to(PACKAGE)) for path in ARCHITECTURES.iterdir()}
     assert names == {n for n in names if any(fnmatch.fnmatch(n, pattern) for pattern in patterns)}
     assert {DIT, "dit-xl-2-512", UNET, CONTROLNET, "sd-1.5-text-encoder", PIXART, LLAMA, "emoji-dit"} == architectures().keys()
