@@ -1,6 +1,7 @@
 """The workers' Celery application: `celery -A worker.app worker -Q train`, `-Q generate` or `-Q default`.
 
-The queues it consumes make a worker what it is: one with `train` keeps a trainer standing by, one with `default` sweeps.
+The queues it consumes make a worker what it is: one with `train` keeps a trainer standing by, one with `generate` its
+libraries loaded, one with `default` sweeps.
 """
 
 import threading
@@ -29,6 +30,8 @@ def on_pool_process(**_: Any) -> None:
     runtime.prepare_pool_process()
     if QUEUES["train"] in _queues:
         tasks.standby().prepare()
+    if QUEUES["generate"] in _queues:
+        tasks.load_libraries()
 
 
 def on_ready(**_: Any) -> None:

@@ -14,6 +14,10 @@ def descendants(pid: int) -> set[Identity]:
     return found
 
 
+def children(pid: int) -> set[int]:
+    return {identity[0] for identity, parent, _ in _processes() if parent == pid}
+
+
 def alive(processes: set[Identity]) -> set[Identity]:
     """Those that still run; zombies, which wait for their parent's attention only, do not."""
     return {identity for identity, _, state in _processes() if state != "Z"} & processes

@@ -1,7 +1,9 @@
 """The Celery tasks, one for each kind of work. A message only wakes: its worker goes on until nothing waits in the queue."""
 
+import threading
 from collections.abc import Callable
 from functools import cache, partial
+from importlib import import_module
 
 from jobstore.kit.dispatch import QUEUES, Kind, celery_app
 from jobstore.kit.settings import get_settings
@@ -26,6 +28,16 @@ def standby() -> Standby:
 def engine() -> Engine:
     """The loaded models of this process."""
     return Engine()
+
+
+def load_libraries() -> None:
+    """Import what pictures and estimates are computed with, in a thread: the first request does not wait for all of it."""
+
+    def load() -> None:
+        for name in ("difffit_core.sampling.registry", "difffit_core.planning.plan"):
+            import_module(name)
+
+    threading.Thread(target=load, name="libraries", daemon=True).start()
 
 
 def train(_job_id: str) -> None:

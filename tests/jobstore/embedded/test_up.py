@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.request import Request, urlopen
 
-from tests.jobstore.processes import alive, descendants
+from tests.jobstore.processes import alive, children, descendants
 from tests.waiting import wait_for
 
 ROOT = Path(__file__).parents[3]
@@ -41,12 +41,15 @@ class Up:
 
     def child(self, words: str) -> int:
         """The pid of the launcher's child whose command line has these words."""
-        children = {pid for pid, _ in descendants(self.process.pid) if parent(pid) == self.process.pid}
-        return next(pid for pid in children if words.encode() in Path(f"/proc/{pid}/cmdline").read_bytes())
+        return next(pid for pid in children(self.process.pid) if words.encode() in command_of(pid))
 
 
-def parent(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+def command_of(pid: int) -> bytes:
+    """Empty of a process that has ended meanwhile."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
 
 
 def launch(data: Path, port: int = 0) -> list[str]:

@@ -48,6 +48,11 @@ def test_the_default_queue_checks_datasets_and_sweeps(rows: Rows, workers: Worke
     assert "torch" not in loaded_libraries(worker.pid)
 
 
+def test_a_worker_that_generates_has_its_libraries_before_it_is_asked(workers: Workers) -> None:
+    worker = workers.start("generate")
+    wait_for(lambda: "torch" in loaded_libraries(worker.pid))
+
+
 @pytest.mark.parametrize(
     ("upload", "code"),
     [(b"", "empty_archive"), (b"no archive", "corrupt_archive"), (b"\x1f\x8b broken", "corrupt_archive")],
