@@ -128,7 +128,7 @@ async def measure(api: RunningApi, key: str, kind: str, seconds: float) -> dict[
     waits, computing = (quantiles(values, n=100) for values in zip(*looks, strict=True))
     row = {"cpu_ms": whole, "p50_ms": waits[49], "p99_ms": waits[98], "p99_cpu_ms": computing[98]}
     return {name: round(1e3 * value, 1) for name, value in row.items()} | {
-        "ratio": round(whole / half, 2),
+        "ratio": round(whole / half, 2) if half else None,  # both may cost less than the clock of a process counts
         "requests": sent,
     }
 
