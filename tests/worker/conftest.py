@@ -194,13 +194,12 @@ class Workers:
 
 
 def stop(process: "subprocess.Popen[bytes]") -> None:
-    """Ask, and insist where it does not end: Celery's warm shutdown sometimes waits for ever, and an operator would, too."""
     if process.poll() is None:
         process.terminate()
-    with contextlib.suppress(subprocess.TimeoutExpired):
+    try:
         process.wait(30)
-    process.kill()
-    process.wait()
+    finally:
+        process.kill()
 
 
 @pytest.fixture
